@@ -1,0 +1,59 @@
+"""The S6 mixer of Mamba (Gu and Dao, 2023) over the rows and columns of feature maps."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from xyscannet.models.layers import linear_channels_last
+from xyscannet.ops import slice_conv1d, slice_scan
+
+DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 0.1, 1e-4
+
+
+class Mamba(nn.Module):
+    """Selective state space mixer; parameter names and shapes as in the package mamba-ssm.
+
+    Input and output (B, H, W, K, d_model): K branches of one feature map. Branch k is a set of independent
+    sequences along `directions[k]`: "x" takes every row from left to right, "y" every column from the top,
+    "-x" and "-y" the other way round. One set of weights serves all branches.
+
+    Args:
+        d_model: channels of a branch.
+        d_state, d_conv, expand: states a channel, taps of the causal convolution, inner over outer width.
+    """
+
+    def __init__(self, d_model: int, d_state: int = 16, d_conv: int = 4, expand: int = 2) -> None:
+        super().__init__()
+        d_inner = expand * d_model
+        self.dt_rank = math.ceil(d_model / 16)
+        self.d_state = d_state
+        self.in_proj = nn.Linear(d_model, 2 * d_inner, bias=False)
+        self.conv1d = nn.Conv1d(d_inner, d_inner, d_conv, groups=d_inner, padding=d_conv - 1)
+        self.x_proj = nn.Linear(d_inner, self.dt_rank + 2 * d_state, bias=False)
+        self.dt_proj = nn.Linear(self.dt_rank, d_inner)
+        self.A_log = nn.Parameter(torch.arange(1.0, d_state + 1).log().repeat(d_inner, 1))
+        self.D = nn.Parameter(torch.ones(d_inner))
+        self.out_proj = nn.Linear(d_inner, d_model, bias=False)
+        self._init_delta()
+
+    @torch.no_grad()
+    def _init_delta(self) -> None:
+        """softplus(bias) is log-uniform in [DT_MIN, DT_MAX]; the rank-to-channel map keeps the variance."""
+        bound = self.dt_rank**-0.5
+        nn.init.uniform_(self.dt_proj.weight, -bound, bound)
+        low, high = math.log(DT_MIN), math.log(DT_MAX)
+        delta = torch.exp(torch.rand_like(self.dt_proj.bias) * (high - low) + low).clamp_(min=DT_FLOOR)
+        self.dt_proj.bias.copy_(delta + torch.log(-torch.expm1(-delta)))  # inverse of softplus
+
+    def forward(self, x: Tensor, directions: tuple[str, ...]) -> Tensor:
+        u, z = linear_channels_last(x, self.in_proj.weight).chunk(2, dim=-1)  # (B, H, W, K, E) each
+        u = slice_conv1d(u, self.conv1d.weight[:, 0], self.conv1d.bias, "silu", directions)
+        dbc = linear_channels_last(u, self.x_proj.weight)  # (B, H, W, K, dt_rank + 2N)
+        dt, B, C = dbc.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        delta = linear_channels_last(dt.contiguous(), self.dt_proj.weight)  # (B, H, W, K, E)
+        A = -torch.exp(self.A_log.float())  # (E, N)
+        y = slice_scan(u, delta, A, B, C, self.D, z, self.dt_proj.bias, True, directions)
+        return linear_channels_last(y, self.out_proj.weight)  # (B, H, W, K, d_model)

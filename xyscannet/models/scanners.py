@@ -1,0 +1,75 @@
+"""Slice and scan (Section 3.2): the Intra-Scanner within slices, the Inter-Scanner across them.
+
+The first half of the channels is scanned horizontally in the Intra-Scanner and vertically in the
+Inter-Scanner; the second half the other way. Both halves share one mixer.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from xyscannet.models.layers import pointwise
+from xyscannet.models.mamba import Mamba
+
+
+class Scanner(nn.Module):
+    """What both scanners share: 1x1 convolution in, a mixer over two branches, 1x1 convolution out.
+
+    Input and output (B, C, H, W).
+
+    Args:
+        channels: C, even; each branch has C/2.
+        bidirectional: the sequences are also scanned backwards, with the same weights, and both are added.
+        d_state, d_conv, expand: of the mixer.
+    """
+
+    def __init__(
+        self, channels: int, *, bidirectional: bool = False, d_state: int = 16, d_conv: int = 4, expand: int = 2
+    ) -> None:
+        super().__init__()
+        self.bidirectional = bidirectional
+        self.conv_in = pointwise(channels, channels)
+        self.mamba = Mamba(channels // 2, d_state, d_conv, expand)
+        self.conv_out = pointwise(channels, channels)
+
+    def mix(self, x: Tensor, directions: tuple[str, ...]) -> Tensor:
+        """x (B, H, W, K, C/2) through the mixer, forwards and, where asked, backwards too."""
+        if not self.bidirectional:
+            return self.mamba(x, directions)
+        both = self.mamba(torch.cat([x, x], dim=3), directions + tuple(f"-{d}" for d in directions))
+        forwards, backwards = both.chunk(2, dim=3)
+        return forwards + backwards
+
+
+class IntraScanner(Scanner):
+    """Every row of the first half and every column of the second half is a sequence of pixels (Eq. 3)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv_in(x).permute(0, 2, 3, 1)  # (B, H, W, C)
+        branches = x.unflatten(-1, (2, -1))  # (B, H, W, 2, C/2)
+        y = self.mix(branches, ("x", "y")).flatten(-2)  # (B, H, W, C)
+        return self.conv_out(y.permute(0, 3, 1, 2))
+
+
+class InterScanner(Scanner):
+    """Each row (column) is averaged to one step of a sequence down (across) the image (Eq. 4).
+
+    The sigmoid of what the mixer makes of the sequence scales the row (column) it came from.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv_in(x)  # (B, C, H, W)
+        rows, columns = x.chunk(2, dim=1)
+        down = rows.mean(3).transpose(1, 2)  # (B, H, C/2)
+        across = columns.mean(2).transpose(1, 2)  # (B, W, C/2)
+        gate_down = torch.sigmoid(self._scan(down)).transpose(1, 2)[:, :, :, None]  # (B, C/2, H, 1)
+        gate_across = torch.sigmoid(self._scan(across)).transpose(1, 2)[:, :, None, :]  # (B, C/2, 1, W)
+        return self.conv_out(torch.cat([rows * gate_down, columns * gate_across], dim=1))
+
+    def _scan(self, sequence: Tensor) -> Tensor:
+        """(B, L, C/2) -> (B, L, C/2)."""
+        return self.mix(sequence[:, None, :, None, :], ("x",))[:, 0, :, 0]
+
+
+SCANNERS: dict[str, type[Scanner]] = {"intra": IntraScanner, "inter": InterScanner}

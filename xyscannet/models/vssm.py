@@ -1,0 +1,32 @@
+"""Vision state space module (Section 3.3)."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from xyscannet.models.layers import depthwise, pointwise
+from xyscannet.models.scanners import SCANNERS
+
+
+class VSSM(nn.Module):
+    """`proj_out(scanner(F) * silu(Y))` with (F, Y) = halves of a 3x3 depth-wise of a 1x1 convolution (Eq. 5).
+
+    Input and output (B, C, H, W); the normalisation before and the sum after it belong to the block.
+
+    Args:
+        channels: C.
+        scanner: "intra" or "inter".
+        mixer: keyword arguments of the scanner (`bidirectional`, `d_state`, `d_conv`, `expand`).
+    """
+
+    def __init__(self, channels: int, scanner: str, **mixer) -> None:
+        super().__init__()
+        self.proj_in = pointwise(channels, 2 * channels)
+        self.dwconv = depthwise(2 * channels)
+        self.scanner = SCANNERS[scanner](channels, **mixer)
+        self.proj_out = pointwise(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features, gate = self.dwconv(self.proj_in(x)).chunk(2, dim=1)  # (B, C, H, W) each
+        return self.proj_out(self.scanner(features) * F.silu(gate))

@@ -1,0 +1,131 @@
+"""XYScanNet (arXiv 2412.10338): a three-level U-Net whose decoder scans feature maps slice by slice."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from xyscannet.models.config import XYScanNetConfig
+from xyscannet.models.fusion import FUSIONS
+from xyscannet.models.layers import GDFN, Downsample, LayerNorm2d, Upsample, pointwise, spatial
+from xyscannet.models.vssm import VSSM
+
+
+class EncoderBlock(nn.Module):
+    """`x += GDFN(LN(x))` twice; (B, C, H, W) -> (B, C, H, W)."""
+
+    def __init__(self, channels: int, config: XYScanNetConfig) -> None:
+        super().__init__()
+        self.norm1_ffn = LayerNorm2d(channels)
+        self.ffn1 = GDFN(channels, config.ffn_expansion)
+        self.norm2_ffn = LayerNorm2d(channels)
+        self.ffn2 = GDFN(channels, config.ffn_expansion)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.ffn1(self.norm1_ffn(x))
+        return x + self.ffn2(self.norm2_ffn(x))
+
+
+class DecoderBlock(nn.Module):
+    """Two VSSMs, each followed by a GDFN, all residual and pre-normalised; (B, C, H, W) -> (B, C, H, W)."""
+
+    def __init__(self, channels: int, config: XYScanNetConfig) -> None:
+        super().__init__()
+        mixer = {
+            "bidirectional": config.bidirectional,
+            "d_state": config.d_state,
+            "d_conv": config.d_conv,
+            "expand": config.expand,
+        }
+        first, second = config.scanners
+        self.norm1_ssm = LayerNorm2d(channels)
+        self.vssm1 = VSSM(channels, first, **mixer)
+        self.norm1_ffn = LayerNorm2d(channels)
+        self.ffn1 = GDFN(channels, config.ffn_expansion)
+        self.norm2_ssm = LayerNorm2d(channels)
+        self.vssm2 = VSSM(channels, second, **mixer)
+        self.norm2_ffn = LayerNorm2d(channels)
+        self.ffn2 = GDFN(channels, config.ffn_expansion)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.vssm1(self.norm1_ssm(x))
+        x = x + self.ffn1(self.norm1_ffn(x))
+        x = x + self.vssm2(self.norm2_ssm(x))
+        return x + self.ffn2(self.norm2_ffn(x))
+
+
+def _level(block: type[nn.Module], count: int, channels: int, config: XYScanNetConfig) -> nn.Sequential:
+    return nn.Sequential(*[block(channels, config) for _ in range(count)])
+
+
+class XYScanNet(nn.Module):
+    """The deblurring network: blurred image in, restored image out.
+
+    Input (B, 3, H, W), RGB in [0, 1], any H, W >= 1. Output of the same shape and type, not clamped. Each
+    image's result is independent of the others in its batch.
+
+    Args:
+        config: sizes and switches; the default is the paper's C = 48 network.
+    """
+
+    def __init__(self, config: XYScanNetConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or XYScanNetConfig()
+        c1, c2, c3 = config.width, 2 * config.width, 4 * config.width
+        fusion = FUSIONS[config.fusion]
+
+        self.patch_embed = spatial(3, c1)
+        self.encoder_level1 = _level(EncoderBlock, config.encoder_blocks[0], c1, config)
+        self.down1_2 = Downsample(c1)
+        self.encoder_level2 = _level(EncoderBlock, config.encoder_blocks[1], c2, config)
+        self.down2_3 = Downsample(c2)
+        self.encoder_level3 = _level(EncoderBlock, config.encoder_blocks[2], c3, config)
+
+        self.fusion_level1 = fusion((c1, c2, c3), config.gate)
+        self.fusion_level2 = fusion((c2, c1, c3), config.gate)
+
+        self.decoder_level3 = _level(DecoderBlock, config.decoder_blocks[2], c3, config)
+        self.up3_2 = Upsample(c3)
+        self.reduce_level2 = pointwise(2 * c2, c2)
+        self.decoder_level2 = _level(DecoderBlock, config.decoder_blocks[1], c2, config)
+        self.up2_1 = Upsample(c2)
+        self.reduce_level1 = pointwise(2 * c1, c1)
+        self.decoder_level1 = _level(DecoderBlock, config.decoder_blocks[0], c1, config)
+        self.output = spatial(c1, 3)
+        nn.init.zeros_(self.output.weight)  # an untrained network returns its input
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[2:]
+        image = pad_to_multiple(x, self.config.size_multiple)  # (B, 3, H', W')
+        out = image + self.residual(image)
+        return out[:, :, :height, :width]
+
+    def residual(self, image: Tensor) -> Tensor:
+        """What the network adds to `image` (B, 3, H, W); H and W multiples of 4."""
+        x = (image - 0.5).contiguous(memory_format=torch.channels_last)
+        x1 = self.encoder_level1(self.patch_embed(x))  # (B, C, H, W)
+        x2 = self.encoder_level2(self.down1_2(x1))  # (B, 2C, H/2, W/2)
+        x3 = self.encoder_level3(self.down2_3(x2))  # (B, 4C, H/4, W/4)
+
+        skip1 = self.fusion_level1(x1, x2, x3)  # (B, C, H, W)
+        skip2 = self.fusion_level2(x2, x1, x3)  # (B, 2C, H/2, W/2)
+
+        x = self.up3_2(self.decoder_level3(x3))  # (B, 2C, H/2, W/2)
+        x = self.decoder_level2(self.reduce_level2(torch.cat([x, skip2], dim=1)))
+        x = self.up2_1(x)  # (B, C, H, W)
+        x = self.decoder_level1(self.reduce_level1(torch.cat([x, skip1], dim=1)))
+        return self.output(x)  # (B, 3, H, W)
+
+
+def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
+    """x (B, C, H, W) padded right and below to multiples of `multiple`: reflected, or replicated where the
+    image is too small to reflect."""
+    height, width = x.shape[2:]
+    right, below = -width % multiple, -height % multiple
+    if right:
+        x = F.pad(x, (0, right, 0, 0), mode="reflect" if right < width else "replicate")
+    if below:
+        x = F.pad(x, (0, 0, 0, below), mode="reflect" if below < height else "replicate")
+    return x

@@ -1,0 +1,85 @@
+"""Named sizes of the network and where their weights come from."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from xyscannet.errors import ConfigError
+from xyscannet.models.config import XYScanNetConfig
+from xyscannet.models.xyscannet import XYScanNet
+
+WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """A named network. `weights` is the embedded checkpoint, None where the package carries none."""
+
+    name: str
+    config: XYScanNetConfig
+    parameters: int
+    weights: Path | None
+    description: str
+
+
+_REGISTRY: dict[str, tuple[XYScanNetConfig, str]] = {}
+
+
+def register(name: str, config: XYScanNetConfig, description: str) -> None:
+    """Adds a named network.
+
+    Raises:
+        ConfigError: the name is taken.
+    """
+    if name in _REGISTRY:
+        raise ConfigError(f"the network name {name!r} is taken")
+    _REGISTRY[name] = (config, description)
+
+
+def names() -> list[str]:
+    """All names, smallest network first."""
+    return list(_REGISTRY)
+
+
+@lru_cache(maxsize=None)
+def info(name: str) -> ModelInfo:
+    """What a name stands for.
+
+    Raises:
+        ConfigError: the name is unknown (the nearest known one is given).
+    """
+    if name not in _REGISTRY:
+        near = difflib.get_close_matches(name, _REGISTRY, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(_REGISTRY)}"
+        raise ConfigError(f"no network is named {name!r}; {hint}")
+    config, description = _REGISTRY[name]
+    with torch.device("meta"):
+        parameters = sum(p.numel() for p in XYScanNet(config).parameters())
+    weights = WEIGHTS / f"{name}.safetensors"
+    return ModelInfo(name, config, parameters, weights if weights.is_file() else None, description)
+
+
+def build(name_or_config: str | XYScanNetConfig) -> XYScanNet:
+    """A network with freshly initialised weights.
+
+    Raises:
+        ConfigError: the name is unknown.
+    """
+    if isinstance(name_or_config, str):
+        name_or_config = info(name_or_config).config
+    return XYScanNet(name_or_config)
+
+
+register(
+    "xyscannet-s",
+    XYScanNetConfig(width=24, encoder_blocks=(1, 2, 6), decoder_blocks=(1, 2, 6)),
+    "small and fast: the default on a CPU",
+)
+register("xyscannet-b", XYScanNetConfig(width=48), "the network of the paper's tables")
+register("xyscannet", XYScanNetConfig(width=72), "the authors' released network")
+register("xyscannet-plus", XYScanNetConfig(width=144), "the authors' large network")
