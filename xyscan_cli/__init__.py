@@ -1,0 +1,1 @@
+"""The command line `xyscan`: the only place that prints, asks for options and knows exit codes."""

@@ -1,0 +1,1 @@
+"""The commands of `xyscan`, one module each: a Typer group `app`, or a function `command`."""

@@ -1,0 +1,69 @@
+"""Options that several commands share, spelled once."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class DType(str, Enum):
+    """Number formats of the network's arithmetic."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+class Scan(str, Enum):
+    """Scan backends; `auto` takes the fastest that is usable."""
+
+    auto = "auto"
+    reference = "reference"
+    cpu = "cpu"
+    triton = "triton"
+    mamba_ssm = "mamba_ssm"
+
+
+class ChannelOrder(str, Enum):
+    """The order of colour channels that a foreign checkpoint was trained with."""
+
+    rgb = "rgb"
+    bgr = "bgr"
+
+
+class Exist(str, Enum):
+    """What to do with outputs that exist."""
+
+    error = "error"
+    skip = "skip"
+    overwrite = "overwrite"
+
+
+WeightsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        "-w",
+        metavar="NAME|FILE",
+        help="A network's name (`xyscan models list`), a .safetensors file, or the authors' .pth file.",
+    ),
+]
+ChannelOrderOption = Annotated[
+    ChannelOrder, typer.Option("--channel-order", help="Channel order that a .pth file was trained with.")
+]
+DeviceOption = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda|cuda:N|mps", help="Where to compute.")]
+DTypeOption = Annotated[
+    DType, typer.Option("--dtype", help="auto: bf16 where the hardware is fast at it, else fp32.")
+]
+ScanOption = Annotated[
+    Scan, typer.Option("--scan", help="Scan backend. A backend that is named but not usable is an error.")
+]
+JsonOption = Annotated[
+    Path | None,
+    typer.Option("--json", metavar="FILE|-", help="Write one JSON record per line to FILE, or to stdout with -."),
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.")]
