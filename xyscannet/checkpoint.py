@@ -1,0 +1,243 @@
+"""Checkpoints: safetensors with the configuration in the header, and the authors' ``.pth`` files imported.
+
+Errors: UnavailableError where a file or a model's weights are not there, ConfigError where a file is there
+but is not a checkpoint of this network (damaged, foreign, with code in it, or of other shapes).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import nn
+
+from xyscannet.authors import State, first, read_pth, size
+from xyscannet.errors import ConfigError, InputError, UnavailableError
+from xyscannet.models import XYScanNet, XYScanNetConfig, zoo
+
+VERSION = 1
+RESERVED = ("format", "checkpoint_version", "config")
+CHANNEL_ORDERS = ("rgb", "bgr")
+
+_FIRST, _LAST = "patch_embed.weight", "output.weight"
+_SCAN_PARAMETERS = ("A_log", "D", "dt_proj.bias")  # float32 whatever the network's type
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One file's content: ``state`` as CPU tensors of the stored type, ``metadata`` the free text."""
+
+    config: XYScanNetConfig
+    state: State
+    metadata: dict[str, str]
+    sha256: str
+    source: Path
+
+
+def save(
+    path: str | Path,
+    model_or_state: nn.Module | Mapping[str, torch.Tensor],
+    config: XYScanNetConfig,
+    *,
+    metadata: Mapping[str, str] | None = None,
+    dtype: torch.dtype | None = None,
+) -> str:
+    """Write a checkpoint atomically and return its sha256. The same content gives the same bytes.
+
+    ``metadata`` holds free text fields (the training card). ``dtype`` casts floating tensors, e.g. to
+    float16. Raises ConfigError where the state does not fit the config or overflows ``dtype``, InputError
+    where the file cannot be written.
+    """
+    path = Path(path)
+    state = model_or_state.state_dict() if isinstance(model_or_state, nn.Module) else model_or_state
+    check(state, config, f"cannot save {path}")
+    header = {
+        "format": "pt",
+        "checkpoint_version": str(VERSION),
+        "config": json.dumps(config.to_dict(), sort_keys=True),
+    }
+    for key, value in (metadata or {}).items():
+        if key in RESERVED or not isinstance(value, str):
+            raise ConfigError(
+                f"checkpoint metadata {key!r}: must be text under a name other than {', '.join(RESERVED)}"
+            )
+        header[key] = value
+    tensors = {name: _stored(name, tensor, dtype) for name, tensor in state.items()}
+    blob = memoryview(safetensors.torch.save(tensors, metadata=header))
+    return _write(path, _with_sorted_metadata(blob))
+
+
+def read(path: str | Path, channel_order: str = "rgb") -> Checkpoint:
+    """Read a safetensors file of ours or the authors' ``.pth``, told apart by content.
+
+    ``channel_order="bgr"`` is for weights trained on BGR images: the first layer's inputs and the last
+    layer's outputs are flipped so that the network takes and gives RGB.
+    """
+    path = Path(path)
+    if channel_order not in CHANNEL_ORDERS:
+        raise ConfigError(f"channel order {channel_order!r}: must be rgb or bgr")
+    if path.is_dir():
+        raise ConfigError(f"{path}: is a folder, not a checkpoint file")
+    try:
+        with path.open("rb") as file:
+            start = file.read(16)
+            digest = _sha256(start, file)
+    except FileNotFoundError:
+        raise UnavailableError(f"{path}: no such checkpoint file") from None
+    except OSError as error:
+        raise UnavailableError(f"{path}: cannot be read: {error.strerror or error}") from None
+    if not start:
+        raise ConfigError(f"{path}: is empty (zero bytes); fetch or export the checkpoint again")
+    if start[:4] == b"PK\x03\x04" or start[:1] == b"\x80":
+        (state, config), metadata = read_pth(path), {"imported_from": path.name}
+    else:
+        state, config, metadata = _read_safetensors(path, start)
+    check(state, config, str(path))
+    if channel_order == "bgr":
+        state = flip_channels(state)
+    return Checkpoint(config, state, metadata, digest, path)
+
+
+def load_model(
+    name_or_path: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    channel_order: str = "rgb",
+) -> XYScanNet:
+    """Build the network of a named model's embedded weights or of a checkpoint file, in eval mode."""
+    checkpoint = read(resolve(name_or_path), channel_order)
+    model = zoo.build(checkpoint.config)
+    model.load_state_dict(checkpoint.state, strict=True)
+    model.to(device=device, dtype=dtype)
+    for name, parameter in model.named_parameters():
+        if name.endswith(_SCAN_PARAMETERS):
+            parameter.data = checkpoint.state[name].to(device=device, dtype=torch.float32)
+    return model.eval().requires_grad_(False)
+
+
+def resolve(name_or_path: str | Path) -> Path:
+    """The checkpoint file of a model name (its embedded weights) or of a path."""
+    text = str(name_or_path)
+    if text in zoo.names():
+        weights = zoo.info(text).weights
+        if weights is not None:
+            return Path(weights)
+        held = [name for name in zoo.names() if zoo.info(name).weights is not None]
+        raise UnavailableError(
+            f"{text}: no weights are embedded for this model; give a checkpoint file"
+            + (f", or use {' or '.join(held)}" if held else "")
+        )
+    path = Path(name_or_path)
+    if path.exists() or path.suffix or len(path.parts) > 1:
+        return path
+    raise ConfigError(f"{text}: neither a checkpoint file nor a model name ({', '.join(zoo.names())})")
+
+
+def check(state: Mapping[str, torch.Tensor], config: XYScanNetConfig, what: str) -> None:
+    """Raise ConfigError with the difference unless ``state`` has exactly the config's names and shapes."""
+    with torch.device("meta"):
+        expected = {name: tuple(tensor.shape) for name, tensor in zoo.build(config).state_dict().items()}
+    missing = [name for name in expected if name not in state]
+    unexpected = [name for name in state if name not in expected]
+    misshapen = [
+        f"{name} {size(state[name].shape)} instead of {size(shape)}"
+        for name, shape in expected.items()
+        if name in state and tuple(state[name].shape) != shape
+    ]
+    parts = [("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen)]
+    lines = [f"  {len(names)} {label}: {first(names)}" for label, names in parts if names]
+    if lines:
+        raise ConfigError(
+            "\n".join([f"{what}: the tensors do not fit the network (width {config.width})", *lines])
+        )
+
+
+def flip_channels(state: Mapping[str, torch.Tensor]) -> State:
+    """Exchange RGB and BGR: the first layer's input and the last layer's output channels. Its own inverse."""
+    flipped = dict(state)
+    flipped[_FIRST] = state[_FIRST].flip(1).contiguous()
+    flipped[_LAST] = state[_LAST].flip(0).contiguous()
+    return flipped
+
+
+def _stored(name: str, tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
+    stored = tensor.detach().to("cpu")
+    if dtype is not None and stored.is_floating_point():
+        cast = stored.to(dtype)
+        if bool((stored.isfinite() & ~cast.isfinite()).any()):
+            raise ConfigError(f"{name}: its values overflow {dtype}; save as float32")
+        stored = cast
+    return stored.clone(memory_format=torch.contiguous_format)
+
+
+def _with_sorted_metadata(blob: memoryview) -> list[bytes | memoryview]:
+    """The same safetensors content with the header's text fields in a fixed order."""
+    size = int.from_bytes(blob[:8], "little")
+    header = json.loads(bytes(blob[8 : 8 + size]))
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return [len(text).to_bytes(8, "little"), text, blob[8 + size :]]
+
+
+def _write(path: Path, pieces: list[bytes | memoryview]) -> str:
+    digest = hashlib.sha256()
+    temporary = None
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            temporary = file.name
+            for piece in pieces:
+                digest.update(piece)
+                file.write(piece)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+        temporary = None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+    return digest.hexdigest()
+
+
+def _sha256(start: bytes, rest) -> str:
+    digest = hashlib.sha256(start)
+    while block := rest.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def _read_safetensors(path: Path, start: bytes) -> tuple[State, XYScanNetConfig, dict[str, str]]:
+    if len(start) < 9 or start[8:9] != b"{":
+        raise ConfigError(f"{path}: is not a checkpoint (neither safetensors nor .pth)")
+    try:
+        with safetensors.safe_open(path, framework="pt", device="cpu") as file:
+            header = dict(file.metadata() or {})
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except Exception as error:
+        raise ConfigError(f"{path}: is damaged or truncated ({error}); fetch or export it again") from None
+    if "config" not in header or "checkpoint_version" not in header:
+        raise ConfigError(
+            f"{path}: is a safetensors file of another program: its header holds no XYScanNet configuration"
+        )
+    version = header["checkpoint_version"]
+    if not version.isdecimal() or int(version) > VERSION:
+        raise ConfigError(f"{path}: has checkpoint version {version}, newer than {VERSION}; update xyscannet")
+    try:
+        config = XYScanNetConfig.from_dict(json.loads(header["config"]))
+    except (ConfigError, ValueError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path}: the configuration in its header is not valid: {error}") from None
+    return state, config, {key: value for key, value in header.items() if key not in RESERVED}
