@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.training.conftest import DrawnPairs
+from xyscannet import checkpoint
+from xyscannet.errors import ConfigError
+from xyscannet.training.config import TrainConfig, parse_config
+from xyscannet.training.loop import DivergedError, Interrupted, Trainer
+from xyscannet.training.samples import Prefetcher
+from xyscannet.training.state import load_state
+from xyscannet.training.validate import ValidationSet
+
+
+def drawn_validation() -> ValidationSet:
+    batch = DrawnPairs().make(10_000, 40, 2)
+    return ValidationSet(
+        ("first", "second"),
+        tuple((image * 255).round().to(torch.uint8) for image in batch.blur),
+        tuple((image * 255).round().to(torch.uint8) for image in batch.sharp),
+    )
+
+
+def log_of(folder: Path, event: str) -> list[dict]:
+    records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [record for record in records if record["event"] == event]
+
+
+def assert_same(first: dict, second: dict) -> None:
+    assert first.keys() == second.keys()
+    for name in first:
+        assert torch.equal(first[name], second[name]), name
+
+
+def test_resumed_run_is_bit_for_bit_the_uninterrupted_one(tiny_config: TrainConfig, tmp_path: Path) -> None:
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    Trainer(tiny_config, whole, samples=DrawnPairs()).run()
+    first = Trainer(tiny_config, parted, samples=DrawnPairs())
+    first._should_stop = lambda: first.step == 3
+    with pytest.raises(Interrupted):
+        first.run()
+    torch.manual_seed(99)
+    pairs = DrawnPairs()
+    Trainer(tiny_config, parted, samples=pairs, resume=True).run()
+    assert pairs.made[0] == 3
+    expected, found = load_state(whole / "state.pt"), load_state(parted / "state.pt")
+    assert found["step"] == 6
+    assert_same(expected["model"], found["model"])
+    assert_same(expected["ema"], found["ema"])
+    for one, other in zip(
+        expected["optimiser"]["state"].values(), found["optimiser"]["state"].values(), strict=True
+    ):
+        assert_same(one, other)
+    losses = [[record["loss"] for record in log_of(folder, "step")] for folder in (whole, parted)]
+    assert losses[0] == losses[1] and len(losses[0]) == 6
+
+
+def test_a_short_run_lowers_the_loss_and_restores_better(tiny: dict, run_folder: Path) -> None:
+    config = parse_config({**tiny, "iterations": 60, "validation": {"every": 60}, "save_every": 60})
+    figures = Trainer(config, run_folder, samples=DrawnPairs(), validation=drawn_validation()).run()
+    losses = [record["loss"] for record in log_of(run_folder, "step")]
+    assert sum(losses[-10:]) < 0.95 * sum(losses[:10])
+    assert figures["psnr"] > figures["psnr_blur"] + 0.2
+
+
+def test_best_weights_are_the_average_of_the_best_validation(tiny: dict, run_folder: Path) -> None:
+    trainer = Trainer(parse_config(tiny), run_folder, samples=DrawnPairs(), validation=drawn_validation())
+    trainer.run()
+    records = log_of(run_folder, "validation")
+    assert [record["step"] for record in records] == [3, 6]
+    best = max(records, key=lambda record: record["psnr"])
+    saved = checkpoint.read(run_folder / "best.safetensors")
+    assert saved.metadata["step"] == str(best["step"])
+    assert float(saved.metadata["psnr"]) == pytest.approx(best["psnr"], abs=1e-3)
+    assert load_state(run_folder / "state.pt")["best"] == best["psnr"]
+    last = checkpoint.read(run_folder / "last.safetensors")
+    assert_same(dict(trainer.ema.module.state_dict()), dict(last.state))
+
+
+def test_log_has_what_a_reader_of_the_run_needs(tiny_config: TrainConfig, run_folder: Path) -> None:
+    heard = []
+    Trainer(tiny_config, run_folder, samples=DrawnPairs(), on_event=heard.append, command="xyscan train").run()
+    step = log_of(run_folder, "step")[-1]
+    assert {"loss", "lr", "grad_norm", "seconds", "crops_per_s", "data_wait"} <= step.keys()
+    assert [event["event"] for event in heard].count("step") == 6
+    run = json.loads((run_folder / "run.json").read_text())
+    assert run["command"] == "xyscan train" and run["data"] == {"kind": "drawn"}
+    assert parse_config(__import__("yaml").safe_load((run_folder / "config.yaml").read_text())) == tiny_config
+
+
+def test_resume_forgets_the_records_after_the_saved_step(tiny: dict, run_folder: Path) -> None:
+    config = parse_config({**tiny, "save_every": 4})
+    trainer = Trainer(config, run_folder, samples=DrawnPairs(spoil=5))
+    with pytest.raises(DivergedError):
+        trainer.run()
+    assert [record["step"] for record in log_of(run_folder, "step")] == [1, 2, 3, 4, 5]
+    Trainer(config, run_folder, samples=DrawnPairs(), resume=True).run()
+    assert [record["step"] for record in log_of(run_folder, "step")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_not_finite_stops_with_the_batch_described(tiny_config: TrainConfig, run_folder: Path) -> None:
+    with pytest.raises(DivergedError, match="step 4.*not finite.*diverged.json"):
+        Trainer(tiny_config, run_folder, samples=DrawnPairs(spoil=4)).run()
+    report = json.loads((run_folder / "diverged.json").read_text())
+    assert report["photos"] == ["step 4 item 0", "step 4 item 1"]
+    state = load_state(run_folder / "state.pt")
+    assert state["step"] == 3
+    assert all(torch.isfinite(value).all() for value in state["model"].values())
+
+
+def test_an_existing_run_is_not_overwritten(tiny_config: TrainConfig, run_folder: Path) -> None:
+    Trainer(tiny_config, run_folder, samples=DrawnPairs()).run()
+    with pytest.raises(ConfigError, match="--resume"):
+        Trainer(tiny_config, run_folder, samples=DrawnPairs())
+
+
+def test_resume_needs_a_state_of_the_same_network_and_seed(tiny: dict, run_folder: Path) -> None:
+    with pytest.raises(ConfigError, match="nothing to resume"):
+        Trainer(parse_config(tiny), run_folder, samples=DrawnPairs(), resume=True)
+    Trainer(parse_config(tiny), run_folder, samples=DrawnPairs()).run()
+    wider = parse_config({**tiny, "model": {**tiny["model"], "width": 12}})
+    with pytest.raises(ConfigError, match="another network"):
+        Trainer(wider, run_folder, samples=DrawnPairs(), resume=True)
+    with pytest.raises(ConfigError, match="seed 0, not 1"):
+        Trainer(parse_config({**tiny, "seed": 1}), run_folder, samples=DrawnPairs(), resume=True)
+
+
+def test_time_budget_ends_the_run_and_drives_the_rate(tiny: dict, run_folder: Path) -> None:
+    config = parse_config(
+        {**tiny, "iterations": None, "time_budget_minutes": 2 / 60, "save_every": 10_000, "validation": {"every": 9999}}
+    )
+    trainer = Trainer(config, run_folder, samples=DrawnPairs())
+    trainer.run()
+    steps = log_of(run_folder, "step")
+    assert 2 < trainer.elapsed < 6
+    assert steps[-1]["lr"] < 0.1 * max(record["lr"] for record in steps)
+    assert load_state(run_folder / "state.pt")["elapsed"] == trainer.elapsed
+    again = Trainer(config, run_folder, samples=DrawnPairs(), resume=True)
+    again.run()
+    assert again.step == trainer.step
+
+
+def test_bf16_keeps_fp32_weights_and_learns(tiny: dict, run_folder: Path) -> None:
+    trainer = Trainer(parse_config({**tiny, "precision": "bf16"}), run_folder, samples=DrawnPairs())
+    trainer.run()
+    assert {parameter.dtype for parameter in trainer.model.parameters()} == {torch.float32}
+    assert all(math.isfinite(record["loss"]) for record in log_of(run_folder, "step"))
+
+
+def test_snapshots_are_kept_as_many_as_asked(tiny: dict, run_folder: Path) -> None:
+    config = parse_config({**tiny, "save_every": 2, "keep_last": 2})
+    Trainer(config, run_folder, samples=DrawnPairs()).run()
+    kept = sorted(path.name for path in run_folder.glob("step-*.safetensors"))
+    assert kept == ["step-0000004.safetensors", "step-0000006.safetensors"]
+
+
+def test_start_from_takes_the_weights_and_nothing_else(tiny: dict, tmp_path: Path) -> None:
+    first = Trainer(parse_config(tiny), tmp_path / "first", samples=DrawnPairs())
+    first.run()
+    weights = str(tmp_path / "first" / "last.safetensors")
+    second = Trainer(parse_config({**tiny, "start_from": weights}), tmp_path / "second", samples=DrawnPairs())
+    assert second.step == 0
+    assert_same(dict(first.ema.module.state_dict()), dict(second.model.state_dict()))
+    assert all(parameter.requires_grad for parameter in second.model.parameters())
+
+
+def test_prefetcher_gives_the_steps_in_order_and_ends_its_thread() -> None:
+    before = threading.active_count()
+    with Prefetcher(DrawnPairs(), 7, lambda step: (8 + 4 * step, 2), 2) as queue:
+        batches = [queue.get() for _ in range(3)]
+    assert [batch.step for batch in batches] == [7, 8, 9]
+    assert [batch.sharp.shape[-1] for batch in batches] == [36, 40, 44]
+    assert threading.active_count() == before
+
+
+def test_prefetcher_raises_the_failure_of_its_source() -> None:
+    class Failing(DrawnPairs):
+        def make(self, step: int, patch: int, batch: int):
+            if step == 1:
+                raise ValueError("photo lost")
+            return super().make(step, patch, batch)
+
+    with Prefetcher(Failing(), 0, lambda step: (8, 1), 2) as queue:
+        assert queue.get().step == 0
+        with pytest.raises(ValueError, match="photo lost"):
+            next(queue.get() for _ in itertools.count())

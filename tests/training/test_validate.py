@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from xyscannet.errors import ConfigError
+from xyscannet.training.config import ValidationConfig
+from xyscannet.training.validate import (
+    ImageRecord,
+    ValidationSet,
+    evaluate,
+    evaluate_pairs,
+    psnr_8bit,
+    summary,
+)
+
+CONFIG = ValidationConfig(crop=64, images=3, strengths=("small", "medium"))
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    noise = np.random.default_rng(1).integers(0, 256, (3, 40, 40, 3), dtype=np.uint8)
+    for index, image in enumerate(noise):
+        Image.fromarray(image).resize((200, 160), Image.Resampling.BICUBIC).save(tmp_path / f"{index}.png")
+    Image.fromarray(noise[0]).save(tmp_path / "small.png")
+    return tmp_path
+
+
+class Dimmed(nn.Module):
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return image - 10 / 255
+
+
+def test_set_is_the_same_every_time_and_blurred(photos: Path) -> None:
+    first, second = (ValidationSet.from_folder(photos, CONFIG) for _ in range(2))
+    assert first.names == ("0.png", "1.png", "2.png")
+    for one, other in zip(first.blur, second.blur, strict=True):
+        assert one.dtype == torch.uint8 and one.shape == (3, 64, 64) and torch.equal(one, other)
+    sharp = np.asarray(Image.open(photos / "0.png"))[48:112, 68:132]
+    assert np.array_equal(first.sharp[0].permute(1, 2, 0).numpy(), sharp)
+    other_seed = ValidationSet.from_folder(photos, CONFIG.model_copy(update={"seed": 1}))
+    assert not torch.equal(first.blur[0], other_seed.blur[0])
+
+
+def test_a_network_that_changes_nothing_scores_as_the_blurred(photos: Path) -> None:
+    figures = evaluate(nn.Identity(), ValidationSet.from_folder(photos, CONFIG))
+    assert figures["psnr"] == figures["psnr_blur"] and figures["ssim"] == figures["ssim_blur"]
+    assert 5 < figures["psnr_blur"] < 40
+    assert figures["worse"] == 0 and figures["images"] == 3
+    assert figures["psnr_sharp_input"] == 100
+
+
+def test_a_network_that_spoils_is_counted_as_worse() -> None:
+    image = torch.randint(20, 236, (3, 32, 32), dtype=torch.uint8)
+    barely = (image.int() + 1).to(torch.uint8)
+    figures = evaluate(Dimmed(), ValidationSet(("one",), (barely,), (image,)))
+    assert figures["worse"] == 1
+    assert figures["psnr"] == pytest.approx(20 * np.log10(255 / 9), abs=1e-3)
+    assert figures["psnr_sharp_input"] == pytest.approx(20 * np.log10(255 / 10), abs=1e-3)
+
+
+def test_psnr_is_that_of_eight_bits() -> None:
+    image = torch.full((3, 4, 4), 100, dtype=torch.uint8)
+    assert psnr_8bit(image, image + 5) == pytest.approx(34.1514, abs=1e-3)
+    assert psnr_8bit(image, image) == 100
+
+
+def test_summary_counts_what_is_worse_by_more_than_a_fifth_of_a_decibel() -> None:
+    records = [ImageRecord(str(i), 30.0, psnr, 0.8, 0.9) for i, psnr in enumerate((29.79, 29.81, 33.0))]
+    assert summary(records) == {
+        "psnr": pytest.approx(30.8667, abs=1e-3),
+        "ssim": pytest.approx(0.9),
+        "psnr_blur": 30.0,
+        "ssim_blur": pytest.approx(0.8),
+        "worse": 1,
+        "images": 3,
+    }
+
+
+def test_folder_without_usable_photos_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="does not exist"):
+        ValidationSet.from_folder(tmp_path / "none", CONFIG)
+    with pytest.raises(ConfigError, match="no photo of 64 pixels"):
+        ValidationSet.from_folder(tmp_path, CONFIG)
+
+
+def test_pairs_are_evaluated_whole_and_by_name(tmp_path: Path) -> None:
+    image = np.random.default_rng(2).integers(20, 236, (37, 45, 3), dtype=np.uint8)
+    for kind, offset in (("blur", 3), ("sharp", 0)):
+        (tmp_path / "test" / "scene" / kind).mkdir(parents=True)
+        Image.fromarray(image + offset).save(tmp_path / "test" / "scene" / kind / "000001.png")
+    (record,) = evaluate_pairs(Dimmed(), tmp_path)
+    assert "000001" in record.name
+    assert record.psnr_blur == pytest.approx(20 * np.log10(255 / 3), abs=1e-3)
+    assert record.psnr == pytest.approx(20 * np.log10(255 / 7), abs=1e-3)
+    assert record.worse

@@ -1,0 +1,246 @@
+"""The training configuration: typed, frozen, checked as a whole before anything starts."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from xyscannet.data.blur import STRENGTHS, BlurConfig
+from xyscannet.errors import ConfigError
+from xyscannet.losses import LossConfig
+
+RECIPES = Path(__file__).resolve().parent.parent / "recipes"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class DataConfig(_Section):
+    """Sharp photographs and how training pairs are made of them."""
+
+    photos: tuple[str, ...] = ()
+    """Folders or .tar files of sharp photographs."""
+    validation: str | None = None
+    """Folder of sharp photographs for validation and for choosing the best weights; never trained on."""
+    patch: int = Field(128, ge=16)
+    """Side of a training crop in pixels."""
+    batch: int = Field(4, ge=1)
+    scale: tuple[float, float] = (0.5, 1.0)
+    """Range of the random factor by which a photo is downscaled before cropping."""
+    blur: BlurConfig = Field(default_factory=BlurConfig)
+    prefetch: int = Field(3, ge=1)
+    """Batches made ahead by the background thread."""
+    cache_mib: int = Field(4096, ge=64)
+    """Memory for decoded photographs, in MiB."""
+
+    @model_validator(mode="after")
+    def _check(self) -> DataConfig:
+        low, high = self.scale
+        if not 0 < low <= high <= 1:
+            raise ValueError(f"scale must be two factors with 0 < low <= high <= 1, not {low}, {high}")
+        return self
+
+
+class Stage(_Section):
+    """One stage of a progressive schedule: patch and batch until a fraction of the run is done."""
+
+    until: float = Field(gt=0, le=1)
+    patch: int = Field(ge=16)
+    batch: int = Field(ge=1)
+
+
+class OptimiserConfig(_Section):
+    """Adam or AdamW under a cosine from `lr` to `min_lr`, after a linear warm-up."""
+
+    kind: Literal["adam", "adamw"] = "adam"
+    lr: float = Field(2.2e-4, gt=0)
+    min_lr: float = Field(1e-7, ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = Field(0.0, ge=0)
+    warmup: int = Field(0, ge=0)
+    """Steps of linear warm-up."""
+    clip_norm: float | None = Field(1.0, gt=0)
+    """Largest norm of the whole gradient; null for no clipping."""
+
+
+class ValidationConfig(_Section):
+    """The fixed validation set: seeded blur of the strengths in turn on the photos' central crops."""
+
+    every: int = Field(1000, ge=1)
+    crop: int = Field(256, ge=32)
+    images: int = Field(15, ge=1)
+    strengths: tuple[Literal[tuple(STRENGTHS)], ...] = Field(tuple(STRENGTHS), min_length=1)  # type: ignore[valid-type]
+    seed: int = 2024
+
+
+class TrainConfig(_Section):
+    """One training run. Exactly one of `iterations` and `time_budget_minutes` drives the schedule."""
+
+    name: str = "run"
+    seed: int = 0
+    model: str | dict[str, Any] = "xyscannet-s"
+    """A name of the zoo, or the fields of XYScanNetConfig."""
+    start_from: str | None = None
+    """Weights to start from; random where null."""
+    data: DataConfig = Field(default_factory=DataConfig)
+    stages: tuple[Stage, ...] = ()
+    optimiser: OptimiserConfig = Field(default_factory=OptimiserConfig)
+    ema_decay: float = Field(0.999, ge=0, lt=1)
+    loss: LossConfig = Field(default_factory=LossConfig)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    channels_last: bool = True
+    compile: bool = False
+    iterations: int | None = Field(None, ge=1)
+    time_budget_minutes: float | None = Field(None, gt=0)
+    """Wall-clock minutes of the whole run, validation included; a resumed run goes on counting."""
+    log_every: int = Field(20, ge=1)
+    save_every: int = Field(500, ge=1)
+    keep_last: int = Field(0, ge=0)
+    """Numbered snapshots of the averaged weights kept beside last and best."""
+    validation: ValidationConfig = Field(default_factory=ValidationConfig)
+
+    @field_validator("model")
+    @classmethod
+    def _check_model(cls, value: str | dict[str, Any]) -> str | dict[str, Any]:
+        network_config(value)
+        return value
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainConfig:
+        if (self.iterations is None) == (self.time_budget_minutes is None):
+            raise ValueError("give exactly one of iterations and time_budget_minutes")
+        untils = [stage.until for stage in self.stages]
+        if untils and (untils != sorted(set(untils)) or untils[-1] != 1):
+            raise ValueError(f"the stages' until must grow and end at 1, not {untils}")
+        return self
+
+    def shape_at(self, progress: float) -> tuple[int, int]:
+        """(patch, batch) at a fraction of the run."""
+        for stage in self.stages:
+            if progress < stage.until:
+                return stage.patch, stage.batch
+        last = self.stages[-1] if self.stages else self.data
+        return last.patch, last.batch
+
+    def to_yaml(self) -> str:
+        """The resolved configuration; `load_config` reads it back to an equal one."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def network_config(model: str | Mapping[str, Any]) -> Any:
+    """The XYScanNetConfig that `TrainConfig.model` names or spells out. Raises ConfigError."""
+    from xyscannet.models import XYScanNetConfig, zoo
+
+    if isinstance(model, str):
+        return zoo.info(model).config
+    return XYScanNetConfig.from_dict(dict(model))
+
+
+def recipes() -> list[str]:
+    """Names of the recipes that come with the package."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def load_config(source: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
+    """Read a recipe (by name) or a YAML file, apply `key.sub=value` overrides, check everything.
+
+    Values of overrides are YAML (`data.photos=[a, b.tar]`). Raises ConfigError with every fault found.
+    """
+    path = _find(source)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error}") from error
+    values = {} if values is None else values
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: a configuration is a mapping of keys to values")
+    values.setdefault("name", path.stem)
+    for item in overrides:
+        _override(values, item)
+    return parse_config(values, where=str(path))
+
+
+def parse_config(values: Mapping[str, Any], where: str = "configuration") -> TrainConfig:
+    """Check a mapping and make the configuration of it. Raises ConfigError."""
+    unknown = list(_unknown_keys(TrainConfig, values, ""))
+    if unknown:
+        raise ConfigError(f"{where}: " + "; ".join(unknown))
+    try:
+        return TrainConfig.model_validate(values)
+    except ValidationError as error:
+        faults = [_fault(item) for item in error.errors(include_url=False)]
+        raise ConfigError(f"{where}: " + "; ".join(faults)) from error
+
+
+def _find(source: str | Path) -> Path:
+    path = Path(source)
+    if path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
+            raise ConfigError(f"the configuration {path} does not exist")
+        return path
+    if str(source) in recipes():
+        return RECIPES / f"{source}.yaml"
+    near = difflib.get_close_matches(str(source), recipes(), n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    known = ", ".join(recipes())
+    raise ConfigError(f"no recipe is called {str(source)!r}{hint} Recipes: {known}. Or give a .yaml file")
+
+
+def _override(values: dict[str, Any], item: str) -> None:
+    key, equals, text = item.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set needs key=value, not {item!r}")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {key}: {text!r} is not a YAML value") from error
+    *parents, last = key.strip().split(".")
+    for parent in parents:
+        inner = values.get(parent)
+        if inner is None:
+            inner = values[parent] = {}
+        if not isinstance(inner, dict):
+            raise ConfigError(f"--set {key}: {parent!r} holds a value, not a section")
+        values = inner
+    values[last] = value
+
+
+def _unknown_keys(kind: Any, values: Any, prefix: str) -> typing.Iterator[str]:
+    """Name every key that `kind` does not have, with the nearest name that it has."""
+    fields = _fields(kind)
+    if fields is None or not isinstance(values, Mapping):
+        return
+    for key, value in values.items():
+        if key not in fields:
+            near = difflib.get_close_matches(str(key), fields, n=1, cutoff=0.4)
+            hint = f"; did you mean {prefix + near[0]!r}?" if near else f"; known: {', '.join(fields)}"
+            yield f"unknown key {prefix + str(key)!r}{hint}"
+            continue
+        inner = fields[key]
+        if typing.get_origin(inner) is tuple and isinstance(value, Sequence) and not isinstance(value, str):
+            for index, entry in enumerate(value):
+                yield from _unknown_keys(typing.get_args(inner)[0], entry, f"{prefix}{key}.{index}.")
+        else:
+            yield from _unknown_keys(inner, value, f"{prefix}{key}.")
+
+
+def _fields(kind: Any) -> dict[str, Any] | None:
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return {name: field.annotation for name, field in kind.model_fields.items()}
+    if dataclasses.is_dataclass(kind):
+        return {field.name: field.type for field in dataclasses.fields(kind)}
+    return None
+
+
+def _fault(item: Mapping[str, Any]) -> str:
+    message = str(item["msg"]).removeprefix("Value error, ")
+    place = ".".join(str(part) for part in item["loc"])
+    return f"{place}: {message}" if place else message

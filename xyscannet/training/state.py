@@ -1,0 +1,87 @@
+"""What a run is between two steps: averaged weights, the saved state, the schedule."""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from xyscannet.errors import ConfigError, InputError
+from xyscannet.training.config import OptimiserConfig
+
+STATE_VERSION = 1
+
+
+class Ema:
+    """Exponential moving average of a network's weights, in fp32, as a network of its own (`module`).
+
+    The decay warms up as min(decay, (1 + n) / (10 + n)) over the updates n, so that the random start is
+    forgotten quickly.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.module = copy.deepcopy(model).eval().requires_grad_(False)
+        self._averaged = [p.data for p in self.module.parameters()]
+        self._source = [p.data for p in model.parameters()]
+        self._buffers = list(zip(self.module.buffers(), model.buffers(), strict=True))
+
+    def update(self, updates: int) -> None:
+        """Take in the weights after the update number `updates` (from 1)."""
+        decay = min(self.decay, (1 + updates) / (10 + updates))
+        torch._foreach_lerp_(self._averaged, self._source, 1 - decay)
+        for averaged, source in self._buffers:
+            averaged.copy_(source)
+
+
+def learning_rate(config: OptimiserConfig, step: int, progress: float) -> float:
+    """Learning rate of step `step` (from 0) at a fraction `progress` of the run: warm-up times cosine."""
+    cosine = 0.5 * (1 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))
+    rate = config.min_lr + (config.lr - config.min_lr) * cosine
+    return rate * min(1.0, (step + 1) / config.warmup) if config.warmup else rate
+
+
+def atomic_save(path: Path, value: dict[str, Any]) -> None:
+    """`torch.save` to a temporary name in the same folder, then moved into place."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            torch.save(value, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Read a state that the loop saved. Raises ConfigError where there is none, InputError on a broken one."""
+    if not path.is_file():
+        raise ConfigError(f"nothing to resume: {path} does not exist")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise InputError(f"the training state {path} cannot be read: {error}") from error
+    if not isinstance(state, dict) or state.get("version") != STATE_VERSION:
+        raise InputError(f"{path} is not a training state of this version")
+    return state
+
+
+def rng_state() -> dict[str, Any]:
+    """State of torch's generators."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Put back what `rng_state` gave; generators of devices that are not here are left alone."""
+    torch.set_rng_state(state["cpu"])
+    if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])
