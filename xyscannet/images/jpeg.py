@@ -1,0 +1,276 @@
+"""JPEG. The segments beside the pixels are read and written here; the pixels go through Pillow.
+
+A JPEG that stays one is written with the input's own quantisation tables, chroma subsampling and scan order.
+Source: ITU-T T.81, JFIF 1.02, and the CIPA and ICC documents on application segments.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from dataclasses import dataclass, field, replace
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, JpegImagePlugin
+
+from . import exif as exif_block
+from .decoded import Decoded, Header, exactly, from_pillow
+from .formats import BadImage, check_size
+from .photo import JpegCoding, Photo
+
+DEFAULT_QUALITY = 95
+_EXIF, _XMP, _XMP_MORE = (
+    b"Exif\0\0",
+    b"http://ns.adobe.com/xap/1.0/\0",
+    b"http://ns.adobe.com/xmp/extension/\0",
+)
+_ICC, _PHOTOSHOP, _JFIF = b"ICC_PROFILE\0", b"Photoshop 3.0\0", b"JFIF\0"
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_ALONE = frozenset([0x01, *range(0xD0, 0xD8)])
+_MAX_SEGMENT = 65533
+_THUMBNAILS = (1033, 1036)  # Photoshop resources that hold one
+
+
+@dataclass
+class _Segments:
+    """The segments up to the first scan, sorted by what they are, and where that scan starts."""
+
+    width: int = 0
+    height: int = 0
+    precision: int = 0
+    components: int = 0
+    jfif: bytes | None = None
+    adobe: bytes | None = None
+    exif: bytes = b""
+    xmp: bytes | None = None
+    more_xmp: bool = False
+    icc: dict[int, bytes] = field(default_factory=dict)
+    icc_count: int = 0
+    photoshop: bytes = b""
+    comments: list[bytes] = field(default_factory=list)
+    further_pictures: bool = False
+    coding: list[bytes] = field(default_factory=list)  # tables, frame header and scan header, complete
+    scan: int = 0
+
+
+def _segments(fp: BinaryIO) -> _Segments:
+    found = _Segments()
+    fp.seek(2)
+    while True:
+        lead = exactly(fp, 1)
+        if lead != b"\xff":
+            raise BadImage("the JPEG file is damaged: a marker is missing")
+        marker = exactly(fp, 1)[0]
+        while marker == 0xFF:
+            marker = exactly(fp, 1)[0]
+        if marker in _ALONE:
+            continue
+        if marker in (0x00, 0xD8, 0xD9):
+            raise BadImage("the JPEG file is damaged: it holds no pixels")
+        size = struct.unpack(">H", exactly(fp, 2))[0]
+        if size < 2:
+            raise BadImage("the JPEG file is damaged: a segment's length makes no sense")
+        content = exactly(fp, size - 2)
+        if marker in _FRAMES:
+            if len(content) < 6 or found.width:
+                raise BadImage("the JPEG file is damaged: its frame header makes no sense")
+            found.precision, found.height, found.width, found.components = struct.unpack(">BHHB", content[:6])
+            check_size(found.width, found.height)
+        if 0xE0 <= marker <= 0xEF or marker == 0xFE:
+            _sort(found, marker, content)
+        else:
+            found.coding.append(struct.pack(">BBH", 0xFF, marker, size) + content)
+        if marker == 0xDA:
+            if not found.width:
+                raise BadImage("the JPEG file is damaged: it has no frame header")
+            found.scan = fp.tell()
+            return found
+
+
+def _sort(found: _Segments, marker: int, content: bytes) -> None:
+    if marker == 0xE0 and content.startswith(_JFIF):
+        found.jfif = content
+    elif marker == 0xEE and content.startswith(b"Adobe"):
+        found.adobe = content
+    elif marker == 0xE1 and content.startswith(_EXIF):
+        found.exif += content[len(_EXIF) :]
+    elif marker == 0xE1 and content.startswith(_XMP):
+        found.xmp = content[len(_XMP) :]
+    elif marker == 0xE1 and content.startswith(_XMP_MORE):
+        found.more_xmp = True
+    elif marker == 0xE2 and content.startswith(_ICC) and len(content) >= 14:
+        found.icc[content[12]], found.icc_count = content[14:], content[13]
+    elif marker == 0xE2 and content.startswith(b"MPF\0"):
+        found.further_pictures = True
+    elif marker == 0xED and content.startswith(_PHOTOSHOP):
+        found.photoshop += content[len(_PHOTOSHOP) :]
+    elif marker == 0xFE:
+        found.comments.append(content)
+
+
+def header(fp: BinaryIO) -> Header:
+    """Size, kind and orientation from the segments before the pixels. Raises BadImage."""
+    found = _segments(fp)
+    channels = {1: "grey", 3: "rgb", 4: "cmyk"}.get(found.components)
+    _check_kind(found)
+    assert channels is not None
+    result = Header(found.width, found.height, 8, channels, False)
+    if found.exif:
+        try:
+            result.orientation = exif_block.orientation(found.exif)
+        except (ValueError, struct.error):
+            pass
+    return result
+
+
+def _check_kind(found: _Segments) -> None:
+    if found.precision != 8:
+        raise BadImage(
+            f"a JPEG with {found.precision} bits per channel is not supported: convert it to PNG or TIFF"
+        )
+    if found.components not in (1, 3, 4):
+        raise BadImage(f"a JPEG with {found.components} channels is not supported")
+
+
+def _check_end(data: bytes, start: int) -> int:
+    """The offset behind the end marker, walking over all scans. Raises BadImage when there is none."""
+    body = np.frombuffer(data, np.uint8)
+    after = body[start + 1 :]
+    special = (body[start:-1] == 0xFF) & (after != 0) & (after != 0xFF) & ((after & 0xF8) != 0xD0)
+    position = start
+    for at in (np.flatnonzero(special) + start).tolist():
+        if at < position:
+            continue  # inside a segment's content
+        if data[at + 1] == 0xD9:
+            return at + 2
+        if data[at + 1] == 0x01 or at + 4 > len(data):
+            continue
+        position = at + 2 + struct.unpack(">H", data[at + 2 : at + 4])[0]
+    raise BadImage("the JPEG file is truncated: its end is missing")
+
+
+def decode(data: bytes) -> Decoded:
+    """The whole picture. Raises BadImage for a truncated or damaged file."""
+    found = _segments(io.BytesIO(data))
+    _check_kind(found)
+    end = _check_end(data, found.scan)
+    decoded = Decoded(np.empty(0))
+    rest = data[end:]
+    if found.further_pictures or b"\xff\xd8\xff" in rest or b"ftyp" in rest[:64]:
+        decoded.notes.append("pictures or video embedded behind the main picture are not kept")
+    if found.more_xmp:
+        decoded.notes.append("the extension of the XMP block is not kept")
+    icc = None
+    if found.icc:
+        icc = b"".join(found.icc.get(i, b"") for i in range(1, found.icc_count + 1))
+        if set(found.icc) != set(range(1, found.icc_count + 1)):
+            icc = None
+            decoded.notes.append("incomplete colour profile dropped")
+    decoded.exif = found.exif or None
+    decoded.metadata = replace(
+        decoded.metadata,
+        icc=icc,
+        xmp=found.xmp,
+        photoshop=without_thumbnails(found.photoshop) or None,
+        dpi=_density(found.jfif),
+        comments=tuple(found.comments),
+    )
+    parts = [b"\xff\xd8"]
+    if found.jfif is not None:
+        parts.append(_segment(0xE0, found.jfif))
+    if found.adobe is not None:
+        parts.append(_segment(0xEE, found.adobe))
+    parts += [*found.coding, memoryview(data)[found.scan : end]]
+    with JpegImagePlugin.JpegImageFile(io.BytesIO(b"".join(parts))) as opened:
+        opened.load()
+        decoded.metadata = replace(decoded.metadata, jpeg=_coding(opened))
+        return from_pillow(opened, decoded)
+
+
+def _density(jfif: bytes | None) -> tuple[float, float] | None:
+    if jfif is None or len(jfif) < 12:
+        return None
+    unit, across, down = struct.unpack(">BHH", jfif[7:12])
+    if unit not in (1, 2) or not across or not down:
+        return None
+    scale = 2.54 if unit == 2 else 1.0
+    return across * scale, down * scale
+
+
+def _coding(opened: JpegImagePlugin.JpegImageFile) -> JpegCoding | None:
+    numbers = [layer[3] for layer in opened.layer[:2]]
+    tables = [opened.quantization.get(number) for number in numbers]
+    if not tables or any(table is None or len(table) != 64 or max(table) > 255 for table in tables):
+        return None
+    sampling = JpegImagePlugin.get_sampling(opened) if len(opened.layer) == 3 else 0
+    progressive = bool(opened.info.get("progressive"))
+    return JpegCoding(
+        tuple(tuple(table) for table in tables), sampling if sampling in (1, 2) else 0, progressive
+    )
+
+
+def without_thumbnails(resources: bytes) -> bytes:
+    """Photoshop image resource blocks without those that hold a thumbnail; damaged blocks are dropped."""
+    kept, at = b"", 0
+    while resources[at : at + 4] == b"8BIM" and at + 12 <= len(resources):
+        name_bytes = resources[at + 6] + 1
+        size_at = at + 6 + name_bytes + name_bytes % 2
+        if size_at + 4 > len(resources):
+            break
+        size = struct.unpack_from(">I", resources, size_at)[0]
+        end = size_at + 4 + size
+        if end > len(resources):
+            break
+        if struct.unpack_from(">H", resources, at + 4)[0] not in _THUMBNAILS:
+            kept += resources[at:end] + b"\0" * (size % 2)
+        at = end + size % 2
+    return kept
+
+
+def _segment(marker: int, content: bytes) -> bytes:
+    return struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content
+
+
+def encode(photo: Photo, quality: int | None) -> tuple[bytes, list[str]]:
+    """The file's bytes and what could not be kept. The photograph has 8 bits and no alpha."""
+    metadata, notes = photo.metadata, []
+    options: dict = {"quality": DEFAULT_QUALITY if quality is None else quality, "subsampling": 0}
+    if metadata.jpeg is not None:
+        options["subsampling"] = metadata.jpeg.subsampling
+        options["progressive"] = metadata.jpeg.progressive
+        if quality is None:
+            tables = metadata.jpeg.tables[:1] if photo.grey else metadata.jpeg.tables
+            options["qtables"] = [list(table) for table in tables]
+            del options["quality"]
+    if photo.grey:
+        del options["subsampling"]
+    buffer = io.BytesIO()
+    image = Image.fromarray(np.ascontiguousarray(photo.rgb[..., 0] if photo.grey else photo.rgb))
+    image.save(buffer, "JPEG", **options)
+    body = buffer.getvalue()
+    first = 4 + struct.unpack(">H", body[4:6])[0] if body[2:4] == b"\xff\xe0" else 2
+    across, down = (min(65535, max(1, round(v))) for v in metadata.dpi or (1, 1))
+    jfif = _JFIF + struct.pack(">BBBHHBB", 1, 1, 1 if metadata.dpi else 0, across, down, 0, 0)
+    parts = [b"\xff\xd8", _segment(0xE0, jfif)]
+    for marker, lead, content, name in (
+        (0xE1, _EXIF, metadata.exif, "EXIF block"),
+        (0xE1, _XMP, metadata.xmp, "XMP block"),
+        (0xED, _PHOTOSHOP, metadata.photoshop, "IPTC and Photoshop block"),
+    ):
+        if content is not None and len(lead) + len(content) <= _MAX_SEGMENT:
+            parts.append(_segment(marker, lead + content))
+        elif content is not None:
+            notes.append(f"{name} dropped: it is larger than a JPEG file can hold")
+    parts += _icc_segments(metadata.icc, notes)
+    parts += [_segment(0xFE, comment) for comment in metadata.comments]
+    return b"".join([*parts, body[first:]]), notes
+
+
+def _icc_segments(icc: bytes | None, notes: list[str]) -> list[bytes]:
+    room = _MAX_SEGMENT - len(_ICC) - 2
+    pieces = [icc[i : i + room] for i in range(0, len(icc), room)] if icc else []
+    if len(pieces) > 255:
+        notes.append("colour profile dropped: it is larger than a JPEG file can hold")
+        return []
+    return [_segment(0xE2, _ICC + bytes([i, len(pieces)]) + piece) for i, piece in enumerate(pieces, 1)]

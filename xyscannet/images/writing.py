@@ -1,0 +1,167 @@
+"""Photographs into files, whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import ConfigError, InputError
+from . import bmp, jpeg, png, tiff_write, webp
+from .formats import FORMATS, NAMES, BadImage, shown, suffix_format
+from .photo import Metadata, Photo
+
+_COLOUR_CHUNKS = (b"gAMA", b"cHRM", b"sRGB", b"cICP", b"mDCV", b"cLLI")
+_REASONS = {
+    errno.ENOSPC: "no space left on the disk: free some or write elsewhere",
+    errno.EDQUOT: "the disk quota is used up: free some space or write elsewhere",
+    errno.EFBIG: "the file would be larger than the system allows: check the file size limit",
+    errno.EACCES: "no permission to write there: check the folder's rights",
+    errno.EPERM: "no permission to write there: check the folder's rights",
+    errno.EROFS: "the file system is read-only: write elsewhere",
+    errno.ENOTDIR: "a part of the path is a file, not a folder",
+    errno.EEXIST: "a part of the path is a file, not a folder",
+    errno.ENAMETOOLONG: "the name is too long",
+}
+
+
+def write(
+    photo: Photo,
+    path: str | os.PathLike[str],
+    *,
+    format: str | None = None,
+    quality: int | None = None,
+    strip_metadata: bool = False,
+) -> tuple[str, ...]:
+    """Write a photograph and return notes on what the file could not hold as it was.
+
+    Args:
+        path: the file; missing folders are made. An earlier file is replaced only once the new one is complete.
+        format: one of FORMATS. Without it the path's suffix decides, but a photograph keeps its own format under the
+            suffix it was read with, and where the suffix is not a known one.
+        quality: 1 to 100, for JPEG and lossy WebP. Without it a JPEG is written with its own quantisation tables and
+            chroma subsampling, another photograph as JPEG with 95 and full chroma; a lossless WebP stays lossless,
+            any other is written with 90. Where nothing is lossy it is ignored with a note.
+        strip_metadata: leave out EXIF, XMP, IPTC, text and resolution. The colour profile stays: without it the
+            colours would change.
+
+    A 16-bit photograph becomes 8 bit where the format holds no more, with a note. JPEG has no alpha: a photograph
+    that is transparent anywhere is refused.
+
+    Raises InputError when this photograph cannot be written there, ConfigError for options that contradict each
+    other. In both cases no file is left and an earlier one is untouched.
+    """
+    path = Path(path)
+    notes: list[str] = []
+    chosen = _format(photo, path, format)
+    quality = _quality(photo, chosen, quality, asked=format is not None, notes=notes)
+    try:
+        prepared = _fitted(photo, chosen, strip_metadata, notes)
+        if chosen in ("jpeg", "webp"):
+            data, lost = (jpeg if chosen == "jpeg" else webp).encode(prepared, quality)
+        else:
+            data, lost = {"png": png, "tiff": tiff_write, "bmp": bmp}[chosen].encode(prepared)
+    except BadImage as error:
+        raise InputError(f"{shown(path)}: {error}") from error
+    except MemoryError as error:
+        raise InputError(f"{shown(path)}: not enough memory to encode it") from error
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{shown(path)}: the picture cannot be encoded as {NAMES[chosen]} ({error})"
+        ) from error
+    _replace(path, data)
+    return tuple(notes + lost)
+
+
+def _format(photo: Photo, path: Path, format: str | None) -> str:
+    if format is None:
+        promised = suffix_format(path)
+        return photo.format if promised is None or path.suffix.lower() == photo.metadata.suffix else promised
+    if format not in FORMATS:
+        raise ConfigError(f"format {format!r} is not known: use one of {', '.join(FORMATS)}")
+    return format
+
+
+def _quality(photo: Photo, chosen: str, quality: int | None, *, asked: bool, notes: list[str]) -> int | None:
+    if quality is None:
+        return None
+    if isinstance(quality, bool) or not isinstance(quality, int) or not 1 <= quality <= 100:
+        raise ConfigError(f"quality {quality!r} is not a whole number from 1 to 100")
+    if chosen not in ("jpeg", "webp"):
+        if asked:
+            raise ConfigError(
+                f"quality {quality} does not apply to {NAMES[chosen]}, which is lossless: leave it out"
+            )
+        notes.append(f"quality ignored: {NAMES[chosen]} is lossless")
+        return None
+    if chosen == "webp" and photo.format == "webp" and photo.metadata.webp_lossless and not asked:
+        notes.append("quality ignored: this WebP is lossless")
+        return None
+    return quality
+
+
+def _fitted(photo: Photo, chosen: str, strip_metadata: bool, notes: list[str]) -> Photo:
+    """The photograph with the depth, channels and metadata that the chosen format can hold."""
+    metadata = photo.metadata
+    if strip_metadata:
+        chunks = tuple(chunk for chunk in metadata.png_chunks if chunk[0] in _COLOUR_CHUNKS)
+        metadata = replace(
+            metadata, exif=None, xmp=None, photoshop=None, dpi=None, comments=(), png_chunks=chunks
+        )
+    if chosen != photo.format:
+        metadata = _carried(metadata, chosen, notes)
+    rgb, alpha = photo.rgb, photo.alpha
+    if chosen == "jpeg" and alpha is not None:
+        if int(alpha.min()) < photo.white:
+            raise BadImage(
+                "it is transparent in places, which JPEG cannot hold: write PNG, WebP or TIFF instead"
+            )
+        alpha = None
+        notes.append("alpha left out: it is opaque everywhere")
+    if chosen in ("jpeg", "webp", "bmp") and photo.bit_depth == 16:
+        notes.append(f"16 bit reduced to 8 bit: {NAMES[chosen]} holds no more")
+        rgb, alpha = _to_8(rgb), None if alpha is None else _to_8(alpha)
+    return replace(photo, rgb=rgb, alpha=alpha, metadata=metadata)
+
+
+def _to_8(array: np.ndarray) -> np.ndarray:
+    return ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def _carried(metadata: Metadata, chosen: str, notes: list[str]) -> Metadata:
+    """Metadata for another format than the one it was read from."""
+    lost = []
+    if metadata.png_chunks and chosen != "png":
+        lost.append("PNG text and colour chunks")
+    if metadata.photoshop is not None and chosen in ("png", "webp"):
+        lost.append("IPTC and Photoshop block")
+    if metadata.comments and chosen != "jpeg":
+        lost.append("JPEG comments")
+    if lost and chosen != "bmp":
+        notes.append(f"{NAMES[chosen]} cannot hold {', '.join(lost)}: dropped")
+    return replace(metadata, jpeg=None, webp_lossless=False, tiff_compression=None)
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Write to a hidden name in the same folder, to the disk, and move into place."""
+    temporary = path.parent / f".{secrets.token_hex(8)}.part"
+    try:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_dir():
+                raise InputError(f"{shown(path)}: there is a folder with this name: choose another")
+            with open(temporary, "xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        reason = _REASONS.get(error.errno, error.strerror or str(error))
+        raise InputError(f"{shown(path)}: cannot be written: {reason}") from error
