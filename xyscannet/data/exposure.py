@@ -1,0 +1,209 @@
+"""One exposure of a scene: sub-frames along the motion, averaged in the camera's response, then noise and JPEG."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import camera, motion
+
+_BAND_PIXELS = 2**20  # larger images are exposed in bands of about so many pixels
+
+
+@dataclass(frozen=True)
+class BlurParameters:
+    """One drawn blur per item. Paths have `motion.STEPS` samples over the exposure, zero at its middle."""
+
+    height: int
+    width: int
+    step_px: float
+    angles: Tensor  # (B, T, 3) pitch, yaw, roll in radian
+    shift: Tensor  # (B, T, 2) x, y in pixels
+    focal: Tensor  # (B,) pixels
+    principal: Tensor  # (B, 2) optical axis from the centre, x, y in pixels
+    object_shift: Tensor  # (B, T, 2) relative to the scene, in pixels
+    object_shape: (
+        Tensor  # (B, 10) centre x, y, radius, edge in pixels (radius 0 = none); 3 waves: size, phase
+    )
+    exponent: Tensor  # (B,) of the response, 1 = averaged as encoded
+    gain: Tensor  # (B,) light of white pixels
+    full_well: Tensor  # (B,) electrons at white, 0 = no noise
+    read_noise: Tensor  # (B,) electrons
+    noise_seed: Tensor  # (B,) int64
+    quality: Tensor  # (B,) of JPEG, 0 = none
+
+    def __len__(self) -> int:
+        return len(self.focal)
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> BlurParameters:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return BlurParameters(**{k: function(v) if isinstance(v, Tensor) else v for k, v in values.items()})
+
+    def to(self, device: torch.device | str) -> BlurParameters:
+        return self._map(lambda value: value.to(device))
+
+    def select(self, index: slice | Tensor) -> BlurParameters:
+        return self._map(lambda value: value[index])
+
+    def transforms(self) -> Tensor:
+        """Homographies (B, T, 3, 3) of the camera's motion, about the image's centre."""
+        return motion.homographies(self.angles, self.shift, self.focal, self.principal)
+
+    def describe(self) -> list[dict[str, Any]]:
+        """Each item's parameters as plain numbers with units, for a manifest."""
+        path = motion.lengths(motion.tracks(self.transforms(), self.height, self.width)).mean(1)
+        spans = (self.angles.amax(1) - self.angles.amin(1)) * 1000
+        objects = motion.lengths(self.object_shift[:, :, None])[:, 0]
+        found = []
+        for i in range(len(self)):
+            item: dict[str, Any] = {
+                "path_px": round(path[i].item(), 3),
+                "focal_px": round(self.focal[i].item(), 1),
+                "pitch_yaw_roll_range_mrad": [round(value, 3) for value in spans[i].tolist()],
+                "object_path_px": round(objects[i].item(), 3),
+                "response_exponent": round(self.exponent[i].item(), 4),
+                "highlight_gain": round(self.gain[i].item(), 3),
+                "full_well_electrons": round(self.full_well[i].item(), 1),
+                "read_noise_electrons": round(self.read_noise[i].item(), 3),
+                "jpeg_quality": int(self.quality[i].item()),
+            }
+            found.append(item)
+        return found
+
+
+@torch.no_grad()
+def render(sharp: Tensor, parameters: BlurParameters) -> tuple[Tensor, Tensor]:
+    """Expose scenes sharp (B, 3, H + 2m, W + 2m) in [0, 1] to the blurs drawn for (H, W).
+
+    Returns (blur, sharp), each (B, 3, H, W): the blurred images, rounded to 8 bits, and the scene in the middle of
+    the exposure, which is the input's centre unchanged. `BlurConfig.margin` is the m at which every sample lies
+    inside the input; beyond it the border is replicated. Raises ValueError for sizes that do not fit.
+    """
+    height, width = parameters.height, parameters.width
+    m = (sharp.shape[-1] - width) // 2
+    if sharp.dim() != 4 or sharp.shape != (len(parameters), 3, height + 2 * m, width + 2 * m) or m < 0:
+        expected = f"({len(parameters)}, 3, {height} + 2m, {width} + 2m)"
+        raise ValueError(f"sharp has shape {tuple(sharp.shape)}, not {expected}")
+    with torch.autocast(sharp.device.type, enabled=False):
+        scene = sharp.float()
+        parameters = parameters.to(scene.device)
+        target = scene[..., m : m + height, m : m + width].contiguous()
+        if height * width <= 2 * _BAND_PIXELS:
+            blur = _expose(scene, parameters, 0, height)
+        else:
+            rows = max(1, _BAND_PIXELS // width)
+            blur = torch.empty_like(target)
+            for top in range(0, height, rows):
+                bottom = min(top + rows, height)
+                blur[..., top:bottom, :] = _expose(
+                    scene[..., top : bottom + 2 * m, :], parameters, top, bottom
+                )
+        blur = camera.add_noise(blur, parameters.full_well, parameters.read_noise, parameters.noise_seed)
+        return camera.to_8_bit(camera.jpeg(blur, parameters.quality)), target
+
+
+def _expose(scene: Tensor, parameters: BlurParameters, top: int, bottom: int) -> Tensor:
+    """Rows top..bottom of the exposed, encoded images, from the same rows of the scene with its margin."""
+    device = scene.device
+    path = parameters.transforms()  # (B, T, 3, 3)
+    moving = parameters.object_shape[:, 2] > 0
+    drifting = motion.translations(parameters.object_shift) @ path
+    tracks = [motion.tracks(p, parameters.height, parameters.width) for p in (path, drifting)]
+    tracks[1] = torch.where(moving.view(-1, 1, 1, 1), tracks[1], tracks[0])
+    counts, times, weights = motion.place_frames(torch.cat(tracks, 2), parameters.step_px)
+
+    # Items with many sub-frames first: at sub-frame k those still exposed are the first ones of the batch.
+    order = sorted(range(len(counts)), key=lambda item: -counts[item])
+    counts = [counts[item] for item in order]
+    index = torch.tensor(order, device=device)
+    objects = [row for row, flag in enumerate(moving[index].tolist()) if flag]
+    encoded, exponent = scene[index], parameters.exponent[index]
+    light = camera.to_light(encoded, exponent)
+    excess = camera.highlight_excess(encoded, light, parameters.gain[index])
+    bright = bool(excess.any())
+    times, weights = times[index], weights[index].float()
+    matrices = motion.at_times(path[index], times)  # (B, N, 3, 3)
+    size = scene.shape[-2:]
+    view = _View(parameters.height, parameters.width, top, bottom, size, device)
+    if objects:
+        behind = torch.tensor(objects, device=device)
+        object_matrices = motion.at_times(drifting[index][behind], times[behind])
+        masks = _masks(parameters.object_shape[index][behind].float(), *view.scene_points())
+        cutout = torch.cat((light[behind], masks), 1)  # (b, 4, H + 2m, W + 2m)
+        cutout_excess = excess[behind]
+
+    total = torch.zeros(len(order), 3, bottom - top, parameters.width, device=device)
+    for k in range(counts[0]):
+        active = sum(count > k for count in counts)
+        grid = view.grid(matrices[:active, k])
+        frame = _sample(light[:active], grid, "bicubic")
+        if bright:
+            frame += _sample(excess[:active], grid, "bilinear")
+        shown = sum(row < active for row in objects)
+        if shown:
+            grid = view.grid(object_matrices[:shown, k])
+            layer = _sample(cutout[:shown], grid, "bicubic")
+            mask = layer[:, 3:].clamp(0, 1)
+            front = layer[:, :3]
+            if bright:
+                front = front + _sample(cutout_excess[:shown], grid, "bilinear")
+            rows = behind[:shown]
+            frame[rows] = torch.lerp(frame[rows], front, mask)
+        total[:active] += weights[:active, k].view(-1, 1, 1, 1) * frame
+    encoded = camera.to_encoded(total.clamp(max=1), exponent)
+    return encoded[torch.argsort(index)]
+
+
+def _sample(images: Tensor, grid: Tensor, mode: str) -> Tensor:
+    return F.grid_sample(images, grid, mode=mode, padding_mode="border", align_corners=False)
+
+
+class _View:
+    """Maps output rows top..bottom of a height x width image into the scene's rows with margin (`size`)."""
+
+    def __init__(
+        self, height: int, width: int, top: int, bottom: int, size: tuple[int, int], device: torch.device
+    ) -> None:
+        self.x = torch.arange(width, device=device, dtype=torch.float32) - (width - 1) / 2
+        self.y = torch.arange(top, bottom, device=device, dtype=torch.float32)[:, None] - (height - 1) / 2
+        self.middle = (top + bottom - 1) / 2 - (height - 1) / 2  # of these rows, about the image's centre
+        self.size = size
+
+    def grid(self, transforms: Tensor) -> Tensor:
+        """Sampling grid (A, h, W, 2) of homographies (A, 3, 3) about the image's centre."""
+        scene_height, scene_width = self.size
+        x, y, w = (
+            transforms[:, row, 0].float().view(-1, 1, 1) * self.x
+            + transforms[:, row, 1].float().view(-1, 1, 1) * self.y
+            + transforms[:, row, 2].float().view(-1, 1, 1)
+            for row in range(3)
+        )
+        return torch.stack((x / w * (2 / scene_width), (y / w - self.middle) * (2 / scene_height)), -1)
+
+    def scene_points(self) -> tuple[Tensor, Tensor]:
+        """x (W',) and y (h', 1) of the scene's pixels about the image's centre."""
+        scene_height, scene_width = self.size
+        x = torch.arange(scene_width, device=self.x.device, dtype=torch.float32) - (scene_width - 1) / 2
+        y = torch.arange(scene_height, device=self.x.device, dtype=torch.float32)[:, None]
+        return x, y - (scene_height - 1) / 2 + self.middle
+
+
+def _masks(shape: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Soft masks (b, 1, h', w') of objects (b, 10) at x (w'), y (h', 1) about the image's centre.
+
+    The outline is a circle whose radius varies in 2, 3 and 4 waves; without an object the mask is 0.
+    """
+    dx, dy = x - shape[:, 0].view(-1, 1, 1), y - shape[:, 1].view(-1, 1, 1)
+    angle = torch.atan2(dy, dx)
+    radius = torch.ones_like(angle)
+    for wave in range(3):
+        size, phase = shape[:, 4 + wave].view(-1, 1, 1), shape[:, 7 + wave].view(-1, 1, 1)
+        radius = radius + size * torch.cos((wave + 2) * angle + phase)
+    radius = radius * shape[:, 2].view(-1, 1, 1)
+    mask = torch.sigmoid(2 * (radius - torch.hypot(dx, dy)) / shape[:, 3].view(-1, 1, 1))
+    return (mask * (shape[:, 2] > 0).view(-1, 1, 1))[:, None]
