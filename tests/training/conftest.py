@@ -26,7 +26,7 @@ class DrawnPairs:
         blur = F.avg_pool2d(F.pad(sharp, (2, 2, 0, 0), mode="replicate"), (1, 5), 1)
         if step == self.spoil:
             blur[0, 0, 0, 0] = float("nan")
-        return Batch(step, sharp, blur, tuple(f"step {step} item {item}" for item in range(batch)))
+        return Batch(step, sharp, blur, origin=tuple(f"step {step} item {item}" for item in range(batch)))
 
     def to_device(self, batch: Batch, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         return batch.blur.to(device), batch.sharp.to(device)

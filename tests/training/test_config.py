@@ -79,9 +79,15 @@ def test_configuration_is_found_by_path_and_named_after_its_file(tmp_path: Path)
 
 def test_stages_set_patch_and_batch_along_the_run() -> None:
     config = TrainConfig(
-        iterations=10, stages=[{"until": 0.5, "patch": 64, "batch": 8}, {"until": 1, "patch": 128, "batch": 2}]
+        iterations=10,
+        stages=[{"until": 0.5, "patch": 64, "batch": 8}, {"until": 1, "patch": 128, "batch": 2}],
     )
-    assert [config.shape_at(progress) for progress in (0, 0.49, 0.5, 1.2)] == [(64, 8), (64, 8), (128, 2), (128, 2)]
+    assert [config.shape_at(progress) for progress in (0, 0.49, 0.5, 1.2)] == [
+        (64, 8),
+        (64, 8),
+        (128, 2),
+        (128, 2),
+    ]
 
 
 def test_configuration_is_frozen() -> None:

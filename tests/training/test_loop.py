@@ -1,20 +1,18 @@
 from __future__ import annotations
 
-import itertools
 import json
 import math
-import threading
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from tests.training.conftest import DrawnPairs
 from xyscannet import checkpoint
 from xyscannet.errors import ConfigError
 from xyscannet.training.config import TrainConfig, parse_config
 from xyscannet.training.loop import DivergedError, Interrupted, Trainer
-from xyscannet.training.samples import Prefetcher
 from xyscannet.training.state import load_state
 from xyscannet.training.validate import ValidationSet
 
@@ -62,12 +60,19 @@ def test_resumed_run_is_bit_for_bit_the_uninterrupted_one(tiny_config: TrainConf
     assert losses[0] == losses[1] and len(losses[0]) == 6
 
 
+class OnePair(DrawnPairs):
+    """The same batch at every step, so that losses compare."""
+
+    def make(self, step: int, patch: int, batch: int):
+        return super().make(10_000, 40, batch)
+
+
 def test_a_short_run_lowers_the_loss_and_restores_better(tiny: dict, run_folder: Path) -> None:
-    config = parse_config({**tiny, "iterations": 60, "validation": {"every": 60}, "save_every": 60})
-    figures = Trainer(config, run_folder, samples=DrawnPairs(), validation=drawn_validation()).run()
+    config = parse_config({**tiny, "iterations": 80, "validation": {"every": 80}, "save_every": 80})
+    figures = Trainer(config, run_folder, samples=OnePair(), validation=drawn_validation()).run()
     losses = [record["loss"] for record in log_of(run_folder, "step")]
-    assert sum(losses[-10:]) < 0.95 * sum(losses[:10])
-    assert figures["psnr"] > figures["psnr_blur"] + 0.2
+    assert losses[-1] < 0.9 * losses[0]
+    assert figures["psnr"] > figures["psnr_blur"] + 0.3
 
 
 def test_best_weights_are_the_average_of_the_best_validation(tiny: dict, run_folder: Path) -> None:
@@ -86,13 +91,15 @@ def test_best_weights_are_the_average_of_the_best_validation(tiny: dict, run_fol
 
 def test_log_has_what_a_reader_of_the_run_needs(tiny_config: TrainConfig, run_folder: Path) -> None:
     heard = []
-    Trainer(tiny_config, run_folder, samples=DrawnPairs(), on_event=heard.append, command="xyscan train").run()
+    Trainer(
+        tiny_config, run_folder, samples=DrawnPairs(), on_event=heard.append, command="xyscan train"
+    ).run()
     step = log_of(run_folder, "step")[-1]
     assert {"loss", "lr", "grad_norm", "seconds", "crops_per_s", "data_wait"} <= step.keys()
     assert [event["event"] for event in heard].count("step") == 6
     run = json.loads((run_folder / "run.json").read_text())
     assert run["command"] == "xyscan train" and run["data"] == {"kind": "drawn"}
-    assert parse_config(__import__("yaml").safe_load((run_folder / "config.yaml").read_text())) == tiny_config
+    assert parse_config(yaml.safe_load((run_folder / "config.yaml").read_text())) == tiny_config
 
 
 def test_resume_forgets_the_records_after_the_saved_step(tiny: dict, run_folder: Path) -> None:
@@ -105,11 +112,12 @@ def test_resume_forgets_the_records_after_the_saved_step(tiny: dict, run_folder:
     assert [record["step"] for record in log_of(run_folder, "step")] == [1, 2, 3, 4, 5, 6]
 
 
-def test_not_finite_stops_with_the_batch_described(tiny_config: TrainConfig, run_folder: Path) -> None:
-    with pytest.raises(DivergedError, match="step 4.*not finite.*diverged.json"):
+def test_not_finite_stops_with_the_batch_saved(tiny_config: TrainConfig, run_folder: Path) -> None:
+    with pytest.raises(DivergedError, match="step 4.*not finite.*diverged.pt"):
         Trainer(tiny_config, run_folder, samples=DrawnPairs(spoil=4)).run()
-    report = json.loads((run_folder / "diverged.json").read_text())
-    assert report["photos"] == ["step 4 item 0", "step 4 item 1"]
+    report = torch.load(run_folder / "diverged.pt", weights_only=True)
+    assert report["origin"] == ["step 4 item 0", "step 4 item 1"]
+    assert report["blur"].isnan().sum() == 1
     state = load_state(run_folder / "state.pt")
     assert state["step"] == 3
     assert all(torch.isfinite(value).all() for value in state["model"].values())
@@ -134,7 +142,13 @@ def test_resume_needs_a_state_of_the_same_network_and_seed(tiny: dict, run_folde
 
 def test_time_budget_ends_the_run_and_drives_the_rate(tiny: dict, run_folder: Path) -> None:
     config = parse_config(
-        {**tiny, "iterations": None, "time_budget_minutes": 2 / 60, "save_every": 10_000, "validation": {"every": 9999}}
+        {
+            **tiny,
+            "iterations": None,
+            "time_budget_minutes": 2 / 60,
+            "save_every": 10_000,
+            "validation": {"every": 9999},
+        }
     )
     trainer = Trainer(config, run_folder, samples=DrawnPairs())
     trainer.run()
@@ -169,25 +183,3 @@ def test_start_from_takes_the_weights_and_nothing_else(tiny: dict, tmp_path: Pat
     assert second.step == 0
     assert_same(dict(first.ema.module.state_dict()), dict(second.model.state_dict()))
     assert all(parameter.requires_grad for parameter in second.model.parameters())
-
-
-def test_prefetcher_gives_the_steps_in_order_and_ends_its_thread() -> None:
-    before = threading.active_count()
-    with Prefetcher(DrawnPairs(), 7, lambda step: (8 + 4 * step, 2), 2) as queue:
-        batches = [queue.get() for _ in range(3)]
-    assert [batch.step for batch in batches] == [7, 8, 9]
-    assert [batch.sharp.shape[-1] for batch in batches] == [36, 40, 44]
-    assert threading.active_count() == before
-
-
-def test_prefetcher_raises_the_failure_of_its_source() -> None:
-    class Failing(DrawnPairs):
-        def make(self, step: int, patch: int, batch: int):
-            if step == 1:
-                raise ValueError("photo lost")
-            return super().make(step, patch, batch)
-
-    with Prefetcher(Failing(), 0, lambda step: (8, 1), 2) as queue:
-        assert queue.get().step == 0
-        with pytest.raises(ValueError, match="photo lost"):
-            next(queue.get() for _ in itertools.count())

@@ -97,7 +97,9 @@ class _StopOnSignal:
         return console.Terminated() if self._signal == signal.SIGTERM else KeyboardInterrupt()
 
     def __enter__(self) -> None:
-        self._before = {number: signal.signal(number, self._hear) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._before = {
+            number: signal.signal(number, self._hear) for number in (signal.SIGINT, signal.SIGTERM)
+        }
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():

@@ -38,8 +38,10 @@ class DataConfig(_Section):
     blur: BlurConfig = Field(default_factory=BlurConfig)
     prefetch: int = Field(3, ge=1)
     """Batches made ahead by the background thread."""
-    cache_mib: int = Field(4096, ge=64)
-    """Memory for decoded photographs, in MiB."""
+    cache_megapixels: float = Field(2000.0, gt=0)
+    """Photographs held in memory, 3 bytes a pixel; what goes beyond is left out with a warning."""
+    sharp_crops: float = Field(0.9, ge=0, le=1)
+    """Share of the crops that are placed on a sharp tile of a photo."""
 
     @model_validator(mode="after")
     def _check(self) -> DataConfig:
@@ -85,7 +87,7 @@ class TrainConfig(_Section):
     """One training run. Exactly one of `iterations` and `time_budget_minutes` drives the schedule."""
 
     name: str = "run"
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     model: str | dict[str, Any] = "xyscannet-s"
     """A name of the zoo, or the fields of XYScanNetConfig."""
     start_from: str | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import logging
 import math
@@ -17,11 +18,12 @@ import torch
 from torch import nn
 
 from xyscannet import checkpoint
+from xyscannet.data.photos import prefetch
 from xyscannet.errors import ConfigError, XYScanError
 from xyscannet.losses import DeblurLoss
 from xyscannet.models import zoo
 from xyscannet.training.config import TrainConfig, network_config
-from xyscannet.training.samples import Batch, Prefetcher, SampleSource, SynthesisedPairs
+from xyscannet.training.samples import Batch, SampleSource, SynthesisedPairs
 from xyscannet.training.state import (
     STATE_VERSION,
     Ema,
@@ -71,7 +73,9 @@ class Trainer:
         self._on_event, self._should_stop = on_event, should_stop
         state = load_state(self.output / STATE_NAME) if resume else None
         if state is None and (self.output / STATE_NAME).exists():
-            raise ConfigError(f"{self.output} holds a run already: --resume goes on with it, --output elsewhere")
+            raise ConfigError(
+                f"{self.output} holds a run already: --resume goes on with it, --output elsewhere"
+            )
         torch.manual_seed(config.seed)
         self.network_config = network_config(config.model)
         if config.start_from and state is None:
@@ -111,23 +115,26 @@ class Trainer:
         """Train to the end; return the last validation's figures (empty without a validation set).
 
         Raises Interrupted once the state is saved when `should_stop` says so, DivergedError when the loss or
-        the gradient is not finite (the batch is described in `diverged.json`, the last saved state stays).
+        the gradient is not finite (the batch is saved in `diverged.pt`, the last saved state stays).
         """
         config, figures = self.config, {}
         self._started, self._resumed_at = time.perf_counter(), self.elapsed
         total, done = config.iterations, self.step
         self._emit("start", parameters=sum(p.numel() for p in self.model.parameters()), total=total)
         validated = saved = None
-        with Prefetcher(self.samples, self.step, self._shape_of, config.data.prefetch) as queue:
+        batches = prefetch(self._make_batch, itertools.count(self.step), depth=config.data.prefetch)
+        with contextlib.closing(batches):
             while self.progress() < 1:
                 begin = time.perf_counter()
-                batch = queue.get()
+                batch = next(batches)
                 waited = time.perf_counter() - begin
                 record = self._train_step(batch)
                 seconds = time.perf_counter() - begin
                 if self.step % config.log_every == 0 or self.step == done + 1:
                     crops = batch.blur.shape[0] / seconds
-                    self._emit("step", **record, seconds=seconds, crops_per_s=crops, data_wait=waited / seconds)
+                    self._emit(
+                        "step", **record, seconds=seconds, crops_per_s=crops, data_wait=waited / seconds
+                    )
                 if self.step % config.validation.every == 0:
                     figures, validated = self._validate(), self.step
                 if self.step % config.save_every == 0:
@@ -199,7 +206,9 @@ class Trainer:
         if self.validation is None:
             return {}
         begin = time.perf_counter()
-        figures = evaluate(self.ema.module, self.validation, device=self.device, precision=self.config.precision)
+        figures = evaluate(
+            self.ema.module, self.validation, device=self.device, precision=self.config.precision
+        )
         is_best = figures["psnr"] > self.best
         if is_best:
             self.best = figures["psnr"]
@@ -231,18 +240,20 @@ class Trainer:
         set_rng_state(state["rng"])
 
     def _report_divergence(self, batch: Batch, loss: float, norm: float) -> None:
-        report = {"step": self.step, "loss": str(loss), "grad_norm": str(norm), "photos": list(batch.names)}
-        path = self.output / "diverged.json"
-        path.write_text(json.dumps(report, indent=2, ensure_ascii=False), encoding="utf-8")
+        path = self.output / "diverged.pt"
+        report = {"step": self.step, "loss": loss, "grad_norm": norm, "origin": list(batch.origin)}
+        atomic_save(path, {**report, "blur": batch.blur, "sharp": batch.sharp})
         raise DivergedError(
-            f"step {self.step}: the loss ({loss}) or the gradient's norm ({norm}) is not finite. The photos of "
-            f"the batch are in {path}; resume from the last saved state with a lower optimiser.lr"
+            f"step {self.step}: the loss ({loss}) or the gradient's norm ({norm}) is not finite. Its batch is in "
+            f"{path}; resume from the last saved state with a lower optimiser.lr"
         )
 
     def _write_folder(self, command: str, *, resumed: bool) -> None:
         log = self.output / "log.jsonl"
         if resumed and log.exists():
-            records = [line for line in log.read_text(encoding="utf-8").splitlines() if _step_of(line) <= self.step]
+            records = [
+                line for line in log.read_text(encoding="utf-8").splitlines() if _step_of(line) <= self.step
+            ]
             part = log.with_suffix(".part")
             part.write_text("".join(line + "\n" for line in records), encoding="utf-8")
             os.replace(part, log)
@@ -267,10 +278,13 @@ class Trainer:
         metadata = {"step": str(self.step), "recipe": self.config.name, **metadata}
         checkpoint.save(self.output / name, self.ema.module, self.network_config, metadata=metadata)
 
-    def _shape_of(self, step: int) -> tuple[int, int]:
-        if self.config.iterations is not None:
-            return self.config.shape_at(step / self.config.iterations)
-        return self.config.shape_at(self.progress())
+    def _make_batch(self, step: int) -> Batch:
+        torch.set_num_threads(
+            1
+        )  # of this background thread alone: more would fight with the training thread's
+        total = self.config.iterations
+        progress = self.progress() if total is None else step / total
+        return self.samples.make(step, *self.config.shape_at(progress))
 
     def _elapsed_now(self) -> float:
         return self._resumed_at + time.perf_counter() - self._started

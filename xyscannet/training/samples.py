@@ -1,97 +1,103 @@
-"""Where training pairs come from: sharp crops blurred on the fly, made ahead by a background thread."""
+"""Where training pairs come from: sharp crops, blurred on the fly."""
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Callable
+import hashlib
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 
-from xyscannet.data import blur as synthesis
-from xyscannet.data.photos import Photos
+from xyscannet.data.blur import BlurParameters, render, sample_blur
+from xyscannet.data.photos import Crops, SharpPhotos
+from xyscannet.errors import ConfigError
 from xyscannet.training.config import TrainConfig
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One training batch: blur and sharp (B, 3, H, W) float32 in [0, 1], and the photos they come from.
+    """The pairs of one step: blur and sharp (B, 3, H, W) float32 in [0, 1], and what they were made of.
 
-    `blur` is None where the blur is still to be made on the training device; `sharp` then has the margin.
+    Where `blur` is still None, `sharp` has the margin of the blur `parameters`, to be rendered on the training device.
     """
 
     step: int
     sharp: torch.Tensor
     blur: torch.Tensor | None
-    names: tuple[str, ...]
+    parameters: BlurParameters | None = None
+    origin: tuple[str, ...] = ()
 
 
 class SampleSource(Protocol):
     """Makes the batch of a step; the same step always gives the same batch."""
 
     def make(self, step: int, patch: int, batch: int) -> Batch:
-        """The batch of a step, called by the background thread."""
+        """The batch of a step; called by the background thread."""
 
     def to_device(self, batch: Batch, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """(blur, sharp) on the training device, called by the training thread."""
+        """(blur, sharp) on the training device; called by the training thread."""
 
     def manifest(self) -> dict[str, Any]:
         """What the data are, for the run's folder."""
 
 
-class Prefetcher:
-    """Makes the batches of consecutive steps ahead in one background thread, in order.
-
-    A failure of the source is raised by `get`. Use as a context manager: leaving it ends the thread.
-    """
-
-    def __init__(
-        self, source: SampleSource, first_step: int, shape_of: Callable[[int], tuple[int, int]], depth: int
-    ) -> None:
-        self._source, self._step, self._shape_of = source, first_step, shape_of
-        self._queue: queue.Queue[Batch | BaseException] = queue.Queue(depth)
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="training-data", daemon=True)
-
-    def __enter__(self) -> Prefetcher:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def get(self) -> Batch:
-        """The next step's batch; waits until it is made."""
-        item = self._queue.get()
-        if isinstance(item, BaseException):
-            raise item
-        return item
-
-    def _work(self) -> None:
-        try:
-            while not self._ended.is_set():
-                self._put(self._source.make(self._step, *self._shape_of(self._step)))
-                self._step += 1
-        except BaseException as error:
-            self._put(error)
-
-    def _put(self, item: Batch | BaseException) -> None:
-        while not self._ended.is_set():
-            try:
-                return self._queue.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-
-
 class SynthesisedPairs:
     """Random crops of sharp photographs, blurred by `data.blur`; everything follows from the seed and the step.
 
-    On a CPU the background thread renders the blur too; for another device it only makes the sharp crops, and
-    the blur is rendered there.
+    On a CPU the background thread renders the blur too; for another device it makes the sharp crops and draws the
+    blur, which is rendered there.
     """
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
-        self._config, self._device = config, device
+        self._data, self._seed = config.data, config.seed
+        self._render_ahead = device.type == "cpu"
+        if not config.data.photos:
+            raise ConfigError(
+                "data.photos names no folder or .tar of sharp photographs: --set data.photos=[FOLDER]"
+            )
+        self._photos = SharpPhotos(config.data.photos, cache_megapixels=config.data.cache_megapixels)
+        self._crops: dict[tuple[int, int], Crops] = {}
+        shapes = [(stage.patch, stage.batch) for stage in config.stages] or [
+            (config.data.patch, config.data.batch)
+        ]
+        for patch, batch in shapes:
+            self._crops[patch, batch] = Crops(
+                self._photos,
+                batch,
+                patch,
+                margin=config.data.blur.margin,
+                seed=config.seed,
+                scale=config.data.scale,
+                sharp_share=config.data.sharp_crops,
+            )
+
+    def make(self, step: int, patch: int, batch: int) -> Batch:
+        crops = self._crops[patch, batch]
+        scene = crops.batch(step)
+        generator = torch.Generator().manual_seed(_seed_of(self._seed, step))
+        parameters = sample_blur(self._data.blur, batch, patch, patch, generator)
+        origin = tuple(f"crop {step * batch + item} of seed {self._seed}" for item in range(batch))
+        if not self._render_ahead:
+            return Batch(step, scene.pin_memory(), None, parameters, origin)
+        blur, sharp = render(scene, parameters)
+        return Batch(step, sharp, blur, parameters, origin)
+
+    def to_device(self, batch: Batch, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        sharp = batch.sharp.to(device, non_blocking=True)
+        if batch.blur is not None:
+            return batch.blur.to(device, non_blocking=True), sharp
+        return render(sharp, batch.parameters)
+
+    def manifest(self) -> dict[str, Any]:
+        names = "\n".join(self._photos.names)
+        return {
+            "sources": list(self._data.photos),
+            "photos": len(self._photos),
+            "megapixels": round(self._photos.megapixels, 3),
+            "names_sha256": hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest(),
+        }
+
+
+def _seed_of(seed: int, step: int) -> int:
+    digest = hashlib.sha256(f"{seed} {step}".encode()).digest()
+    return int.from_bytes(digest[:7], "big")

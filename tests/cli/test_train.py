@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from xyscannet import checkpoint
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = ["--set", "model={width: 8, encoder_blocks: [1, 1, 1], decoder_blocks: [1, 1, 1], d_state: 4}"]
+TINY += ["--set", "data.patch=32", "--set", "data.batch=2", "--set", "data.blur.path_px=[2, 5]"]
+TINY += [
+    "--set",
+    "data.blur.object_share=0",
+    "--set",
+    "validation.crop=64",
+    "--set",
+    "validation.strengths=[small]",
+]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    noise = np.random.default_rng(0).integers(0, 256, (3, 24, 24, 3), dtype=np.uint8)
+    for index, image in enumerate(noise):
+        Image.fromarray(image).resize((192, 192), Image.Resampling.BICUBIC).save(folder / f"{index}.png")
+    return folder
+
+
+def start(*arguments: object) -> subprocess.Popen:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "xyscan_cli", "train", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+
+
+def train(*arguments: object) -> tuple[int, str, str]:
+    process = start(*arguments)
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+def data(photos: Path) -> list[str]:
+    return [*TINY, "--set", f"data.photos=[{photos}]", "--set", f"data.validation={photos}"]
+
+
+def test_smoke_recipe_trains_validates_and_writes_weights(photos: Path, tmp_path: Path) -> None:
+    short = ["--set", "iterations=4", "--set", "validation.every=2", "--set", "log_every=1"]
+    code, out, err = train("smoke", *data(photos), *short, "--output", tmp_path / "run", "--device", "cpu")
+    assert code == 0, err
+    assert out == ""
+    assert "validation:" in err and "done after 4 steps" in err
+    assert checkpoint.read(tmp_path / "run" / "best.safetensors").metadata["recipe"] == "smoke"
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert run["command"].startswith("xyscan train smoke --set")
+    assert run["data"]["photos"] == 3
+
+
+def test_interrupt_saves_the_state_and_resume_finishes(photos: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    endless = [
+        *data(photos),
+        "--set",
+        "iterations=100000",
+        "--set",
+        "log_every=1",
+        "--set",
+        "save_every=100000",
+    ]
+    process = start("smoke", *endless, "--output", folder, "--device", "cpu")
+    for line in process.stderr:
+        if line.startswith("step 3 "):
+            break
+    process.send_signal(signal.SIGINT)
+    begin = time.monotonic()
+    rest = process.communicate(timeout=60)[1]
+    assert process.returncode == 130, rest
+    assert time.monotonic() - begin < 20
+    assert "--resume goes on from there" in rest and "Traceback" not in rest
+    reached = max(json.loads(line)["step"] for line in (folder / "log.jsonl").read_text().splitlines())
+    assert not list(folder.glob(".*"))
+    short = [*data(photos), "--set", f"iterations={reached + 2}", "--set", "log_every=1"]
+    code, _, err = train("smoke", *short, "--output", folder, "--device", "cpu", "--resume")
+    assert code == 0, err
+    assert f"from step {reached}" in err and f"done after {reached + 2} steps" in err
+
+
+def test_print_config_is_the_resolved_configuration(tmp_path: Path) -> None:
+    code, out, _ = train("default-s", "--set", "optimiser.lr=1e-4", "--print-config")
+    assert code == 0
+    assert yaml.safe_load(out)["optimiser"]["lr"] == 1e-4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["smok"], 2, "did you mean 'smoke'"),
+        (["smoke", "--set", "optimiser.lrr=1"], 2, "did you mean 'optimiser.lr'"),
+        (["smoke", "--resume", "--output", "nothing-here"], 2, "nothing to resume"),
+        (["smoke", "--output", "unused"], 2, "data.photos"),
+        (["smoke", "--device", "tpu9"], 2, "--device"),
+    ],
+)
+def test_wrong_usage_is_one_message(
+    arguments: list[str], code: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found, out, err = train(*arguments)
+    assert found == code, err
+    assert message in err and "Traceback" not in err and out == ""
+    assert not list(tmp_path.iterdir())
