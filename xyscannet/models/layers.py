@@ -9,6 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from xyscannet.ops.gate import silu_gate
+from xyscannet.ops.norm import layer_norm
+
 
 def pointwise(channels_in: int, channels_out: int) -> nn.Conv2d:
     """A 1x1 convolution without bias."""
@@ -41,7 +44,7 @@ def linear_channels_last(x: Tensor, weight: Tensor) -> Tensor:
 class LayerNorm2d(nn.Module):
     """Layer normalisation over the channels of each pixel: (B, C, H, W) -> (B, C, H, W).
 
-    Weight and bias per channel, biased variance, eps 1e-5. Computed in the type of the input.
+    Weight and bias per channel, biased variance, eps 1e-5; float32 statistics whatever the type of the input.
     """
 
     def __init__(self, channels: int, eps: float = 1e-5) -> None:
@@ -51,9 +54,7 @@ class LayerNorm2d(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.permute(0, 2, 3, 1)  # (B, H, W, C)
-        x = F.layer_norm(x, (x.shape[-1],), self.weight, self.bias, self.eps)
-        return x.permute(0, 3, 1, 2)
+        return layer_norm(x, self.weight, self.bias, self.eps)
 
 
 class GDFN(nn.Module):
@@ -71,8 +72,7 @@ class GDFN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.dwconv(self.project_in(x))  # (B, 2h, H, W)
-        first, second = x.chunk(2, dim=1)
-        return self.project_out(F.silu(first) * second)  # (B, C, H, W)
+        return self.project_out(silu_gate(x))  # (B, C, H, W)
 
 
 class Downsample(nn.Module):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xyscannet.models.layers import depthwise, pointwise
 from xyscannet.models.scanners import SCANNERS
+from xyscannet.ops.gate import silu_mul
 
 
 class VSSM(nn.Module):
@@ -29,4 +29,4 @@ class VSSM(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         features, gate = self.dwconv(self.proj_in(x)).chunk(2, dim=1)  # (B, C, H, W) each
-        return self.proj_out(self.scanner(features) * F.silu(gate))
+        return self.proj_out(silu_mul(gate, self.scanner(features)))

@@ -1,0 +1,40 @@
+"""How compiled CPU kernels see a feature map: rows of pixels, each a run of channels."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from xyscannet.ops.simd import BF16, F32, F64
+
+CODES = {torch.float32: F32, torch.bfloat16: BF16, torch.float64: F64}
+
+
+def compiled(*tensors: Tensor) -> bool:
+    """Whether the compiled kernels can read all of these tensors."""
+    return all(t.device.type == "cpu" and t.dtype in CODES for t in tensors)
+
+
+def empty(like: Tensor, channels: int) -> Tensor:
+    """An uninitialised (B, channels, H, W) map in channels-last memory; batch, size and type of `like`."""
+    batch, _, height, width = like.shape
+    return like.new_empty((batch, height, width, channels)).permute(0, 3, 1, 2)
+
+
+def rows(x: Tensor) -> Tensor:
+    """x (B, C, H, W) as (B*H*W, C) rows of unit channel stride; copied only where memory is not channels-last."""
+    x = x.permute(0, 2, 3, 1)
+    if x.stride(3) != 1 and x.shape[3] > 1:
+        x = x.contiguous()
+    return x.flatten(0, 2)
+
+
+def describe(pixels: Tensor) -> tuple[int, int, int]:
+    """(address, element code, bytes from pixel to pixel) of what `rows` returns."""
+    return pixels.data_ptr(), CODES[pixels.dtype], pixels.stride(0) * pixels.element_size()
+
+
+def real_type(x: Tensor) -> np.dtype:
+    """The type kernels compute in: float64 for float64, float32 for everything else."""
+    return np.dtype(np.float64 if x.dtype == torch.float64 else np.float32)

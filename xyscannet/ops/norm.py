@@ -1,0 +1,167 @@
+"""Layer normalisation over the channels of each pixel, in one pass over channels-last memory, forward and backward.
+
+The definition is `layer_norm_reference`. The compiled CPU kernels compute in float32 (float64 for float64 tensors)
+whatever the stored type and keep nothing for the backward but the input. Parameter gradients are summed in two
+stages over a fixed number of pixel groups, so they do not depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numba import njit
+from torch import Tensor
+
+from xyscannet.ops.channels_last import compiled, describe, empty, real_type, rows
+from xyscannet.ops.simd import ITEM_SIZE, LANES, load, read_lanes, splat, store, total, write_lanes
+from xyscannet.ops.threads import run_tasks
+
+_GROUPS = 32
+
+
+def layer_norm_reference(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """`(x - mean) / sqrt(variance + eps) * weight + bias` over the channels of x (B, C, H, W), biased variance."""
+    x = x.permute(0, 2, 3, 1)
+    return F.layer_norm(x, (x.shape[-1],), weight, bias, eps).permute(0, 3, 1, 2)
+
+
+@njit(inline="always")
+def _statistics(row, valid, channels, eps):
+    """Mean and reciprocal deviation of `channels` values at the start of a flat array padded with zeros."""
+    sums = load(row, 0)
+    for e in range(LANES, channels, LANES):
+        sums = sums + load(row, e)
+    mean = total(sums) / channels
+    centred = (load(row, 0) - mean) * load(valid, 0)
+    squares = centred * centred
+    for e in range(LANES, channels, LANES):
+        centred = (load(row, e) - mean) * load(valid, e)
+        squares = squares + centred * centred
+    return mean, 1.0 / np.sqrt(total(squares) / channels + eps)
+
+
+@njit(nogil=True, cache=True)
+def _forward(tensors, weight, bias, valid, eps, pixels, groups, first, last):
+    """Tensors x, out as (address, code, bytes from pixel to pixel); weight, bias, valid padded to whole vectors."""
+    (x, x_code, x_step), (out, out_code, out_step) = tensors
+    x_size, out_size = ITEM_SIZE[x_code], ITEM_SIZE[out_code]
+    channels = np.int64(valid.sum())
+    row = np.zeros_like(weight)
+    for p in range(first * pixels // groups, last * pixels // groups):
+        for e in range(0, channels, LANES):
+            store(row, e, read_lanes(row, x_code, x + p * x_step + e * x_size, channels - e))
+        mean, scale = _statistics(row, valid, channels, eps)
+        for e in range(0, channels, LANES):
+            y = (load(row, e) - mean) * scale * load(weight, e) + load(bias, e)
+            write_lanes(out_code, out + p * out_step + e * out_size, y, channels - e)
+
+
+@njit(nogil=True, cache=True)
+def _backward(tensors, weight, valid, eps, pixels, groups, sums, first, last):
+    """Tensors x, gradient of out, gradient of x; sums (groups, 2, width) gets the gradients of weight and bias."""
+    (x, x_code, x_step), (grad, grad_code, grad_step), (dx, dx_code, dx_step) = tensors
+    x_size, grad_size, dx_size = ITEM_SIZE[x_code], ITEM_SIZE[grad_code], ITEM_SIZE[dx_code]
+    channels = np.int64(valid.sum())
+    row, slope = np.zeros_like(weight), np.zeros_like(weight)
+    for group in range(first, last):
+        dweight, dbias = np.zeros_like(weight), np.zeros_like(weight)
+        for p in range(group * pixels // groups, (group + 1) * pixels // groups):
+            for e in range(0, channels, LANES):
+                store(row, e, read_lanes(row, x_code, x + p * x_step + e * x_size, channels - e))
+            mean, scale = _statistics(row, valid, channels, eps)
+            along, level = splat(row, 0.0), splat(row, 0.0)
+            for e in range(0, channels, LANES):
+                d = read_lanes(row, grad_code, grad + p * grad_step + e * grad_size, channels - e)
+                normal = (load(row, e) - mean) * scale
+                store(dweight, e, load(dweight, e) + d * normal)
+                store(dbias, e, load(dbias, e) + d)
+                d = d * load(weight, e)
+                level = level + d
+                along = along + d * normal
+                store(row, e, normal)
+                store(slope, e, d)
+            shift, stretch = total(level) / channels, total(along) / channels
+            for e in range(0, channels, LANES):
+                value = (load(slope, e) - shift - load(row, e) * stretch) * scale
+                write_lanes(dx_code, dx + p * dx_step + e * dx_size, value, channels - e)
+        for e in range(channels):
+            sums[group, 0, e] = dweight[e]
+            sums[group, 1, e] = dbias[e]
+
+
+def _padded(parameter: Tensor, real: np.dtype) -> np.ndarray:
+    wide = np.zeros(-(-parameter.numel() // LANES) * LANES, real)
+    wide[: parameter.numel()] = parameter.detach().to(torch.float64).numpy()
+    return wide
+
+
+def _valid(channels: int, real: np.dtype) -> np.ndarray:
+    wide = np.zeros(-(-channels // LANES) * LANES, real)
+    wide[:channels] = 1
+    return wide
+
+
+@torch.library.custom_op("xyscannet::layer_norm", mutates_args=())
+def _layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    out = empty(x, x.shape[1])
+    if not compiled(x):
+        return out.copy_(layer_norm_reference(x, weight.to(x.dtype), bias.to(x.dtype), eps))
+    if x.numel():
+        source, target, real = rows(x), rows(out), real_type(x)
+        pixels, channels = source.shape
+        groups = min(_GROUPS, pixels)
+        parameters = _padded(weight, real), _padded(bias, real), _valid(channels, real)
+        tensors = (describe(source), describe(target))
+        run_tasks(_forward, (tensors, *parameters, eps, pixels, groups), groups, 8 * x.numel())
+    return out
+
+
+@torch.library.custom_op("xyscannet::layer_norm_backward", mutates_args=())
+def _layer_norm_backward(
+    x: Tensor, weight: Tensor, grad: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    dx, channels = empty(x, x.shape[1]), x.shape[1]
+    if not compiled(x, grad):
+        with torch.enable_grad():
+            leaves = [t.detach().requires_grad_() for t in (x, weight.to(x.dtype), torch.zeros_like(weight, dtype=x.dtype))]
+            found = torch.autograd.grad(layer_norm_reference(*leaves, eps), leaves, grad)
+        return dx.copy_(found[0]), found[1].to(weight.dtype), found[2].to(weight.dtype)
+    real = real_type(x)
+    sums = np.zeros((_GROUPS, 2, channels), real)
+    if x.numel():
+        source, upper, lower = rows(x), rows(grad), rows(dx)
+        pixels = source.shape[0]
+        groups = min(_GROUPS, pixels)
+        tensors = (describe(source), describe(upper), describe(lower))
+        arguments = (tensors, _padded(weight, real), _valid(channels, real), eps, pixels, groups, sums)
+        run_tasks(_backward, arguments, groups, 16 * x.numel())
+    dweight, dbias = torch.from_numpy(sums.sum(0)).to(weight.dtype)
+    return dx, dweight.clone(), dbias.clone()
+
+
+_layer_norm.register_fake(lambda x, weight, bias, eps: empty(x, x.shape[1]))
+_layer_norm_backward.register_fake(
+    lambda x, weight, grad, eps: (empty(x, x.shape[1]), torch.empty_like(weight), torch.empty_like(weight))
+)
+
+
+def _save(ctx, inputs, output) -> None:
+    x, weight, _, ctx.eps = inputs
+    ctx.save_for_backward(x, weight)
+
+
+def _gradient(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    x, weight = ctx.saved_tensors
+    return *_layer_norm_backward(x, weight, grad, ctx.eps), None
+
+
+_layer_norm.register_autograd(_gradient, setup_context=_save)
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
+    """Normalises the channels of every pixel: x (B, C, H, W), weight and bias (C,) -> (B, C, H, W), channels-last.
+
+    Statistics are float32 (float64 for float64) whatever the type of x, which is also the type of the result.
+    """
+    return _layer_norm(x, weight, bias, eps)
