@@ -64,7 +64,9 @@ def terminal() -> Any:
 def shown(value: object) -> str:
     """Text for printing: control characters, newlines and undecodable bytes of file names are escaped."""
     text = os.fspath(value) if isinstance(value, os.PathLike) else str(value)
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
+    )
 
 
 def _print(*parts: tuple[str, str]) -> None:
@@ -86,7 +88,7 @@ def say(text: str = "", style: str = "") -> None:
 def field(name: str, value: str) -> None:
     """Print one line of an aligned list of facts, unless `--quiet`."""
     if not _State.quiet:
-        _print((f"{name:>8}  ", "dim"), (value, ""))
+        _print((f"{name + ':' * bool(name):>9} ", "dim"), (value, ""))
 
 
 def warn(text: str) -> None:
@@ -131,7 +133,9 @@ def exit_code_of(run: Callable[[], Any]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as failure:
-        _explain(failure, f"unexpected {type(failure).__name__}: {failure}\nrun again with --debug for a traceback")
+        _explain(
+            failure, f"unexpected {type(failure).__name__}: {failure}\nrun again with --debug for a traceback"
+        )
         return 1
 
 

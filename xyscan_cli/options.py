@@ -55,7 +55,9 @@ WeightsOption = Annotated[
 ChannelOrderOption = Annotated[
     ChannelOrder, typer.Option("--channel-order", help="Channel order that a .pth file was trained with.")
 ]
-DeviceOption = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda|cuda:N|mps", help="Where to compute.")]
+DeviceOption = Annotated[
+    str, typer.Option("--device", metavar="auto|cpu|cuda|cuda:N|mps", help="Where to compute.")
+]
 DTypeOption = Annotated[
     DType, typer.Option("--dtype", help="auto: bf16 where the hardware is fast at it, else fp32.")
 ]
@@ -64,6 +66,8 @@ ScanOption = Annotated[
 ]
 JsonOption = Annotated[
     Path | None,
-    typer.Option("--json", metavar="FILE|-", help="Write one JSON record per line to FILE, or to stdout with -."),
+    typer.Option(
+        "--json", metavar="FILE|-", help="Write one JSON record per line to FILE, or to stdout with -."
+    ),
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.")]

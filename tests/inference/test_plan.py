@@ -1,0 +1,82 @@
+"""Plans: whole where memory allows, else uniform tiles; the memory model against what is measured."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from xyscannet.errors import ConfigError, InputError, UnavailableError
+from xyscannet.inference import pick_device, plan_image
+from xyscannet.inference.plan import OVERLAP, _cgroup_memory, peak_bytes, spans
+from xyscannet.models import XYScanNetConfig
+
+CONFIG = XYScanNetConfig(width=24)
+GIB = 2**30
+
+
+def plan(height: int, width: int, **options):
+    return plan_image(height, width, CONFIG, device="cpu", dtype=torch.float32, **options)
+
+
+def test_whole_where_memory_allows() -> None:
+    planned = plan(1000, 1500, memory=100 * GIB)
+    assert planned.whole and planned.tile == (1000, 1500) and "may take" in planned.reason
+
+
+@pytest.mark.parametrize(("height", "width"), [(3000, 4000), (700, 9000), (6000, 333), (8000, 8000)])
+def test_tiles_fit_memory_cover_the_image_and_are_uniform(height: int, width: int) -> None:
+    memory = peak_bytes(height, width, CONFIG, dtype=torch.float32, device="cpu") // 5
+    planned = plan(height, width, memory=memory)
+    assert not planned.whole and planned.memory_bytes <= memory and "may take" in planned.reason
+    for length, size, count in zip((height, width), planned.tile, planned.grid):
+        got, starts = spans(length, count, planned.overlap)
+        assert got == size and starts[0] == 0 and starts[-1] + size == length
+        assert all(a + size - b >= OVERLAP - 1 for a, b in itertools.pairwise(starts))
+    # not more tiles than needed: the work is at most half as much again as the image
+    assert planned.grid[0] * planned.grid[1] * planned.tile[0] * planned.tile[1] < 1.5 * height * width
+
+
+def test_a_number_bounds_the_tile() -> None:
+    planned = plan(1000, 1500, tile=512)
+    assert not planned.whole and max(planned.tile) <= 512
+    assert plan(300, 500, tile=512).whole
+    assert max(plan(2001, 2003, tile=64).tile) <= 64
+    assert plan(1000, 1500, tile="none", memory=1).whole
+
+
+@pytest.mark.parametrize("tile", [0, 63, "some"])
+def test_bad_tiles_are_refused(tile: object) -> None:
+    with pytest.raises(ConfigError):
+        plan(100, 100, tile=tile)
+
+
+def test_too_little_memory_is_said() -> None:
+    with pytest.raises(InputError, match="free some memory"):
+        plan(1000, 1000, memory=1000)
+
+
+def test_devices() -> None:
+    assert pick_device("cpu").type == "cpu"
+    with pytest.raises(ConfigError, match="no such device"):
+        pick_device("gpu")
+    with pytest.raises(ConfigError):
+        pick_device("meta")
+    if not torch.cuda.is_available():
+        assert pick_device().type == "cpu"
+        with pytest.raises(UnavailableError, match="no CUDA device"):
+            pick_device("cuda:1")
+
+
+def test_control_groups_limit_memory(tmp_path) -> None:
+    own = tmp_path / "cgroup"
+    own.write_text("1:name=systemd:/x\n0::/outer/inner\n")
+    inner = tmp_path / "root/outer/inner"
+    inner.mkdir(parents=True)
+    for folder, limit, used, cache in ((inner, "max", 10, 0), (inner.parent, "1000", 700, 200)):
+        (folder / "memory.max").write_text(f"{limit}\n")
+        (folder / "memory.current").write_text(f"{used}\n")
+        (folder / "memory.stat").write_text(f"anon 1\ninactive_file {cache}\n")
+    assert _cgroup_memory(tmp_path / "root", own) == 500
+    assert _cgroup_memory(tmp_path / "root", tmp_path / "gone") == float("inf")

@@ -1,0 +1,155 @@
+"""One image: whole, tiled, ensemble, number formats, and what happens when numbers or memory run out."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from xyscannet.errors import ConfigError, InputError
+from xyscannet.inference import plan_image, restore
+from xyscannet.inference.plan import spans
+from xyscannet.inference.restore import ENSEMBLE, blend_weights, turned, turned_back
+from xyscannet.models import XYScanNetConfig
+
+
+class Toy(nn.Module):
+    """A local operator with the network's door: every pixel from its 3 x 3 neighbourhood."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.config = XYScanNetConfig(width=8)
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+        self.seen: list[tuple[int, ...]] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(tuple(x.shape))
+        return x + 0.1 * self.conv(x)
+
+
+@pytest.fixture
+def toy() -> Toy:
+    return Toy().eval().requires_grad_(False)
+
+
+def tiles(height: int, width: int, side: int):
+    return plan_image(height, width, XYScanNetConfig(width=8), device="cpu", dtype=torch.float32, tile=side)
+
+
+@pytest.mark.parametrize(("length", "count", "overlap"), [(501, 3, 96), (997, 5, 32), (4096, 7, 96), (64, 1, 0)])
+def test_blend_weights_sum_to_one(length: int, count: int, overlap: int) -> None:
+    size, starts = spans(length, count, overlap)
+    total = torch.zeros(length, dtype=torch.float64)
+    for start, weight in zip(starts, blend_weights(length, size, starts)):
+        assert (weight >= 0).all() and weight.shape == (size,)
+        total[start : start + size] += weight.double()
+    assert (total - 1).abs().max() < 1e-6
+
+
+def test_blend_is_smooth() -> None:
+    size, starts = spans(500, 3, 96)
+    assert all(weight.diff().abs().max() < 0.02 for weight in blend_weights(500, size, starts))
+
+
+@pytest.mark.parametrize(("height", "width", "side"), [(203, 317, 100), (90, 1000, 256), (301, 64, 64)])
+def test_tiles_of_a_local_operator_give_the_whole(toy: Toy, height: int, width: int, side: int) -> None:
+    image = torch.rand(2, 3, height, width)
+    plan = tiles(height, width, side)
+    assert not plan.whole
+    whole = toy(image).clamp(0, 1)
+    toy.seen.clear()
+    tiled = restore(toy, image, plan)
+    assert len(set(toy.seen)) == 1 and len(toy.seen) == plan.grid[0] * plan.grid[1]
+    # a tile's own border lacks its neighbours' pixels, there the ramp is near zero
+    assert (tiled - whole).abs().max() < 2e-3
+
+
+def test_no_pixel_of_another_tile_is_left(toy: Toy) -> None:
+    flat = torch.full((1, 3, 200, 200), 0.5)
+    assert (restore(toy, flat, tiles(200, 200, 80)) - restore(toy, flat))[..., 1:-1, 1:-1].abs().max() < 0.02
+
+
+def test_result_is_clamped_float32_where_the_image_is(toy: Toy) -> None:
+    out = restore(toy, torch.full((1, 3, 9, 7), 30.0, dtype=torch.float64))
+    assert out.dtype == torch.float32 and out.max() == 1 and out.shape == (1, 3, 9, 7)
+
+
+@pytest.mark.parametrize("turn", range(ENSEMBLE))
+def test_turns_are_undone(turn: int) -> None:
+    image = torch.rand(1, 3, 5, 7)
+    assert torch.equal(turned_back(turned(image, turn), turn), image)
+
+
+def test_ensemble_averages_eight_different_turns(toy: Toy) -> None:
+    image = torch.rand(1, 3, 6, 10)
+    assert len({turned(image, turn).flatten()[:8].numpy().tobytes() for turn in range(ENSEMBLE)}) == ENSEMBLE
+    mean = torch.stack([turned_back(toy(turned(image, t)), t) for t in range(ENSEMBLE)]).mean(0)
+    assert torch.allclose(restore(toy, image, ensemble=True), mean.clamp(0, 1), atol=1e-6)
+
+
+class Overflowing(Toy):
+    """Overflows in half precision alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        big = self.conv(x * 3e5)
+        return x + 0.0 * big
+
+
+def test_not_finite_is_computed_again_in_float32(toy: Toy) -> None:
+    model, said = Overflowing().eval(), []
+    image = torch.rand(1, 3, 8, 8)
+    assert torch.allclose(restore(model, image, dtype=torch.float16, tell=said.append), image)
+    assert len(said) == 1 and "computed again in float32" in said[0]
+
+
+def test_never_finite_is_an_error(toy: Toy) -> None:
+    toy.conv.bias.fill_(float("nan"))
+    with pytest.raises(InputError, match="not finite"):
+        restore(toy, torch.rand(1, 3, 8, 8))
+    with pytest.raises(InputError, match="image holds values"):
+        restore(toy, torch.full((1, 3, 8, 8), float("inf")))
+
+
+class Hungry(Toy):
+    """Runs out of memory above a number of pixels."""
+
+    limit = 150 * 150
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[2] * x.shape[3] > self.limit:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+        return super().forward(x)
+
+
+def test_out_of_memory_over_the_whole_image_goes_on_in_tiles() -> None:
+    model, said = Hungry().eval(), []
+    image = torch.rand(1, 3, 300, 300)
+    Hungry.limit = 260 * 260
+    out = restore(model, image, tell=said.append)
+    assert len(said) == 1 and "restoring it in" in said[0] and "tiles" in said[0]
+    assert (out - Toy()(image).clamp(0, 1)).abs().max() < 2e-3
+    Hungry.limit = 10
+    with pytest.raises(InputError, match="smaller tiles"):
+        restore(model, image)
+
+
+def test_other_errors_pass() -> None:
+    class Broken(Toy):
+        def forward(self, x: Tensor) -> Tensor:
+            raise RuntimeError("shape mismatch")
+
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        restore(Broken(), torch.rand(1, 3, 8, 8))
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (1, 1, 8, 8), (1, 3, 0, 8)])
+def test_wrong_shapes_are_refused(toy: Toy, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ConfigError, match="shape"):
+        restore(toy, torch.zeros(shape))
+
+
+def test_progress_rises_to_one(toy: Toy) -> None:
+    seen: list[float] = []
+    restore(toy, torch.rand(1, 3, 200, 200), tiles(200, 200, 80), ensemble=True, progress=seen.append)
+    assert seen == sorted(seen) and seen[-1] == pytest.approx(1) and len(seen) > 16

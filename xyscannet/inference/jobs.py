@@ -1,0 +1,270 @@
+"""From the inputs and the output of a command to a list of jobs, every conflict refused before work starts."""
+
+from __future__ import annotations
+
+import glob
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from xyscannet.errors import ConfigError, XYScanError
+from xyscannet.images import SUFFIXES, PhotoInfo, probe
+from xyscannet.images.formats import shown
+
+_PREFERRED = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tif", "bmp": ".bmp"}
+# suffixes of images that are read by other programs, so that `deblur a.jpg b.heic` makes no folder "b.heic"
+_FOREIGN = {".gif", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".exr", ".hdr", ".psd", ".svg", ".pdf", ".ppm"}
+_FOREIGN |= {".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".raw", ".mp4", ".mov", ".avi"}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One image to restore.
+
+    Attributes:
+        input, output: files.
+        info: what the input's header says; None if it could not be read, with the reason in `error`.
+        skip: the output exists and stays.
+    """
+
+    input: Path
+    output: Path
+    info: PhotoInfo | None = None
+    error: str | None = None
+    skip: bool = False
+
+    @property
+    def pixels(self) -> int:
+        """Number of pixels; 0 where unknown."""
+        return self.info.width * self.info.height if self.info else 0
+
+
+@dataclass(frozen=True)
+class Jobs:
+    """All jobs of a run.
+
+    Attributes:
+        jobs: in a stable order.
+        folder: the folder the outputs go to; None where the output is one file.
+        ignored: number of files met in folders that are not images.
+    """
+
+    jobs: tuple[Job, ...]
+    folder: Path | None
+    ignored: int
+
+
+@dataclass
+class _Found:
+    files: list[tuple[Path, Path]] = field(default_factory=list)  # the file, its place under the output
+    folders: dict[tuple[int, int], Path] = field(
+        default_factory=dict
+    )  # (device, inode) of each folder walked
+    unreadable: list[tuple[Path, Path, str]] = field(default_factory=list)  # folder, its place, the reason
+    ignored: int = 0
+
+
+def make_jobs(inputs: Sequence[str], output: str, *, format: str | None = None, exist: str = "error") -> Jobs:
+    """Find the input images and where each result goes.
+
+    A folder is walked, its tree is mirrored into `output`; hidden files and files without an image's suffix are
+    left out. A pattern that the shell did not expand is expanded, its matches keep their place under the part of
+    the pattern that is fixed. A single file goes to `output` itself if that has an image's suffix.
+
+    Args:
+        format: format of all outputs; by default each input's own.
+        exist: "error", "skip" or "overwrite", for outputs that exist.
+
+    Raises:
+        ConfigError: an input is missing, no image is found, the output lies in an input folder or is an input, two
+            inputs go to one output, or outputs exist and `exist` is "error".
+    """
+    found = _Found()
+    for text in inputs:
+        _find(text, found)
+    target = _single_file(inputs, output, found)
+    if target is None:
+        _refuse_output_in_input(output, found)
+    if not found.files and not found.unreadable:
+        suffixes = ", ".join(SUFFIXES)
+        ignored = f"; {found.ignored} other files are there" if found.ignored else ""
+        raise ConfigError(f"no image in {_listing(inputs)}{ignored} (looked for {suffixes})")
+
+    jobs = [_job(path, place, output, target, format) for path, place in found.files]
+    jobs += [Job(path, Path(output) / place, error=reason) for path, place, reason in found.unreadable]
+    jobs = _distinct(jobs)
+    _refuse_replaced_inputs(jobs)
+    jobs = _apply_exist(jobs, exist)
+    return Jobs(tuple(jobs), None if target else Path(output), found.ignored)
+
+
+def _listing(names: Sequence[object]) -> str:
+    return ", ".join(shown(str(name)) for name in names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def _find(text: str, found: _Found) -> None:
+    path = Path(text)
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        if glob.has_magic(text) and not path.is_symlink():
+            return _find_pattern(text, found)
+        broken = " (a broken link)" if path.is_symlink() else ""
+        raise ConfigError(f"input does not exist: {shown(text)}{broken}") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"input cannot be reached: {shown(text)}: {reason}") from None
+    if stat.S_ISDIR(status.st_mode):
+        _walk(path, Path(), found)
+    elif stat.S_ISREG(status.st_mode):
+        found.files.append((path, Path(path.name)))
+    else:
+        raise ConfigError(f"input is neither a file nor a folder: {shown(text)}")
+
+
+def _find_pattern(text: str, found: _Found) -> None:
+    parts = Path(text).parts
+    fixed = Path(*parts[: next(i for i, part in enumerate(parts) if glob.has_magic(part))])
+    matches = [Path(match) for match in sorted(glob.glob(text, recursive=True))]
+    if not matches:
+        raise ConfigError(f"no file matches the pattern {shown(text)}")
+    for path in matches:
+        if not path.is_dir():
+            _take(path, path.relative_to(fixed), found)
+        elif "**" not in parts:
+            _walk(path, path.relative_to(fixed), found)
+
+
+def _take(path: Path, place: Path, found: _Found) -> None:
+    """Take a file met in a folder, if its name is an image's."""
+    if path.suffix.lower() in SUFFIXES and path.is_file():
+        found.files.append((path, place))
+    else:
+        found.ignored += 1
+
+
+def _walk(root: Path, place: Path, found: _Found) -> None:
+    """Walk a folder; linked folders come last, and no folder is walked twice."""
+    waiting, links = [(root, place)], []
+    while waiting or links:
+        folder, place = waiting.pop() if waiting else links.pop(0)
+        try:
+            status = folder.stat()
+            if (status.st_dev, status.st_ino) in found.folders and folder != root:
+                continue
+            found.folders[status.st_dev, status.st_ino] = folder
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError as error:
+            found.unreadable.append((folder, place, f"the folder cannot be read: {error.strerror}"))
+            continue
+        inner = []
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            path = folder / entry.name
+            if path.is_dir():
+                (links if path.is_symlink() else inner).append((path, place / entry.name))
+            else:
+                _take(path, place / entry.name, found)
+        waiting += reversed(inner)
+
+
+def _single_file(inputs: Sequence[str], output: str, found: _Found) -> Path | None:
+    """The output file, where `output` names one."""
+    path = Path(output)
+    if path.is_dir() or output.endswith(("/", os.sep)):
+        return None
+    suffix = path.suffix.lower()
+    one = (
+        len(inputs) == 1
+        and len(found.files) == 1
+        and not found.folders
+        and found.files[0][0] == Path(inputs[0])
+    )
+    if suffix in SUFFIXES and one:
+        return path
+    if path.exists() or path.is_symlink():
+        what = "a broken link" if not path.exists() else "a file"
+        raise ConfigError(f"the output must be a folder here, but {shown(output)} is {what}")
+    if suffix in SUFFIXES:
+        raise ConfigError(f"the output must be a folder here: {shown(output)} looks like a file")
+    if suffix in _FOREIGN and one:
+        raise ConfigError(
+            f"cannot write {suffix}: give a folder, or a file with one of {', '.join(SUFFIXES)}"
+        )
+    return None
+
+
+def _refuse_output_in_input(output: str, found: _Found) -> None:
+    target = Path(output).resolve()
+    for folder in (target, *target.parents):
+        try:
+            status = folder.stat()
+        except OSError:
+            continue
+        walked = found.folders.get((status.st_dev, status.st_ino))
+        if walked is not None:
+            where = "is" if folder == target else "lies inside"
+            raise ConfigError(
+                f"the output {shown(output)} {where} the input folder {shown(walked)}: results would mix with "
+                "inputs; choose a folder outside"
+            )
+
+
+def _job(path: Path, place: Path, output: str, target: Path | None, format: str | None) -> Job:
+    info, error = None, None
+    try:
+        info = probe(path)
+    except XYScanError as failure:
+        if isinstance(failure, ConfigError):
+            raise
+        error = str(failure)
+    if target is not None:
+        promised = SUFFIXES[target.suffix.lower()]
+        if format and format != promised:
+            raise ConfigError(f"--format {format} and the output {shown(target)} disagree")
+        return Job(path, target, info, error)
+    promised = SUFFIXES.get(place.suffix.lower())
+    if format and promised != format:
+        place = place.with_name((place.stem if promised else place.name) + _PREFERRED[format])
+    return Job(path, Path(output) / place, info, error)
+
+
+def _distinct(jobs: list[Job]) -> list[Job]:
+    """Jobs without those given twice; two inputs for one output are refused."""
+    taken: dict[str, Job] = {}
+    for job in jobs:
+        key = os.path.normcase(os.path.abspath(job.output))
+        other = taken.setdefault(key, job)
+        if other is not job and other.input.resolve() != job.input.resolve():
+            raise ConfigError(
+                f"two inputs would go to one output: {shown(other.input)} and {shown(job.input)} to "
+                f"{shown(job.output)}; restore them into separate folders"
+            )
+    return list(taken.values())
+
+
+def _refuse_replaced_inputs(jobs: Sequence[Job]) -> None:
+    inputs = {os.path.normcase(job.input.resolve()): job.input for job in jobs}
+    for job in jobs:
+        replaced = inputs.get(os.path.normcase(job.output.resolve()))
+        if replaced is not None:
+            raise ConfigError(
+                f"the result for {shown(job.input)} would replace the input {shown(replaced)}: choose another output"
+            )
+
+
+def _apply_exist(jobs: list[Job], exist: str) -> list[Job]:
+    folders = [job.output for job in jobs if job.output.is_dir() and not job.error]
+    if folders:
+        raise ConfigError(f"the output {shown(folders[0])} is a folder")
+    there = [job.output for job in jobs if os.path.lexists(job.output) and not job.error]
+    if there and exist == "error":
+        count = "1 output exists" if len(there) == 1 else f"{len(there)} of {len(jobs)} outputs exist"
+        raise ConfigError(f"{count}: {_listing(there)}; choose --exist skip or --exist overwrite")
+    if exist != "skip":
+        return jobs
+    kept = set(there)
+    return [Job(job.input, job.output, job.info, job.error, job.output in kept) for job in jobs]

@@ -1,0 +1,224 @@
+"""Restore one image: whole or in blended tiles, optionally averaged over flips and rotations."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from xyscannet.errors import ConfigError, InputError
+from xyscannet.inference.plan import ImagePlan, mebibytes, plan_image, spans
+
+logger = logging.getLogger("xyscannet.inference")
+
+ENSEMBLE = 8  # the flips and rotations of a square
+_CPU_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "allocate memory")
+
+
+def restore(
+    model: nn.Module,
+    image: Tensor,
+    plan: ImagePlan | None = None,
+    *,
+    ensemble: bool = False,
+    dtype: torch.dtype | None = None,
+    tell: Callable[[str], None] = logger.warning,
+    progress: Callable[[float], None] | None = None,
+) -> Tensor:
+    """Deblur an image.
+
+    A pass whose output is not finite is computed again in float32. If memory runs out over the whole image, it
+    is restored in tiles.
+
+    Args:
+        model: an `XYScanNet` in eval mode.
+        image: (B, 3, H, W), RGB in [0, 1], on any device.
+        plan: whole or in tiles; by default what `plan_image` says of the model's device.
+        ensemble: average the results for the eight flips and rotations of the image.
+        dtype: float32, or bfloat16 or float16 by autocast; by default float32.
+        tell: called with each thing the user should hear of; by default logged as a warning.
+        progress: called with the fraction of the work that is done.
+
+    Returns:
+        (B, 3, H, W), float32 in [0, 1], on the image's device.
+
+    Raises:
+        InputError: the image holds numbers that are not finite, or so does the result in float32 too, or memory
+            runs out in tiles too.
+        ConfigError: no 3-channel image.
+    """
+    if image.ndim != 4 or image.shape[1] != 3 or 0 in image.shape:
+        raise ConfigError(f"an image must be of shape (B, 3, H, W), not {tuple(image.shape)}")
+    device = next(model.parameters()).device
+    dtype = dtype or torch.float32
+    if plan is None:
+        plan = plan_image(*image.shape[2:], model.config, device=device, dtype=dtype)
+    with torch.inference_mode():
+        image = image.float()
+        if not bool(torch.isfinite(image).all()):
+            raise InputError("the image holds values that are not finite")
+        run = _Pass(model, device, dtype, ensemble, tell)
+        try:
+            return _in_tiles(run, image, plan, progress)
+        except (RuntimeError, MemoryError) as error:
+            if not _out_of_memory(error):
+                raise
+            if not plan.whole:
+                raise InputError(_too_little(plan)) from error
+        try:
+            plan = plan_image(
+                *image.shape[2:], model.config, device=device, dtype=dtype, memory=plan.memory_bytes // 2
+            )
+            tell(f"memory ran out over the whole image: restoring it in {plan.describe()}")
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+            return _in_tiles(run, image, plan, progress)
+        except (RuntimeError, MemoryError) as error:
+            if not _out_of_memory(error):
+                raise
+            raise InputError(_too_little(plan)) from error
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return any(words in str(error) for words in _CPU_OUT_OF_MEMORY)
+
+
+def _too_little(plan: ImagePlan) -> str:
+    return f"memory ran out in {plan.describe()}, estimated at {mebibytes(plan.memory_bytes)}: take smaller tiles"
+
+
+class _Pass:
+    """One pass over a tile: to the model's device, through the network in `dtype`, checked, back in float32."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        device: torch.device,
+        dtype: torch.dtype,
+        ensemble: bool,
+        tell: Callable[[str], None],
+    ) -> None:
+        self.model, self.device, self.dtype, self.tell = model, device, dtype, tell
+        self.count = ENSEMBLE if ensemble else 1
+        self.told = False
+
+    def __call__(self, tile: Tensor, progress: Callable[[float], None] | None) -> Tensor:
+        tile = tile.to(self.device)
+        total: Tensor | None = None
+        for turn in range(self.count):
+            with _watched(self.model, progress, turn, self.count):
+                result = turned_back(self._once(turned(tile, turn)), turn)
+            total = result if total is None else total.add_(result)
+        return total if self.count == 1 else total.div_(self.count)
+
+    def _once(self, tile: Tensor) -> Tensor:
+        tile = tile.contiguous(memory_format=torch.channels_last)
+        result = self._forward(tile, self.dtype)
+        if self.dtype != torch.float32 and not bool(torch.isfinite(result).all()):
+            if not self.told:
+                self.tell(
+                    f"not finite in {str(self.dtype).removeprefix('torch.')}: computed again in float32"
+                )
+                self.told = True
+            result = self._forward(tile, torch.float32)
+        if not bool(torch.isfinite(result).all()):
+            raise InputError("the network's output is not finite: the weights do not suit this image")
+        return result
+
+    def _forward(self, tile: Tensor, dtype: torch.dtype) -> Tensor:
+        with torch.autocast(self.device.type, dtype=dtype, enabled=dtype != torch.float32):
+            return self.model(tile).float()
+
+
+def _in_tiles(run: _Pass, image: Tensor, plan: ImagePlan, progress: Callable[[float], None] | None) -> Tensor:
+    if plan.whole:
+        return run(image, progress).to(image.device).clamp_(0, 1)
+    height, width = image.shape[2:]
+    tile_height, tops = spans(height, plan.grid[0], plan.overlap)
+    tile_width, lefts = spans(width, plan.grid[1], plan.overlap)
+    down = blend_weights(height, tile_height, tops).to(image.device)
+    across = blend_weights(width, tile_width, lefts).to(image.device)
+    out = torch.zeros_like(image)
+    count = len(tops) * len(lefts)
+    for i, top in enumerate(tops):
+        for j, left in enumerate(lefts):
+            part = (..., slice(top, top + tile_height), slice(left, left + tile_width))
+            done = i * len(lefts) + j
+            result = run(image[part], progress and (lambda share: progress((done + share) / count)))  # noqa: B023
+            out[part].addcmul_(result.to(image.device), down[i][:, None] * across[j])
+    return out.clamp_(0, 1)
+
+
+def blend_weights(length: int, size: int, starts: list[int]) -> Tensor:
+    """Weights (n, size) of n spans of `length` pixels: raised-cosine ramps over what neighbours share; at every
+    pixel the weights of the spans that cover it sum to one."""
+    weights = torch.ones(len(starts), size, dtype=torch.float64)
+    for i in range(len(starts) - 1):
+        shared = starts[i] + size - starts[i + 1]
+        ramp = torch.sin((torch.arange(shared, dtype=torch.float64) + 0.5) / shared * math.pi / 2) ** 2
+        weights[i + 1, :shared] *= ramp
+        weights[i, size - shared :] *= ramp.flip(0)
+    total = torch.zeros(length, dtype=torch.float64)
+    for start, weight in zip(starts, weights):
+        total[start : start + size] += weight
+    return torch.stack([w / total[s : s + size] for s, w in zip(starts, weights)]).float()
+
+
+def turned(image: Tensor, turn: int) -> Tensor:
+    """The image (B, 3, H, W) under the `turn`-th of the eight flips and rotations; 0 leaves it as it is."""
+    image = image.flip(-1) if turn >= 4 else image
+    return torch.rot90(image, turn % 4, (-2, -1))
+
+
+def turned_back(image: Tensor, turn: int) -> Tensor:
+    """The inverse of `turned`."""
+    image = torch.rot90(image, -(turn % 4), (-2, -1))
+    return image.flip(-1) if turn >= 4 else image
+
+
+@contextlib.contextmanager
+def _watched(
+    model: nn.Module, progress: Callable[[float], None] | None, turn: int, turns: int
+) -> Iterator[None]:
+    """Report the share of a pass that is done, after each block of the network."""
+    if progress is None:
+        yield
+        return
+    shares = _shares(model)
+    done = 0.0
+    hooks = []
+    for block, share in shares:
+
+        def after(*_: object, share: float = share) -> None:
+            nonlocal done
+            done += share
+            progress((turn + min(done, 1.0)) / turns)
+
+        hooks.append(block.register_forward_hook(after))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+    progress((turn + 1) / turns)
+
+
+def _shares(model: nn.Module) -> list[tuple[nn.Module, float]]:
+    """The blocks of the three levels, and the share of a pass's time that each takes.
+
+    Time goes with memory traffic, channels x pixels, which halves from level to level; a decoder block moves
+    about three times what an encoder block does.
+    """
+    found = []
+    for side, factor in (("encoder", 1.0), ("decoder", 3.0)):
+        for level in (1, 2, 3):
+            blocks = getattr(model, f"{side}_level{level}", ())
+            found += [(block, factor * 0.5**level) for block in blocks]
+    total = sum(share for _, share in found)
+    return [(block, share / total) for block, share in found]

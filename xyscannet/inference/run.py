@@ -1,0 +1,273 @@
+"""Restore many files: the next image is read and the last result is written while the network computes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from xyscannet.errors import ConfigError, InputError, UnavailableError, XYScanError
+from xyscannet.images import Photo, read, write
+from xyscannet.images.formats import shown
+from xyscannet.inference.jobs import Job
+from xyscannet.inference.plan import ImagePlan, plan_image
+from xyscannet.inference.restore import restore
+
+logger = logging.getLogger("xyscannet.inference")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How every image of a run is restored and written; see `plan_image`, `restore` and `images.write`."""
+
+    dtype: torch.dtype = torch.float32
+    tile: str | int = "auto"
+    ensemble: bool = False
+    format: str | None = None
+    quality: int | None = None
+    strip_metadata: bool = False
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Record:
+    """What became of a job.
+
+    Attributes:
+        status: "done", "failed", "skipped", "planned" (a dry run) or "interrupted" (not done any more).
+        seconds: time the network took.
+        plan: how the image was restored.
+        notes: what the user should hear of, e.g. conversions.
+        error: why it failed.
+    """
+
+    job: Job
+    status: str
+    seconds: float = 0.0
+    plan: ImagePlan | None = None
+    notes: tuple[str, ...] = ()
+    error: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        info, plan = self.job.info, self.plan
+        return {
+            "input": os.fspath(self.job.input),
+            "output": os.fspath(self.job.output),
+            "status": self.status,
+            "seconds": round(self.seconds, 3),
+            "size": [info.width, info.height] if info else None,
+            "plan": plan
+            and {
+                "whole": plan.whole,
+                "tile": [plan.tile[1], plan.tile[0]],
+                "grid": [plan.grid[1], plan.grid[0]],
+                "overlap": plan.overlap,
+                "memory_bytes": plan.memory_bytes,
+                "reason": plan.reason,
+            },
+            "notes": list(self.notes),
+            "error": self.error,
+        }
+
+
+@dataclass
+class _Item:
+    """A job on its way through reading, restoring and writing."""
+
+    job: Job
+    photo: Photo | None = None
+    plan: ImagePlan | None = None
+    seconds: float = 0.0
+    notes: list[str] = field(default_factory=list)
+    error: str | None = None
+
+    def fail(self, error: BaseException) -> None:
+        if isinstance(error, XYScanError):
+            self.error = str(error)
+        elif isinstance(error, MemoryError):
+            self.error = f"{shown(self.job.input)}: not enough memory"
+        else:
+            self.error = f"{shown(self.job.input)}: unexpected {type(error).__name__}: {error}"
+            logger.debug("%s", shown(self.job.input), exc_info=error)
+        self.photo = None
+
+    def record(self) -> Record:
+        status = "failed" if self.error else "done"
+        return Record(self.job, status, self.seconds, self.plan, tuple(self.notes), self.error)
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    model: nn.Module,
+    settings: Settings,
+    *,
+    finished: Callable[[Record], None],
+    progress: Callable[[Job, float], None] | None = None,
+) -> None:
+    """Restore files one after another; one that fails does not stop the others.
+
+    An interruption (any exception that `progress` raises or a signal handler raises here) ends the work: results
+    that are complete are still written and reported, then the exception goes on. Nothing is left half written.
+
+    Args:
+        finished: called in this thread with the record of each job, in the order of `jobs`.
+        progress: called in this thread with the job at work and the share of it that is done.
+
+    Raises:
+        ConfigError, UnavailableError: what stops every image, e.g. a missing scan backend.
+    """
+    skipped = [job for job in jobs if job.skip]
+    for job in skipped:
+        finished(Record(job, "skipped"))
+    with _Pipeline([job for job in jobs if not job.skip], settings, finished) as pipeline:
+        for item in pipeline.read():
+            if item.photo is not None:
+                _restore(item, model, settings, progress)
+            pipeline.write(item)
+
+
+def _restore(
+    item: _Item, model: nn.Module, settings: Settings, progress: Callable[[Job, float], None] | None
+) -> None:
+    assert item.photo is not None
+    if progress:
+        progress(item.job, 0.0)
+    started = time.perf_counter()
+    try:
+        height, width = item.photo.rgb.shape[:2]
+        device = next(model.parameters()).device
+        item.plan = plan_image(
+            height, width, model.config, device=device, dtype=settings.dtype, tile=settings.tile
+        )
+        image = torch.from_numpy(item.photo.to_float()).permute(2, 0, 1)[None]  # (1, 3, H, W)
+        restored = restore(
+            model,
+            image,
+            item.plan,
+            ensemble=settings.ensemble,
+            dtype=settings.dtype,
+            tell=item.notes.append,
+            progress=progress and (lambda share: progress(item.job, share)),
+        )
+        item.photo = item.photo.with_float(restored[0].permute(1, 2, 0).numpy())
+    except (ConfigError, UnavailableError):
+        raise
+    except Exception as error:
+        item.fail(_named(error, item.job))
+    item.seconds = time.perf_counter() - started
+
+
+def _named(error: Exception, job: Job) -> Exception:
+    """The error with its file's name, where the library that raised it knew none."""
+    return InputError(f"{shown(job.input)}: {error}") if isinstance(error, InputError) else error
+
+
+class _Pipeline:
+    """A thread that reads ahead and a thread that writes behind, with short queues between."""
+
+    def __init__(self, jobs: Sequence[Job], settings: Settings, finished: Callable[[Record], None]) -> None:
+        self._jobs, self._settings, self._finished = jobs, settings, finished
+        self._stop = threading.Event()
+        self._to_restore: queue.Queue[_Item | None] = queue.Queue(1)
+        self._to_write: queue.Queue[_Item | None] = queue.Queue(1)
+        self._records: queue.SimpleQueue[Record] = queue.SimpleQueue()
+        self._reader = threading.Thread(target=self._read_ahead, name="xyscan reader")
+        self._writer = threading.Thread(target=self._write_behind, name="xyscan writer")
+
+    def __enter__(self) -> _Pipeline:
+        self._reader.start()
+        self._writer.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stop.set()
+        self._reader.join()
+        self._to_write.put(None)
+        self._writer.join()
+        self._report()
+
+    def read(self) -> Iterator[_Item]:
+        """Items with their photograph, or with the reason why it could not be read."""
+        while (item := self._to_restore.get()) is not None:
+            yield item
+
+    def write(self, item: _Item) -> None:
+        """Hand a restored or failed item to the writer; report what it has finished so far."""
+        self._to_write.put(item)
+        self._report()
+
+    def _report(self) -> None:
+        while True:
+            try:
+                record = self._records.get_nowait()
+            except queue.Empty:
+                return
+            self._finished(record)
+
+    def _read_ahead(self) -> None:
+        for job in self._jobs:
+            item = _Item(job, error=job.error)
+            if not item.error:
+                try:
+                    item.photo = read(job.input)
+                    item.notes += item.photo.notes
+                    item.job = _as_read(job, item.photo)
+                except Exception as error:
+                    item.fail(error)
+            if not self._hand_on(item):
+                return
+        self._hand_on(None)
+
+    def _hand_on(self, item: _Item | None) -> bool:
+        while not self._stop.is_set():
+            try:
+                self._to_restore.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                pass
+        return False
+
+    def _write_behind(self) -> None:
+        while (item := self._to_write.get()) is not None:
+            if item.photo is not None and not item.error:
+                try:
+                    self._write(item)
+                except Exception as error:
+                    item.fail(error)
+            item.photo = None
+            self._records.put(item.record())
+
+    def _write(self, item: _Item) -> None:
+        assert item.photo is not None
+        output, settings = item.job.output, self._settings
+        if not settings.overwrite and os.path.lexists(output):
+            raise InputError(f"{shown(output)}: appeared while the work went on, and is left as it is")
+        try:
+            output.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = error.strerror or error
+            raise InputError(f"{shown(output)}: cannot make its folder: {reason}") from None
+        item.notes += write(
+            item.photo,
+            output,
+            format=settings.format,
+            quality=settings.quality,
+            strip_metadata=settings.strip_metadata,
+        )
+
+
+def _as_read(job: Job, photo: Photo) -> Job:
+    """The job with the size of what was read, where it differs from what the header said."""
+    height, width = photo.rgb.shape[:2]
+    if job.info is None or (job.info.width, job.info.height) == (width, height):
+        return job
+    return replace(job, info=replace(job.info, width=width, height=height))
