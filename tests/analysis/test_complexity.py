@@ -1,0 +1,51 @@
+"""The counts that the paper prints must come out."""
+
+from __future__ import annotations
+
+import pytest
+
+from xyscannet.analysis.complexity import ScanShape, count
+from xyscannet.models import XYScanNetConfig
+
+
+@pytest.mark.parametrize(("width", "gmacs"), [(48, 58.8), (72, 129.6), (144, 507.4)])
+def test_gmacs_at_256(width, gmacs):
+    assert round(count(XYScanNetConfig(width=width), 256, 256).macs / 1e9, 1) == gmacs
+
+
+@pytest.mark.parametrize(("fusion", "parameters", "gmacs"), [("klff", 7_301_952, 2.19), ("aff", None, 4.32)])
+def test_fusion(fusion, parameters, gmacs):
+    complexity = count(XYScanNetConfig(fusion=fusion), 256, 256)
+    levels = [macs for name, macs in complexity.by_module.items() if name.startswith("fusion")]
+    assert len(levels) == 2
+    assert sum(levels) / 1e9 == pytest.approx(gmacs, rel=0.004)  # the paper counts AFF's biases and GELU too
+    assert parameters in (None, complexity.parameters)
+
+
+def test_less_runs_than_is_defined():
+    complexity = count(XYScanNetConfig(), 256, 256)
+    assert 0.97 * complexity.macs < complexity.executed_macs < complexity.macs
+    assert sum(complexity.by_module.values()) == complexity.macs
+
+
+def test_scans_of_a_small_network():
+    config = XYScanNetConfig(width=4, encoder_blocks=(1, 1, 1), decoder_blocks=(2, 0, 1), d_state=3)
+    complexity = count(config, 9, 15, batch=2)  # padded to 12 x 16
+    assert complexity.scans == {
+        ScanShape(2, 12, 16, 4, 3, ("x", "y")): 2,
+        ScanShape(2, 1, 12, 4, 3, ("x",)): 2,
+        ScanShape(2, 1, 16, 4, 3, ("x",)): 2,
+        ScanShape(2, 3, 4, 16, 3, ("x", "y")): 1,
+        ScanShape(2, 1, 3, 16, 3, ("x",)): 1,
+        ScanShape(2, 1, 4, 16, 3, ("x",)): 1,
+    }
+    assert complexity.scan_updates == 2 * 2 * 3 * (
+        2 * (2 * 12 * 16 * 4 + (12 + 16) * 4) // 2 + (2 * 3 * 4 * 16 + (3 + 4) * 16) // 2
+    )
+
+
+def test_counts_grow_with_batch_and_pixels():
+    config = XYScanNetConfig(width=8, encoder_blocks=(1, 1, 1), decoder_blocks=(1, 1, 1))
+    one = count(config, 32, 32)
+    assert count(config, 32, 32, batch=3).executed_macs == 3 * one.executed_macs
+    assert one.parameters == count(config, 64, 32).parameters

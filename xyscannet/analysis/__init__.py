@@ -1,0 +1,1 @@
+"""Measuring networks: complexity, timing, memory, parity."""

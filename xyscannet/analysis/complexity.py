@@ -1,0 +1,108 @@
+"""Counting a network's work: multiply-accumulates of convolutions and matrix products, and scan state updates.
+
+Nothing is computed: the network runs on tensors that have shapes only, and torch's dispatcher counts.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from xyscannet.models import XYScanNetConfig, zoo
+from xyscannet.models.fusion import KLFF
+from xyscannet.models.mamba import Mamba
+
+
+@dataclass(frozen=True)
+class ScanShape:
+    """A call of the scan: u is (batch, height, width, len(directions), channels), with `states` a channel."""
+
+    batch: int
+    height: int
+    width: int
+    channels: int
+    states: int
+    directions: tuple[str, ...]
+
+    @property
+    def updates(self) -> int:
+        """State updates: one for each element of u and state."""
+        return self.batch * self.height * self.width * len(self.directions) * self.channels * self.states
+
+
+@dataclass(frozen=True)
+class Complexity:
+    """The work of one forward.
+
+    Attributes:
+        parameters: number of weights.
+        macs: multiply-accumulates of all convolutions and matrix products as the network is defined, which is
+            what papers print as GMACs (and often as "FLOPs").
+        executed_macs: those that run. KLFF projects a smaller level before resizing it: the same result for less.
+        scans: the scan's calls, and how often each occurs.
+        by_module: `macs` of each top-level module.
+    """
+
+    parameters: int
+    macs: int
+    executed_macs: int
+    scans: dict[ScanShape, int]
+    by_module: dict[str, int]
+
+    @property
+    def scan_updates(self) -> int:
+        """State updates of all scans; each is two multiply-adds, a product and an exponential."""
+        return sum(shape.updates * calls for shape, calls in self.scans.items())
+
+
+def count(config: XYScanNetConfig, height: int, width: int, batch: int = 1) -> Complexity:
+    """The complexity of the network of `config` on `batch` images of height x width, padding included."""
+    scans: Counter[ScanShape] = Counter()
+    taps: Counter[str] = (
+        Counter()
+    )  # of the mixers' convolutions: their operator is not one the dispatcher knows
+    fusions: dict[str, int] = {}
+
+    def note_mixer(name: str, mixer: Mamba, inputs: tuple[torch.Tensor, tuple[str, ...]]) -> None:
+        x, directions = inputs  # x (B, H, W, K, d_model)
+        channels, states = mixer.A_log.shape
+        scans[ScanShape(*x.shape[:3], channels, states, tuple(directions))] += 1
+        taps[name.partition(".")[0]] += x.shape[:4].numel() * mixer.conv1d.weight.numel()
+
+    def note_fusion(name: str, fusion: KLFF, inputs: tuple[torch.Tensor, ...]) -> None:
+        batch, _, height, width = inputs[0].shape
+        fusions[name] = batch * height * width * _weights(fusion)
+
+    with torch.device("meta"):
+        model = zoo.build(config)
+    for name, module in model.named_modules():
+        note = note_mixer if isinstance(module, Mamba) else note_fusion if isinstance(module, KLFF) else None
+        if note:
+            module.register_forward_pre_hook(lambda m, inputs, note=note, name=name: note(name, m, inputs))
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    with torch.no_grad(), FakeTensorMode(), FlopCounterMode(display=False) as counter:
+        weights = {name: torch.empty(shape) for name, shape in shapes.items()}
+        torch.func.functional_call(model, weights, torch.empty(batch, 3, height, width))
+
+    flops = counter.get_flop_counts()
+    executed = {
+        name: sum(flops.get(f"{type(model).__name__}.{name}", {}).values()) // 2 + taps[name]
+        for name, _ in model.named_children()
+    }
+    defined = executed | fusions
+    return Complexity(
+        parameters=_weights(model),
+        macs=sum(defined.values()),
+        executed_macs=sum(executed.values()),
+        scans=dict(scans),
+        by_module=defined,
+    )
+
+
+def _weights(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
