@@ -1,0 +1,127 @@
+"""The causal depth-wise convolution on 16-lane vectors, forward and backward (Numba, nothing of torch)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from xyscannet.ops.simd import LANES, load, sigmoid, splat, store, write_lanes
+from xyscannet.ops.threads import compiled
+from xyscannet.ops.tiles import ADDRESS, CODE, TILE, load_tile, row_of, split_task, store_tile
+
+X, WEIGHT, BIAS, OUT, DOUT, DX, PARTIAL = range(7)
+TENSORS = 7
+
+
+@njit
+def _convolve(steps, width, taps, weight, bias, x, y):
+    """y_t = bias + sum_j weight_j x_{t - taps + 1 + j}; x starts taps - 1 steps before y."""
+    for e in range(0, width, LANES):
+        for t in range(steps):
+            value = load(bias, e)
+            for j in range(taps):
+                value = value + load(weight, j * width + e) * load(x, (t + j) * width + e)
+            store(y, t * width + e, value)
+
+
+@compiled
+def conv_forward(tensors, branches, shape, real, first_task, last_task):
+    """Tasks [first, last). shape = channels, channels per block, taps, groups of rows, silu."""
+    channels, block, taps, groups, silu = shape[0], shape[1], shape[2], shape[3], shape[4] != 0
+    blocks = (channels + block - 1) // block
+    width = (block + LANES - 1) // LANES * LANES
+    before = (taps - 1) * width
+    kind = real.dtype
+    x, y = np.zeros(before + TILE * width, kind), np.zeros(TILE * width, kind)
+    weight, bias = np.zeros(taps * width, kind), np.zeros(width, kind)
+    for task in range(first_task, last_task):
+        branch, chunk, group = split_task(task, groups, blocks)
+        tensor = tensors[branch]
+        inner_rows, length = branches[branch, 1], branches[branch, 2]
+        rows = branches[branch, 0] * inner_rows
+        lanes = min(block, channels - chunk * block)
+        load_tile(weight, width, tensor[WEIGHT], row_of(tensor[WEIGHT], 0, 0, chunk), 0, taps, lanes)
+        if tensor[BIAS, CODE] >= 0:
+            load_tile(bias, width, tensor[BIAS], row_of(tensor[BIAS], 0, 0, chunk), 0, 1, lanes)
+        for row in range(group * rows // groups, (group + 1) * rows // groups):
+            outer, inner = row // inner_rows, row % inner_rows
+            source, target = row_of(tensor[X], outer, inner, chunk), row_of(tensor[OUT], outer, inner, chunk)
+            x[:before] = 0.0
+            for first in range(0, length, TILE):
+                steps = min(TILE, length - first)
+                load_tile(x[before:], width, tensor[X], source, first, steps, lanes)
+                _convolve(steps, width, taps, weight, bias, x, y)
+                if silu:
+                    for i in range(0, steps * width, LANES):
+                        value = load(y, i)
+                        store(y, i, value * sigmoid(value))
+                store_tile(y, width, tensor[OUT], target, first, steps, lanes)
+                for i in range(0, before, LANES):
+                    store(x, i, load(x, TILE * width + i))
+
+
+@compiled
+def conv_backward(tensors, branches, shape, real, first_task, last_task):
+    """Tasks [first, last) of the backward pass, from the end of each row to its start.
+
+    The sums over rows (weight, bias) go to the task's own slice of PARTIAL, (tasks, taps + 1, width).
+    """
+    channels, block, taps, groups, silu = shape[0], shape[1], shape[2], shape[3], shape[4] != 0
+    blocks = (channels + block - 1) // block
+    width = (block + LANES - 1) // LANES * LANES
+    before = (taps - 1) * width
+    kind = real.dtype
+    x, y = np.zeros(before + TILE * width, kind), np.zeros(TILE * width, kind)
+    grad, dx = np.zeros(TILE * width + before, kind), np.zeros(TILE * width, kind)
+    weight, bias = np.zeros(taps * width, kind), np.zeros(width, kind)
+    partial = np.zeros((taps + 1) * width, kind)
+    one = splat(bias, 1.0)
+    for task in range(first_task, last_task):
+        branch, chunk, group = split_task(task, groups, blocks)
+        tensor = tensors[branch]
+        inner_rows, length = branches[branch, 1], branches[branch, 2]
+        rows = branches[branch, 0] * inner_rows
+        lanes = min(block, channels - chunk * block)
+        load_tile(weight, width, tensor[WEIGHT], row_of(tensor[WEIGHT], 0, 0, chunk), 0, taps, lanes)
+        if tensor[BIAS, CODE] >= 0:
+            load_tile(bias, width, tensor[BIAS], row_of(tensor[BIAS], 0, 0, chunk), 0, 1, lanes)
+        partial[:] = 0.0
+        for row in range(group * rows // groups, (group + 1) * rows // groups):
+            outer, inner = row // inner_rows, row % inner_rows
+            source, target = row_of(tensor[X], outer, inner, chunk), row_of(tensor[DX], outer, inner, chunk)
+            above = row_of(tensor[DOUT], outer, inner, chunk)
+            grad[:] = 0.0
+            for first in range((length - 1) // TILE * TILE, -1, -TILE):
+                steps = min(TILE, length - first)
+                known = min(taps - 1, first)
+                x[:before] = 0.0
+                load_tile(
+                    x[before - known * width :], width, tensor[X], source, first - known, steps + known, lanes
+                )
+                load_tile(grad, width, tensor[DOUT], above, first, steps, lanes)
+                if silu:
+                    _convolve(steps, width, taps, weight, bias, x, y)
+                    for i in range(0, steps * width, LANES):
+                        value = load(y, i)
+                        gate = sigmoid(value)
+                        store(grad, i, load(grad, i) * (gate * (one + value * (one - gate))))
+                for e in range(0, width, LANES):
+                    for j in range(taps):
+                        share = load(partial, j * width + e)
+                        for t in range(steps):
+                            share = share + load(grad, t * width + e) * load(x, (t + j) * width + e)
+                        store(partial, j * width + e, share)
+                    share = load(partial, before + width + e)
+                    for t in range(steps):
+                        share = share + load(grad, t * width + e)
+                        value = load(weight, before + e) * load(grad, t * width + e)
+                        for j in range(1, taps):
+                            value = value + load(weight, before - j * width + e) * load(grad, (t + j) * width + e)
+                        store(dx, t * width + e, value)
+                    store(partial, before + width + e, share)
+                store_tile(dx, width, tensor[DX], target, first, steps, lanes)
+                for i in range(before - LANES, -1, -LANES):
+                    store(grad, TILE * width + i, load(grad, i))
+        target = tensor[PARTIAL, ADDRESS] + task * partial.size * partial.itemsize
+        for i in range(0, partial.size, LANES):
+            write_lanes(tensor[PARTIAL, CODE], target + i * partial.itemsize, load(partial, i), LANES)

@@ -1,0 +1,412 @@
+"""A 16-lane vector type for Numba kernels, with the few operations that the CPU kernels need.
+
+Numba's automatic vectorisation gives up on loops over several arrays that may overlap. Here the lanes are written
+down: a `Vector` is sixteen float32 (or float64) values that LLVM maps to whatever registers the machine has. Memory
+is reached through plain integer addresses, so a tensor of any strides and of float32, bfloat16 or float64 is
+read without a copy. Arithmetic allows contraction (a*b+c as one FMA) and nothing else, so NaN and infinity behave.
+"""
+
+from __future__ import annotations
+
+import operator
+
+import llvmlite.ir as ir
+import numpy as np
+from numba import njit, types
+from numba.core import cgutils
+from numba.core.datamodel import PrimitiveModel
+from numba.extending import intrinsic, overload, register_model
+
+LANES = 16
+F32, BF16, F64 = 0, 1, 2
+ITEM_SIZE = np.array([4, 2, 8])
+_I16, _I32, _I64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
+_MATH = ("contract",)
+
+
+class Vector(types.Type):
+    """Sixteen lanes of one real type."""
+
+    def __init__(self, scalar: types.Float):
+        self.scalar = scalar
+        super().__init__(name=f"Vector({scalar})")
+
+
+@register_model(Vector)
+class _VectorModel(PrimitiveModel):
+    def __init__(self, manager, kind):
+        super().__init__(manager, kind, _lanes(_real(kind.scalar)))
+
+
+def _real(scalar):
+    return ir.FloatType() if scalar == types.float32 else ir.DoubleType()
+
+
+def _lanes(element):
+    return ir.VectorType(element, LANES)
+
+
+def _constant(kind, value):
+    return ir.Constant(kind, [value] * LANES) if isinstance(kind, ir.VectorType) else ir.Constant(kind, value)
+
+
+def _broadcast(builder, scalar):
+    kind = _lanes(scalar.type)
+    one = builder.insert_element(ir.Constant(kind, ir.Undefined), scalar, ir.Constant(_I32, 0))
+    return builder.shuffle_vector(one, ir.Constant(kind, ir.Undefined), ir.Constant(_lanes(_I32), [0] * LANES))
+
+
+def _element(context, builder, array_type, array, index, kind):
+    data = context.make_array(array_type)(context, builder, array).data
+    return builder.bitcast(builder.gep(data, [index]), kind.as_pointer())
+
+
+@intrinsic
+def load(typingctx, array, index):
+    """Sixteen consecutive elements of a flat scratch array."""
+
+    def codegen(context, builder, signature, args):
+        kind = _lanes(_real(array.dtype))
+        return builder.load(_element(context, builder, array, args[0], args[1], kind), align=4)
+
+    return Vector(array.dtype)(array, types.intp), codegen
+
+
+@intrinsic
+def store(typingctx, array, index, value):
+    """Write sixteen lanes to consecutive elements of a flat scratch array."""
+
+    def codegen(context, builder, signature, args):
+        builder.store(args[2], _element(context, builder, array, args[0], args[1], args[2].type), align=4)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, value), codegen
+
+
+@intrinsic
+def splat(typingctx, like, value):
+    """One value on every lane, in the real type of the scratch array `like`."""
+
+    def codegen(context, builder, signature, args):
+        return _broadcast(builder, context.cast(builder, args[1], value, like.dtype))
+
+    return Vector(like.dtype)(like, value), codegen
+
+
+@intrinsic
+def total(typingctx, vector):
+    """The sum over the lanes, pairwise."""
+
+    def codegen(context, builder, signature, args):
+        value, width = args[0], LANES
+        while width > 1:
+            width //= 2
+            undefined = ir.Constant(value.type, ir.Undefined)
+            low = builder.shuffle_vector(value, undefined, ir.Constant(ir.VectorType(_I32, width), list(range(width))))
+            high = builder.shuffle_vector(
+                value, undefined, ir.Constant(ir.VectorType(_I32, width), list(range(width, 2 * width)))
+            )
+            value = builder.fadd(low, high)
+        return builder.extract_element(value, ir.Constant(_I32, 0))
+
+    return vector.scalar(vector), codegen
+
+
+def _binary(name):
+    @intrinsic
+    def operation(typingctx, left, right):
+        def codegen(context, builder, signature, args):
+            return getattr(builder, name)(args[0], args[1], flags=_MATH)
+
+        return left(left, right), codegen
+
+    return operation
+
+
+_add, _sub, _mul, _div = _binary("fadd"), _binary("fsub"), _binary("fmul"), _binary("fdiv")
+
+
+@intrinsic
+def _like(typingctx, vector, value):
+    def codegen(context, builder, signature, args):
+        return _broadcast(builder, context.cast(builder, args[1], value, vector.scalar))
+
+    return vector(vector, value), codegen
+
+
+def _overload_operator(symbol, function):
+    @overload(symbol)
+    def implementation(left, right):
+        if isinstance(left, Vector) and isinstance(right, Vector):
+            return lambda left, right: function(left, right)
+        if isinstance(left, Vector) and isinstance(right, types.Number):
+            return lambda left, right: function(left, _like(left, right))
+        if isinstance(right, Vector) and isinstance(left, types.Number):
+            return lambda left, right: function(_like(right, left), right)
+
+
+for _symbol, _function in (
+    (operator.add, _add),
+    (operator.sub, _sub),
+    (operator.mul, _mul),
+    (operator.truediv, _div),
+):
+    _overload_operator(_symbol, _function)
+
+
+def _chebyshev_exp2(degree):
+    """Coefficients (lowest first) of a near-minimax polynomial for 2**f on [-1/2, 1/2], exact at 0."""
+    nodes = np.cos(np.pi * (np.arange(64) + 0.5) / 64) / 2
+    powers = nodes[:, None] ** np.arange(1, degree + 1)
+    relative = 2.0**-nodes
+    fitted = np.linalg.lstsq(powers * relative[:, None], (2.0**nodes - 1) * relative, rcond=None)[0]
+    return [1.0, *fitted.tolist()]
+
+
+_EXP2_SINGLE = _chebyshev_exp2(5)
+_EXP2_DOUBLE = [float(np.log(2.0) ** k / np.prod(np.arange(1.0, k + 1))) for k in range(15)]
+
+
+def _horner(builder, x, coefficients):
+    value = _constant(x.type, coefficients[-1])
+    for coefficient in reversed(coefficients[:-1]):
+        value = builder.fadd(builder.fmul(value, x, flags=_MATH), _constant(x.type, coefficient), flags=_MATH)
+    return value
+
+
+@intrinsic
+def exp2(typingctx, x):
+    """2**x. Zero below the normal range, the largest finite value above it, NaN stays NaN."""
+
+    def codegen(context, builder, signature, args):
+        single = x.scalar == types.float32
+        kind = args[0].type
+        integers = _lanes(_I32 if single else _I64)
+        mantissa, low, high = (23, -126.0, 127.99999) if single else (52, -1022.0, 1023.999999)
+        magic = _constant(kind, 1.5 * 2.0**mantissa)
+        top = _constant(kind, high)
+        value = builder.select(builder.fcmp_ordered(">", args[0], top), top, args[0])
+        shifted = builder.fadd(value, magic)  # the nearest integer now stands in the lowest bits
+        fraction = builder.fsub(value, builder.fsub(shifted, magic))
+        power = _horner(builder, fraction, _EXP2_SINGLE if single else _EXP2_DOUBLE)
+        exponent = builder.shl(builder.bitcast(shifted, integers), _constant(integers, mantissa))
+        result = builder.bitcast(builder.add(builder.bitcast(power, integers), exponent), kind)
+        too_small = builder.fcmp_ordered("<", value, _constant(kind, low))
+        return builder.select(too_small, _constant(kind, 0.0), result)
+
+    return x(x), codegen
+
+
+@intrinsic
+def _log1p_unit(typingctx, x):
+    """log(1 + x) for 0 <= x <= 1, as 2 artanh(x / (2 + x))."""
+
+    def codegen(context, builder, signature, args):
+        kind = args[0].type
+        s = builder.fdiv(args[0], builder.fadd(args[0], _constant(kind, 2.0)))
+        terms = 8 if x.scalar == types.float32 else 18
+        series = _horner(builder, builder.fmul(s, s), [2.0 / (2 * k + 1) for k in range(terms)])
+        return builder.fmul(s, series)
+
+    return x(x), codegen
+
+
+@intrinsic
+def maximum(typingctx, left, right):
+    """The greater of two vectors; NaN on the left stays."""
+
+    def codegen(context, builder, signature, args):
+        return builder.select(builder.fcmp_ordered("<", args[0], args[1]), args[1], args[0])
+
+    return left(left, right), codegen
+
+
+LOG2E = float(np.log2(np.e))
+
+
+@njit(inline="always")
+def sigmoid(x):
+    return 1.0 / (exp2(x * -LOG2E) + 1.0)
+
+
+@njit(inline="always")
+def softplus(x):
+    zero = _like(x, 0.0)
+    positive = maximum(x, zero)
+    magnitude = maximum(x, zero - x)
+    return positive + _log1p_unit(exp2(magnitude * -LOG2E))
+
+
+def _pointer(builder, address, kind):
+    return builder.inttoptr(address, kind.as_pointer())
+
+
+def _lane_mask(builder, count):
+    numbers = ir.Constant(_lanes(_I32), list(range(LANES)))
+    return builder.icmp_signed("<", numbers, _broadcast(builder, builder.trunc(count, _I32)))
+
+
+def _memory_kind(code, real):
+    return {F32: ir.FloatType(), BF16: _I16, F64: ir.DoubleType()}[code]
+
+
+def _suffix(kind):
+    return {"float": "f32", "double": "f64", "i16": "i16"}[str(kind)]
+
+
+def _widen(builder, value, code, target):
+    """Memory lanes (or one element) to the real type of the computation."""
+    if code == BF16:
+        vector = isinstance(value.type, ir.VectorType)
+        wide = _lanes(_I32) if vector else _I32
+        shifted = builder.shl(builder.zext(value, wide), _constant(wide, 16))
+        value = builder.bitcast(shifted, _lanes(ir.FloatType()) if vector else ir.FloatType())
+    return _convert(builder, value, target)
+
+
+def _convert(builder, value, target):
+    single = "float" in str(value.type)
+    if ("float" in str(target)) == single:
+        return value
+    return builder.fpext(value, target) if single else builder.fptrunc(value, target)
+
+
+def _narrow(builder, value, code):
+    """The real type of the computation to memory lanes; bfloat16 rounds to nearest even and keeps NaN."""
+    vector = isinstance(value.type, ir.VectorType)
+    if code == F64:
+        return _convert(builder, value, _lanes(ir.DoubleType()) if vector else ir.DoubleType())
+    value = _convert(builder, value, _lanes(ir.FloatType()) if vector else ir.FloatType())
+    if code == F32:
+        return value
+    wide, narrow = (_lanes(_I32), _lanes(_I16)) if vector else (_I32, _I16)
+    bits = builder.bitcast(value, wide)
+    sixteen = _constant(wide, 16)
+    odd = builder.and_(builder.lshr(bits, sixteen), _constant(wide, 1))
+    rounded = builder.lshr(builder.add(bits, builder.add(odd, _constant(wide, 0x7FFF))), sixteen)
+    is_nan = builder.fcmp_unordered("uno", value, value)
+    return builder.trunc(builder.select(is_nan, _constant(wide, 0x7FC0), rounded), narrow)
+
+
+def _memory_access(code):
+    @intrinsic
+    def read(typingctx, like, address):
+        def codegen(context, builder, signature, args):
+            kind = _lanes(_memory_kind(code, like.dtype))
+            value = builder.load(_pointer(builder, args[1], kind), align=2)
+            return _widen(builder, value, code, _lanes(_real(like.dtype)))
+
+        return Vector(like.dtype)(like, types.int64), codegen
+
+    @intrinsic
+    def read_some(typingctx, like, address, count):
+        def codegen(context, builder, signature, args):
+            element = _memory_kind(code, like.dtype)
+            kind = _lanes(element)
+            name = f"llvm.masked.load.v{LANES}{_suffix(element)}.p0"
+            mask = _lane_mask(builder, args[2])
+            function = cgutils.get_or_insert_function(
+                builder.module, ir.FunctionType(kind, [kind.as_pointer(), _I32, mask.type, kind]), name
+            )
+            zero = ir.Constant(kind, None)
+            pointer = _pointer(builder, args[1], kind)
+            value = builder.call(function, [pointer, ir.Constant(_I32, 2), mask, zero])
+            return _widen(builder, value, code, _lanes(_real(like.dtype)))
+
+        return Vector(like.dtype)(like, types.int64, types.int64), codegen
+
+    @intrinsic
+    def write(typingctx, address, value):
+        def codegen(context, builder, signature, args):
+            narrow = _narrow(builder, args[1], code)
+            builder.store(narrow, _pointer(builder, args[0], narrow.type), align=2)
+            return context.get_dummy_value()
+
+        return types.void(types.int64, value), codegen
+
+    @intrinsic
+    def write_some(typingctx, address, value, count):
+        def codegen(context, builder, signature, args):
+            narrow = _narrow(builder, args[1], code)
+            kind = narrow.type
+            name = f"llvm.masked.store.v{LANES}{_suffix(kind.element)}.p0"
+            mask = _lane_mask(builder, args[2])
+            function = cgutils.get_or_insert_function(
+                builder.module, ir.FunctionType(ir.VoidType(), [kind, kind.as_pointer(), _I32, mask.type]), name
+            )
+            builder.call(function, [narrow, _pointer(builder, args[0], kind), ir.Constant(_I32, 2), mask])
+            return context.get_dummy_value()
+
+        return types.void(types.int64, value, types.int64), codegen
+
+    @intrinsic
+    def read_one(typingctx, like, address):
+        def codegen(context, builder, signature, args):
+            value = builder.load(_pointer(builder, args[1], _memory_kind(code, like.dtype)))
+            return _widen(builder, value, code, _real(like.dtype))
+
+        return like.dtype(like, types.int64), codegen
+
+    @intrinsic
+    def write_one(typingctx, address, value):
+        def codegen(context, builder, signature, args):
+            narrow = _narrow(builder, args[1], code)
+            builder.store(narrow, _pointer(builder, args[0], narrow.type))
+            return context.get_dummy_value()
+
+        return types.void(types.int64, value), codegen
+
+    return read, read_some, write, write_some, read_one, write_one
+
+
+_read_f32, _read_some_f32, _write_f32, _write_some_f32, _read_one_f32, _write_one_f32 = _memory_access(F32)
+_read_bf16, _read_some_bf16, _write_bf16, _write_some_bf16, _read_one_bf16, _write_one_bf16 = _memory_access(BF16)
+_read_f64, _read_some_f64, _write_f64, _write_some_f64, _read_one_f64, _write_one_f64 = _memory_access(F64)
+
+
+@njit(inline="always")
+def read_lanes(like, code, address, count):
+    """min(count, 16) elements at an address, zero on the other lanes."""
+    if code == F32:
+        return _read_f32(like, address) if count >= LANES else _read_some_f32(like, address, count)
+    if code == BF16:
+        return _read_bf16(like, address) if count >= LANES else _read_some_bf16(like, address, count)
+    return _read_f64(like, address) if count >= LANES else _read_some_f64(like, address, count)
+
+
+@njit(inline="always")
+def write_lanes(code, address, value, count):
+    """Write min(count, 16) lanes to an address."""
+    if code == F32:
+        if count >= LANES:
+            _write_f32(address, value)
+        else:
+            _write_some_f32(address, value, count)
+    elif code == BF16:
+        if count >= LANES:
+            _write_bf16(address, value)
+        else:
+            _write_some_bf16(address, value, count)
+    elif count >= LANES:
+        _write_f64(address, value)
+    else:
+        _write_some_f64(address, value, count)
+
+
+@njit(inline="always")
+def read_one(like, code, address):
+    if code == F32:
+        return _read_one_f32(like, address)
+    if code == BF16:
+        return _read_one_bf16(like, address)
+    return _read_one_f64(like, address)
+
+
+@njit(inline="always")
+def write_one(code, address, value):
+    if code == F32:
+        _write_one_f32(address, value)
+    elif code == BF16:
+        _write_one_bf16(address, value)
+    else:
+        _write_one_f64(address, value)
