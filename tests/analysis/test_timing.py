@@ -1,0 +1,48 @@
+"""Timing takes turns and warms up; memory is the growth in a process of its own."""
+
+from __future__ import annotations
+
+import operator
+import os
+import time
+from functools import partial
+
+import pytest
+
+from xyscannet.analysis.timing import high_water, peak_memory, time_in_turn
+from xyscannet.errors import UnavailableError
+
+MIB = 2**20
+
+
+def test_competitors_take_turns_after_warm_up():
+    seen = []
+    timings = time_in_turn(
+        {"a": lambda: seen.append("a"), "b": lambda: seen.append("b")}, repeats=3, warmup=2
+    )
+    assert seen == ["a", "a", "b", "b"] + ["a", "b"] * 3
+    assert all(len(timing.seconds) == 3 for timing in timings.values())
+
+
+def test_times_are_seconds():
+    timing = time_in_turn({"nap": lambda: time.sleep(0.02)}, repeats=3)["nap"]
+    assert 0.02 <= timing.median < 0.2
+    assert timing.median == sorted(timing.seconds)[1]
+
+
+def test_slow_calls_are_repeated_less():
+    timings = time_in_turn(
+        {"slow": lambda: time.sleep(0.05), "fast": lambda: None}, repeats=6, warmup=0, budget=0.12
+    )
+    assert 1 <= len(timings["slow"].seconds) <= 3
+    assert len(timings["fast"].seconds) == 6
+
+
+def test_peak_memory_is_the_growth_in_the_call():
+    assert 60 * MIB < peak_memory(partial, operator.mul, b"x", 64 * MIB) < 100 * MIB
+    assert high_water() > 10 * MIB
+
+
+def test_a_dead_process_is_an_error():
+    with pytest.raises(UnavailableError, match="memory"):
+        peak_memory(partial, os._exit, 9)
