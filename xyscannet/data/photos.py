@@ -61,7 +61,10 @@ def _encoded(sources: Iterable[str | Path]) -> Iterator[tuple[str, bytes]]:
 
 def _decode(named: tuple[str, bytes]) -> np.ndarray:
     name, data = named
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    except cv2.error:  # more pixels than OpenCV allows
+        image = None
     if image is None:
         raise InputError(f"{name} cannot be decoded as an image; remove or replace it")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
