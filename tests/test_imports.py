@@ -1,0 +1,174 @@
+"""Imports run downwards only, the library is silent, and starting is quick."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import xyscan_cli
+import xyscannet
+
+LIBRARY = Path(xyscannet.__file__).parent
+CLI = Path(xyscan_cli.__file__).parent
+
+# Room -> the rooms it may import; a room may always import itself, and everyone `errors`.
+MODELS = {"ops", "models"}
+PLAIN = {"images", "data", "losses", "metrics"}  # know no models
+ALLOWED = {
+    "ops": set(),
+    "models": {"ops"},
+    "authors": {"models"},
+    "checkpoint": MODELS | {"authors"},
+    "images": set(),
+    "video": {"images"},
+    "metrics": {"images"},
+    "data": {"images"},
+    "losses": set(),
+    "inference": MODELS | {"checkpoint", "images", "video"},
+    "training": MODELS | {"checkpoint"} | PLAIN,
+    "analysis": MODELS | {"checkpoint", "inference", "training", "video"} | PLAIN,
+    "reports": set(),
+    "errors": set(),
+    "__init__": MODELS | {"checkpoint", "__init__"},
+}
+# Heavy packages that must not be imported when a module of the room is (inside a function they may be).
+NO_TORCH = {"images", "reports", "errors", "__init__"}
+OPTIONAL = {"pyiqa", "lpips", "cleanfid", "spandrel", "av", "ray", "matplotlib", "tensorboard", "accelerate"}
+OPTIONAL |= {"skimage", "mamba_ssm", "causal_conv1d"}
+
+
+def modules(root: Path) -> list[Path]:
+    return sorted(root.rglob("*.py"))
+
+
+def room(path: Path) -> str:
+    return path.relative_to(LIBRARY).parts[0].removesuffix(".py")
+
+
+def imported(path: Path, *, top_only: bool = False) -> list[tuple[int, str]]:
+    """Line and absolute dotted name of everything the file imports."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = _on_import(tree) if top_only else ast.walk(tree)
+    package = (
+        list(path.relative_to(LIBRARY.parent).with_suffix("").parts[:-1]) if LIBRARY in path.parents else []
+    )
+    found = []
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found += [(node.lineno, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            found += [(node.lineno, f"{module}.{alias.name}") for alias in node.names]
+    return found
+
+
+def _on_import(node: ast.AST):
+    """The nodes that run when the module is imported: not those in functions or under TYPE_CHECKING."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            continue
+        yield child
+        yield from _on_import(child)
+
+
+def offences(path: Path) -> list[str]:
+    """What the file imports against the table."""
+    here = room(path)
+    wrong = []
+    for line, name in imported(path):
+        parts = name.split(".")
+        if parts[0] == "xyscan_cli":
+            wrong.append(f"{path}:{line}: the library imports the command line: {name}")
+        if parts[0] != "xyscannet" or len(parts) < 2:
+            continue
+        there = parts[1]
+        known = there in ALLOWED
+        if known and there not in ALLOWED[here] | {here, "errors"}:
+            wrong.append(f"{path}:{line}: {here} imports {there}")
+    return wrong
+
+
+def test_every_room_is_in_the_table():
+    unknown = {room(path) for path in modules(LIBRARY)} - set(ALLOWED)
+    assert not unknown, f"say in ALLOWED what these may import: {unknown}"
+
+
+def test_the_table_has_no_cycles():
+    done: set[str] = set()
+    waiting = {name: set(below) - {name} for name, below in ALLOWED.items()}
+    while waiting:
+        free = {name for name, below in waiting.items() if below <= done}
+        assert free, f"these import each other: {sorted(waiting)}"
+        done |= free
+        waiting = {name: below for name, below in waiting.items() if name not in free}
+
+
+@pytest.mark.parametrize("path", modules(LIBRARY), ids=lambda p: str(p.relative_to(LIBRARY)))
+def test_imports_run_downwards(path):
+    assert not offences(path)
+
+
+@pytest.mark.parametrize("path", modules(LIBRARY), ids=lambda p: str(p.relative_to(LIBRARY)))
+def test_the_library_is_silent(path):
+    for line, name in imported(path):
+        assert name.split(".")[0] not in {"typer", "rich", "click"}, f"{path}:{line}"
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            assert called not in {"print", "sys.exit", "exit", "quit", "os._exit"}, (
+                f"{path}:{node.lineno}: {called}"
+            )
+            assert not called.startswith(("sys.stdout", "sys.stderr")), f"{path}:{node.lineno}: {called}"
+
+
+@pytest.mark.parametrize("path", modules(LIBRARY) + modules(CLI), ids=lambda p: p.stem)
+def test_heavy_packages_are_imported_where_used(path):
+    heavy = {name.split(".")[0] for _, name in imported(path, top_only=True)}
+    assert not heavy & OPTIONAL
+    if CLI in path.parents or room(path) in NO_TORCH:
+        assert "torch" not in heavy
+
+
+def test_the_checks_can_fail(tmp_path, monkeypatch):
+    fake = tmp_path / "xyscannet"
+    (fake / "ops").mkdir(parents=True)
+    path = fake / "ops" / "bad.py"
+    path.write_text(
+        "from ..models import zoo\nimport xyscan_cli.app\nfrom xyscannet import checkpoint, errors\n"
+    )
+    monkeypatch.setattr(sys.modules[__name__], "LIBRARY", fake)
+    assert [text.partition(": ")[2] for text in offences(path)] == [
+        "ops imports models",
+        "the library imports the command line: xyscan_cli.app",
+        "ops imports checkpoint",
+    ]
+
+
+def loaded_by(statement: str) -> set[str]:
+    code = f"import sys; {statement}; print('\\n'.join(sys.modules))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(run.stdout.split())
+
+
+def test_importing_the_package_does_not_import_torch():
+    loaded = loaded_by("import xyscannet, xyscannet.errors")
+    assert "xyscannet.errors" in loaded
+    assert not loaded & {"torch", "numpy", "numba", "cv2", "PIL"}
+
+
+def test_help_does_not_import_torch():
+    run = "from xyscan_cli.app import app; from typer.testing import CliRunner; CliRunner().invoke(app, ['--help'])"
+    loaded = loaded_by(run)
+    assert "xyscan_cli.app" in loaded
+    assert not loaded & {"torch", "numpy", "numba", "cv2", "PIL"}
+
+
+def test_images_need_no_torch():
+    assert "torch" not in loaded_by("import xyscannet.images")
