@@ -153,14 +153,14 @@ def test_an_item_does_not_depend_on_its_batch() -> None:
 
 
 def test_bands_of_large_images_join_without_a_seam(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = BlurConfig(object_share=1.0, noise_share=0.0, jpeg_share=0.0, sharp_share=0.0)
+    config = BlurConfig(object_share=1.0, noise_share=0.0, jpeg_share=1.0, sharp_share=0.0)
     scene = texture(90 + 2 * config.margin, 70 + 2 * config.margin, batch=2)
     parameters = sample_blur(config, 2, 90, 70, generator(4))
     whole, _ = render(scene, parameters)
-    monkeypatch.setattr("xyscannet.data.exposure._BAND_PIXELS", 70 * 20)
+    monkeypatch.setattr("xyscannet.data.exposure._BAND_PIXELS", 70 * 32)
     bands, _ = render(scene, parameters)
-    assert (whole - bands).abs().max() <= 1 / 255 + 1e-6
-    assert (whole != bands).float().mean() < 1e-3
+    assert (whole - bands).abs().max() <= 0.02  # a coefficient may round the other way
+    assert (whole != bands).float().mean() < 0.01
 
 
 @pytest.mark.parametrize("length", [5.0, 12.0, 24.0])

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from . import camera, motion
 
-_BAND_PIXELS = 2**20  # larger images are exposed in bands of about so many pixels
+_BAND_PIXELS = 2**20  # larger images are rendered in bands of about so many pixels
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class BlurParameters:
                 "response_exponent": round(self.exponent[i].item(), 4),
                 "highlight_gain": round(self.gain[i].item(), 3),
                 "full_well_electrons": round(self.full_well[i].item(), 1),
-                "read_noise_electrons": round(self.read_noise[i].item(), 3),
+                "read_noise_electrons": round(self.read_noise[i].item(), 3) if self.full_well[i] > 0 else 0.0,
                 "jpeg_quality": int(self.quality[i].item()),
             }
             found.append(item)
@@ -93,18 +93,27 @@ def render(sharp: Tensor, parameters: BlurParameters) -> tuple[Tensor, Tensor]:
         scene = sharp.float()
         parameters = parameters.to(scene.device)
         target = scene[..., m : m + height, m : m + width].contiguous()
-        if height * width <= 2 * _BAND_PIXELS:
-            blur = _expose(scene, parameters, 0, height)
-        else:
-            rows = max(1, _BAND_PIXELS // width)
-            blur = torch.empty_like(target)
-            for top in range(0, height, rows):
-                bottom = min(top + rows, height)
-                blur[..., top:bottom, :] = _expose(
-                    scene[..., top : bottom + 2 * m, :], parameters, top, bottom
-                )
-        blur = camera.add_noise(blur, parameters.full_well, parameters.read_noise, parameters.noise_seed)
-        return camera.to_8_bit(camera.jpeg(blur, parameters.quality)), target
+        bands = _bands(height, width)
+        blur = torch.empty_like(target)
+        for top, bottom in bands:
+            exposed = _expose(scene[..., top : bottom + 2 * m, :], parameters, top, bottom)
+            seeds = parameters.noise_seed + top
+            noisy = camera.add_noise(exposed, parameters.full_well, parameters.read_noise, seeds)
+            blur[..., top:bottom, :] = noisy
+        result = torch.empty_like(blur)
+        for top, bottom in bands:
+            above = min(
+                top, 16
+            )  # a neighbouring row of blocks, for the chroma interpolated across the border
+            decoded = camera.jpeg(blur[..., top - above : bottom + 16, :], parameters.quality)
+            result[..., top:bottom, :] = camera.to_8_bit(decoded[..., above : above + bottom - top, :])
+        return result, target
+
+
+def _bands(height: int, width: int) -> list[tuple[int, int]]:
+    """Rows from, to of the bands an image is rendered in: whole rows of JPEG blocks."""
+    rows = height if height * width <= 2 * _BAND_PIXELS else max(16, _BAND_PIXELS // width // 16 * 16)
+    return [(top, min(top + rows, height)) for top in range(0, height, rows)]
 
 
 def _expose(scene: Tensor, parameters: BlurParameters, top: int, bottom: int) -> Tensor:
