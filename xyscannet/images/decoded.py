@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import BinaryIO
 
 import numpy as np
@@ -50,23 +50,13 @@ def from_pillow(image: Image.Image, decoded: Decoded) -> Decoded:
     A CMYK or LAB picture becomes sRGB, after which its ICC profile is no longer true and is dropped.
     """
     mode = image.mode
-    if mode == "P" or (mode in ("L", "RGB", "1") and "transparency" in image.info):
-        transparent = "transparency" in image.info
-        palette_grey = False
-        if mode == "P":
-            decoded.notes.append(f"palette converted to {'RGB with alpha' if transparent else 'RGB'}")
-        elif mode == "1":
-            image, palette_grey = image.convert("L"), True
-        target = "RGBA" if transparent else "RGB"
-        if mode == "L" or palette_grey:
-            target = "LA"
-        image = image.convert(target)
+    if mode in ("P", "PA"):
+        transparent = mode == "PA" or "transparency" in image.info
+        decoded.notes.append(f"palette converted to {'RGB with alpha' if transparent else 'RGB'}")
+        image = image.convert("RGBA" if transparent else "RGB")
     elif mode == "1":
         decoded.notes.append("1-bit picture converted to 8-bit grey")
         image = image.convert("L")
-    elif mode == "PA":
-        decoded.notes.append("palette converted to RGB with alpha")
-        image = image.convert("RGBA")
     elif mode == "CMYK":
         image = _cmyk_to_rgb(image, decoded)
     elif mode == "LAB":
@@ -121,13 +111,7 @@ def _convert(image: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image.Ima
 
 
 def _drop_profile(decoded: Decoded) -> None:
-    decoded.metadata = _without_icc(decoded.metadata)
-
-
-def _without_icc(metadata: Metadata) -> Metadata:
-    from dataclasses import replace
-
-    return replace(metadata, icc=None)
+    decoded.metadata = replace(decoded.metadata, icc=None)
 
 
 def exactly(fp: BinaryIO, size: int) -> bytes:

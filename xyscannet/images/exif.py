@@ -191,16 +191,20 @@ def ifd_resolution(fields: dict[int, Entry], layout: Layout) -> tuple[float, flo
     return across * scale, down * scale
 
 
-def made_upright(blob: bytes, width: int, height: int) -> bytes:
+def made_upright(blob: bytes, width: int, height: int, turned: bool = False) -> bytes:
     """An EXIF block for the upright picture of width x height: orientation 1, its size, without the thumbnail.
 
-    Everything else keeps its place and bytes. Raises ValueError for a corrupt block.
+    Where rows have become columns (turned), horizontal and vertical resolution change places. Everything else keeps its place and bytes. Raises ValueError for a corrupt block.
     """
     layout, first = layout_of(blob[:16])
     changed = bytearray(blob)
     at = blob_reader(blob)
     fields, following = read_ifd(at, layout, first)
     _put(changed, fields.get(ORIENTATION), layout, 1)
+    across, down = fields.get(282), fields.get(283)
+    if turned and across and down and across.type == down.type == 5 and across.count == down.count:
+        changed[across.at : across.at + len(across.data)] = down.data
+        changed[down.at : down.at + len(down.data)] = across.data
     _put(changed, fields.get(256), layout, width)
     _put(changed, fields.get(257), layout, height)
     if EXIF_POINTER in fields:

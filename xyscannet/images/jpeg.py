@@ -17,18 +17,17 @@ from PIL import Image, JpegImagePlugin
 from . import exif as exif_block
 from .decoded import Decoded, Header, exactly, from_pillow
 from .formats import BadImage, check_size
-from .photo import JpegCoding, Photo
+from .photo import JpegCoding
 
-DEFAULT_QUALITY = 95
-_EXIF, _XMP, _XMP_MORE = (
+EXIF, XMP, _XMP_MORE = (
     b"Exif\0\0",
     b"http://ns.adobe.com/xap/1.0/\0",
     b"http://ns.adobe.com/xmp/extension/\0",
 )
-_ICC, _PHOTOSHOP, _JFIF = b"ICC_PROFILE\0", b"Photoshop 3.0\0", b"JFIF\0"
+ICC, PHOTOSHOP, JFIF = b"ICC_PROFILE\0", b"Photoshop 3.0\0", b"JFIF\0"
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _ALONE = frozenset([0x01, *range(0xD0, 0xD8)])
-_MAX_SEGMENT = 65533
+_PADDING = bytes(range(1, 255, 7)) * 8
 _THUMBNAILS = (1033, 1036)  # Photoshop resources that hold one
 
 
@@ -50,8 +49,13 @@ class _Segments:
     photoshop: bytes = b""
     comments: list[bytes] = field(default_factory=list)
     further_pictures: bool = False
+    unknown: set[str] = field(default_factory=set)  # application segments that are not understood
     coding: list[bytes] = field(default_factory=list)  # tables, frame header and scan header, complete
     scan: int = 0
+
+
+def segment(marker: int, content: bytes) -> bytes:
+    return struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content
 
 
 def _segments(fp: BinaryIO) -> _Segments:
@@ -89,24 +93,26 @@ def _segments(fp: BinaryIO) -> _Segments:
 
 
 def _sort(found: _Segments, marker: int, content: bytes) -> None:
-    if marker == 0xE0 and content.startswith(_JFIF):
+    if marker == 0xE0 and content.startswith(JFIF):
         found.jfif = content
     elif marker == 0xEE and content.startswith(b"Adobe"):
         found.adobe = content
-    elif marker == 0xE1 and content.startswith(_EXIF):
-        found.exif += content[len(_EXIF) :]
-    elif marker == 0xE1 and content.startswith(_XMP):
-        found.xmp = content[len(_XMP) :]
+    elif marker == 0xE1 and content.startswith(EXIF):
+        found.exif += content[len(EXIF) :]
+    elif marker == 0xE1 and content.startswith(XMP):
+        found.xmp = content[len(XMP) :]
     elif marker == 0xE1 and content.startswith(_XMP_MORE):
         found.more_xmp = True
-    elif marker == 0xE2 and content.startswith(_ICC) and len(content) >= 14:
+    elif marker == 0xE2 and content.startswith(ICC) and len(content) >= 14:
         found.icc[content[12]], found.icc_count = content[14:], content[13]
     elif marker == 0xE2 and content.startswith(b"MPF\0"):
         found.further_pictures = True
-    elif marker == 0xED and content.startswith(_PHOTOSHOP):
-        found.photoshop += content[len(_PHOTOSHOP) :]
+    elif marker == 0xED and content.startswith(PHOTOSHOP):
+        found.photoshop += content[len(PHOTOSHOP) :]
     elif marker == 0xFE:
         found.comments.append(content)
+    elif not (marker == 0xE0 and content.startswith(b"JFXX")):  # an old kind of thumbnail
+        found.unknown.add(f"APP{marker - 0xE0}")
 
 
 def header(fp: BinaryIO) -> Header:
@@ -161,6 +167,10 @@ def decode(data: bytes) -> Decoded:
         decoded.notes.append("pictures or video embedded behind the main picture are not kept")
     if found.more_xmp:
         decoded.notes.append("the extension of the XMP block is not kept")
+    if found.unknown:
+        decoded.notes.append(
+            f"data of other programs is not kept ({', '.join(sorted(found.unknown))} segments)"
+        )
     icc = None
     if found.icc:
         icc = b"".join(found.icc.get(i, b"") for i in range(1, found.icc_count + 1))
@@ -178,14 +188,27 @@ def decode(data: bytes) -> Decoded:
     )
     parts = [b"\xff\xd8"]
     if found.jfif is not None:
-        parts.append(_segment(0xE0, found.jfif))
+        parts.append(segment(0xE0, found.jfif))
     if found.adobe is not None:
-        parts.append(_segment(0xEE, found.adobe))
-    parts += [*found.coding, memoryview(data)[found.scan : end]]
-    with JpegImagePlugin.JpegImageFile(io.BytesIO(b"".join(parts))) as opened:
+        parts.append(segment(0xEE, found.adobe))
+    parts += [*found.coding, memoryview(data)[found.scan : end - 2]]
+    start = b"".join(parts)
+    with JpegImagePlugin.JpegImageFile(io.BytesIO(start + b"\xff\xd9")) as opened:
         opened.load()
         decoded.metadata = replace(decoded.metadata, jpeg=_coding(opened))
+        _check_complete(opened, start)
         return from_pillow(opened, decoded)
+
+
+def _check_complete(opened: Image.Image, start: bytes) -> None:
+    """Raise BadImage when the scan ends before the picture does.
+
+    The decoder fills up in silence what an end marker cuts off. What it fills in then depends on the bytes behind
+    the scan; behind a complete scan they are skipped.
+    """
+    with JpegImagePlugin.JpegImageFile(io.BytesIO(start + _PADDING + b"\xff\xd9")) as padded:
+        if not np.array_equal(np.asarray(padded), np.asarray(opened)):
+            raise BadImage("the JPEG file is truncated or damaged: some of its pixels are missing")
 
 
 def _density(jfif: bytes | None) -> tuple[float, float] | None:
@@ -226,51 +249,3 @@ def without_thumbnails(resources: bytes) -> bytes:
             kept += resources[at:end] + b"\0" * (size % 2)
         at = end + size % 2
     return kept
-
-
-def _segment(marker: int, content: bytes) -> bytes:
-    return struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content
-
-
-def encode(photo: Photo, quality: int | None) -> tuple[bytes, list[str]]:
-    """The file's bytes and what could not be kept. The photograph has 8 bits and no alpha."""
-    metadata, notes = photo.metadata, []
-    options: dict = {"quality": DEFAULT_QUALITY if quality is None else quality, "subsampling": 0}
-    if metadata.jpeg is not None:
-        options["subsampling"] = metadata.jpeg.subsampling
-        options["progressive"] = metadata.jpeg.progressive
-        if quality is None:
-            tables = metadata.jpeg.tables[:1] if photo.grey else metadata.jpeg.tables
-            options["qtables"] = [list(table) for table in tables]
-            del options["quality"]
-    if photo.grey:
-        del options["subsampling"]
-    buffer = io.BytesIO()
-    image = Image.fromarray(np.ascontiguousarray(photo.rgb[..., 0] if photo.grey else photo.rgb))
-    image.save(buffer, "JPEG", **options)
-    body = buffer.getvalue()
-    first = 4 + struct.unpack(">H", body[4:6])[0] if body[2:4] == b"\xff\xe0" else 2
-    across, down = (min(65535, max(1, round(v))) for v in metadata.dpi or (1, 1))
-    jfif = _JFIF + struct.pack(">BBBHHBB", 1, 1, 1 if metadata.dpi else 0, across, down, 0, 0)
-    parts = [b"\xff\xd8", _segment(0xE0, jfif)]
-    for marker, lead, content, name in (
-        (0xE1, _EXIF, metadata.exif, "EXIF block"),
-        (0xE1, _XMP, metadata.xmp, "XMP block"),
-        (0xED, _PHOTOSHOP, metadata.photoshop, "IPTC and Photoshop block"),
-    ):
-        if content is not None and len(lead) + len(content) <= _MAX_SEGMENT:
-            parts.append(_segment(marker, lead + content))
-        elif content is not None:
-            notes.append(f"{name} dropped: it is larger than a JPEG file can hold")
-    parts += _icc_segments(metadata.icc, notes)
-    parts += [_segment(0xFE, comment) for comment in metadata.comments]
-    return b"".join([*parts, body[first:]]), notes
-
-
-def _icc_segments(icc: bytes | None, notes: list[str]) -> list[bytes]:
-    room = _MAX_SEGMENT - len(_ICC) - 2
-    pieces = [icc[i : i + room] for i in range(0, len(icc), room)] if icc else []
-    if len(pieces) > 255:
-        notes.append("colour profile dropped: it is larger than a JPEG file can hold")
-        return []
-    return [_segment(0xE2, _ICC + bytes([i, len(pieces)]) + piece) for i, piece in enumerate(pieces, 1)]

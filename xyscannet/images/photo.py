@@ -51,8 +51,8 @@ class Metadata:
 class Photo:
     """A photograph with H rows and W columns."""
 
-    rgb: np.ndarray  # (H, W, 3) uint8 or uint16
-    alpha: np.ndarray | None = None  # (H, W), the dtype of rgb
+    rgb: np.ndarray = field(repr=False)  # (H, W, 3) uint8 or uint16
+    alpha: np.ndarray | None = field(default=None, repr=False)  # (H, W), the dtype of rgb
     grey: bool = False  # written back as one channel; rgb holds it three times
     format: str = "png"
     metadata: Metadata = field(default_factory=Metadata)

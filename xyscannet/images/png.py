@@ -14,22 +14,26 @@ from typing import BinaryIO
 
 import cv2
 import numpy as np
-from PIL import Image, PngImagePlugin
+from PIL import PngImagePlugin
 
 from . import exif as exif_block
-from .decoded import Decoded, Header, from_pillow, profile_space
+from .decoded import Decoded, Header, from_pillow
 from .formats import BadImage, check_size
-from .photo import Photo
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_KEPT_COLOUR = (b"gAMA", b"cHRM", b"sRGB", b"cICP", b"mDCV", b"cLLI")
-_KEPT_TEXT = (b"tEXt", b"zTXt", b"iTXt", b"tIME")
+COLOUR_CHUNKS = (b"gAMA", b"cHRM", b"sRGB", b"cICP", b"mDCV", b"cLLI")
+_TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt", b"tIME")
 _KINDS = {0: "grey", 2: "rgb", 3: "palette", 4: "grey", 6: "rgb"}
 _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
-_XMP_KEY = b"XML:com.adobe.xmp\0"
+XMP_KEY = b"XML:com.adobe.xmp\0"
+_RAW_EXIF = (b"Raw profile type exif\0", b"Raw profile type APP1\0")  # EXIF before the eXIf chunk was defined
 _MAX_INFLATED = 64 << 20  # of a compressed ICC profile or text, bytes
 _BAND_BYTES = 1 << 20
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
 def _chunks(fp: BinaryIO, *, pixels: bool) -> Iterator[tuple[bytes, bytes, bool]]:
@@ -91,7 +95,7 @@ def decode(data: bytes) -> Decoded:
     image = bytearray(SIGNATURE)
     stream: list[bytes] = []
     size: tuple[int, int, int, int, int] | None = None
-    transparency: bytes | None = None
+    key = b""  # the colour that stands for transparent
     kept: list[tuple[bytes, bytes]] = []
     metadata = decoded.metadata
     for kind, content, intact in _chunks(io.BytesIO(data), pixels=True):
@@ -106,12 +110,12 @@ def decode(data: bytes) -> Decoded:
             continue
         if kind == b"acTL" and len(content) == 8 and struct.unpack(">I", content[:4])[0] > 1:
             raise BadImage("it is an animation with several frames: extract the frames first")
-        if kind in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"):
-            image += _chunk(kind, content)
+        if kind == b"tRNS" and size[3] in (0, 2):
+            key = content
+        elif kind in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"):
+            image += chunk(kind, content)
             if kind == b"IDAT":
                 stream.append(content)
-            elif kind == b"tRNS":
-                transparency = content
         elif kind == b"eXIf":
             decoded.exif = content
         elif kind == b"iCCP":
@@ -119,57 +123,57 @@ def decode(data: bytes) -> Decoded:
             if icc is None:
                 decoded.notes.append("unreadable colour profile dropped")
             metadata = replace(metadata, icc=icc)
+        elif kind in (b"tEXt", b"zTXt") and content.startswith(_RAW_EXIF):
+            decoded.exif = decoded.exif or _raw_exif(kind, content)
+            if decoded.exif is None:
+                decoded.notes.append("corrupt EXIF dropped")
         elif kind == b"pHYs" and len(content) == 9:
             across, down, unit = struct.unpack(">IIB", content)
             if unit == 1 and across and down:
                 metadata = replace(metadata, dpi=(across * 0.0254, down * 0.0254))
             else:
                 kept.append((kind, content))
-        elif kind == b"iTXt" and content.startswith(_XMP_KEY):
+        elif kind == b"iTXt" and content.startswith(XMP_KEY):
             metadata = replace(metadata, xmp=_xmp(content))
-        elif kind in _KEPT_COLOUR or kind in _KEPT_TEXT:
+        elif kind in COLOUR_CHUNKS or kind in _TEXT_CHUNKS:
             kept.append((kind, content))
     if not stream or size is None:
         raise BadImage("the PNG file is damaged: it holds no pixels")
     decoded.metadata = replace(metadata, png_chunks=tuple(kept))
     if size[2] == 16:
-        _decode_16(bytes(image), stream, size, transparency, decoded)
-        return decoded
-    with PngImagePlugin.PngImageFile(io.BytesIO(image)) as opened:
-        opened.load()
-        return from_pillow(opened, decoded)
+        _check_stream(stream, _stream_bytes(*size[:2], 2 * _SAMPLES[size[3]], size[4]))
+        _decode_16(bytes(image), size, decoded)
+    else:
+        with PngImagePlugin.PngImageFile(io.BytesIO(image)) as opened:
+            opened.load()
+            from_pillow(opened, decoded)
+    if key and decoded.alpha is None:
+        decoded.alpha = _keyed(decoded.pixels, key, size[2])
+    return decoded
 
 
-def _decode_16(
-    image: bytes,
-    stream: list[bytes],
-    size: tuple[int, int, int, int, int],
-    key: bytes | None,
-    decoded: Decoded,
-) -> None:
-    width, height, _, colour, interlace = size
-    _check_stream(stream, _stream_bytes(width, height, 2 * _SAMPLES[colour], interlace))
+def _decode_16(image: bytes, size: tuple[int, int, int, int, int], decoded: Decoded) -> None:
+    width, height, _, colour, _ = size
     pixels = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.dtype != np.uint16 or pixels.shape[:2] != (height, width):
         raise BadImage("the PNG file is damaged: its pixels cannot be decoded")
-    if pixels.ndim == 3 and pixels.shape[2] in (2, 4):
+    if colour in (4, 6):
         decoded.alpha = np.ascontiguousarray(pixels[..., -1])
     if colour in (0, 4):
-        grey = pixels if pixels.ndim == 2 else pixels[..., 0]
-        decoded.pixels = np.ascontiguousarray(grey)
+        decoded.pixels = np.ascontiguousarray(pixels if pixels.ndim == 2 else pixels[..., 0])
     else:
         decoded.pixels = np.ascontiguousarray(pixels[..., 2::-1])
-    if colour == 0 and key is not None and len(key) >= 2:
-        decoded.alpha = _keyed(decoded.pixels[..., None], struct.unpack(">H", key[:2]))
-    elif colour == 2 and key is not None and len(key) >= 6:
-        decoded.alpha = _keyed(decoded.pixels, struct.unpack(">3H", key[:6]))
-    elif colour in (0, 2):
-        decoded.alpha = None
 
 
-def _keyed(pixels: np.ndarray, key: tuple[int, ...]) -> np.ndarray:
-    """Alpha of a picture whose pixels of one colour are transparent."""
-    return np.where((pixels == np.array(key, np.uint16)).all(axis=2), np.uint16(0), np.uint16(65535))
+def _keyed(pixels: np.ndarray, key: bytes, depth: int) -> np.ndarray | None:
+    """Alpha of a picture, (H, W) or (H, W, 3), whose pixels of the key's colour are transparent."""
+    channels = 1 if pixels.ndim == 2 else 3
+    if len(key) < 2 * channels:
+        return None
+    white = np.iinfo(pixels.dtype).max
+    colour = np.frombuffer(key, ">u2", channels) * (white // ((1 << depth) - 1))
+    matching = (pixels.reshape(*pixels.shape[:2], channels) == colour).all(axis=2)
+    return np.where(matching, 0, white).astype(pixels.dtype)
 
 
 def _stream_bytes(width: int, height: int, pixel_bytes: int, interlace: int) -> int:
@@ -217,91 +221,27 @@ def _inflated(data: bytes) -> bytes | None:
     return content if inflate.eof else None
 
 
+def _raw_exif(kind: bytes, content: bytes) -> bytes | None:
+    """EXIF written as text: a name and a length on lines of their own, then hexadecimal digits."""
+    text: bytes | None = content[len(_RAW_EXIF[0]) :]
+    if kind == b"zTXt":
+        text = _inflated(text[1:])
+    lines = (text or b"").split()
+    try:
+        block = bytes.fromhex(b"".join(lines[2:]).decode("ascii"))
+    except ValueError:
+        return None
+    return block.removeprefix(b"Exif\0\0") or None
+
+
 def _profile(content: bytes) -> bytes | None:
     _, separator, rest = content.partition(b"\0")
     return _inflated(rest[1:]) if separator and rest[:1] == b"\0" else None
 
 
 def _xmp(content: bytes) -> bytes | None:
-    compressed, method = content[len(_XMP_KEY) : len(_XMP_KEY) + 2].ljust(2, b"\1")
-    parts = content[len(_XMP_KEY) + 2 :].split(b"\0", 2)
+    compressed, method = content[len(XMP_KEY) : len(XMP_KEY) + 2].ljust(2, b"\1")
+    parts = content[len(XMP_KEY) + 2 :].split(b"\0", 2)
     if len(parts) < 3:
         return None
     return parts[2] if not compressed else _inflated(parts[2]) if not method else None
-
-
-def _chunk(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-
-def encode(photo: Photo) -> tuple[bytes, list[str]]:
-    """The file's bytes and what could not be kept."""
-    planes = [photo.rgb[..., :1]] if photo.grey else [photo.rgb]
-    if photo.alpha is not None:
-        planes.append(photo.alpha[..., None])
-    samples = np.concatenate(planes, axis=2) if len(planes) > 1 else planes[0]  # (H, W, samples)
-    if photo.bit_depth == 16:
-        body = _encode_16(samples)
-    else:
-        buffer = io.BytesIO()
-        Image.fromarray(np.ascontiguousarray(samples if samples.shape[2] > 1 else samples[..., 0])).save(
-            buffer, "PNG"
-        )
-        body = buffer.getvalue()
-    first = len(SIGNATURE) + 25  # signature and header
-    before, after, notes = _metadata_chunks(photo)
-    return b"".join([body[:first], before, body[first:-12], after, body[-12:]]), notes
-
-
-def _encode_16(samples: np.ndarray) -> bytes:
-    """A 16-bit PNG of (H, W, 1 to 4) samples: each row filtered in the way that leaves the smallest values."""
-    height, width, count = samples.shape
-    step, row_bytes = 2 * count, 2 * count * width
-    colour = {1: 0, 2: 4, 3: 2, 4: 6}[count]
-    deflate = zlib.compressobj(6, zlib.DEFLATED, 15, 9, zlib.Z_FILTERED)
-    parts = []
-    band = max(1, _BAND_BYTES // row_bytes)
-    above = np.zeros((1, row_bytes), np.uint8)
-    for top in range(0, height, band):
-        rows = samples[top : top + band].astype(">u2").view(np.uint8).reshape(-1, row_bytes)
-        upper = np.concatenate([above, rows[:-1]])
-        left, upper_left = np.zeros_like(rows), np.zeros_like(rows)
-        left[:, step:], upper_left[:, step:] = rows[:, :-step], upper[:, :-step]
-        candidates = np.stack([rows, rows - left, rows - upper, rows - _paeth(left, upper, upper_left)])
-        best = np.abs(candidates.view(np.int8).astype(np.int16)).sum(axis=2, dtype=np.int64).argmin(axis=0)
-        filtered = np.empty((len(rows), 1 + row_bytes), np.uint8)
-        filtered[:, 0] = np.array([0, 1, 2, 4], np.uint8)[best]
-        filtered[:, 1:] = candidates[best, np.arange(len(rows))]
-        parts.append(deflate.compress(filtered.tobytes()))
-        above = rows[-1:]
-    parts.append(deflate.flush())
-    ihdr = _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0))
-    stream = b"".join(parts)
-    pieces = [_chunk(b"IDAT", stream[i : i + _BAND_BYTES]) for i in range(0, len(stream), _BAND_BYTES)]
-    return b"".join([SIGNATURE, ihdr, *pieces, _chunk(b"IEND", b"")])
-
-
-def _paeth(left: np.ndarray, upper: np.ndarray, upper_left: np.ndarray) -> np.ndarray:
-    a, b, c = (x.astype(np.int16) for x in (left, upper, upper_left))
-    to_a, to_b, to_c = np.abs(b - c), np.abs(a - c), np.abs(a + b - 2 * c)
-    return np.where((to_a <= to_b) & (to_a <= to_c), left, np.where(to_b <= to_c, upper, upper_left))
-
-
-def _metadata_chunks(photo: Photo) -> tuple[bytes, bytes, list[str]]:
-    """Chunks that stand before the pixels, chunks behind them, and what could not be kept."""
-    metadata, notes = photo.metadata, []
-    before = []
-    if metadata.icc is not None:
-        if profile_space(metadata.icc) == ("GRAY" if photo.grey else "RGB"):
-            before.append(_chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(metadata.icc)))
-        else:
-            notes.append("colour profile dropped: PNG allows only one that fits the picture's channels")
-    before += [_chunk(kind, content) for kind, content in metadata.png_chunks]
-    if metadata.dpi is not None:
-        across, down = (max(1, round(value / 0.0254)) for value in metadata.dpi)
-        before.append(_chunk(b"pHYs", struct.pack(">IIB", across, down, 1)))
-    if metadata.exif is not None:
-        before.append(_chunk(b"eXIf", metadata.exif))
-    if metadata.xmp is not None:
-        before.append(_chunk(b"iTXt", _XMP_KEY + b"\0\0\0\0" + metadata.xmp))
-    return b"".join(before), b"", notes

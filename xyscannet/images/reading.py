@@ -98,8 +98,8 @@ def _upright(decoded: Decoded, format: str, path: Path) -> Photo:
     height, width = pixels.shape[:2]
     dpi = metadata.dpi
     if block is not None:
-        block = exif.made_upright(block, width, height)
         dpi = dpi or exif.resolution(block)
+        block = exif.made_upright(block, width, height, turned >= 5)
     if dpi is not None and turned >= 5:
         dpi = dpi[::-1]
     promised = suffix_format(path)

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import ConfigError, InputError
-from . import bmp, jpeg, png, tiff_write, webp
+from . import bmp, jpeg_write, png_write, tiff_write, webp
 from .formats import FORMATS, NAMES, BadImage, shown, suffix_format
 from .photo import Metadata, Photo
+from .png import COLOUR_CHUNKS
 
-_COLOUR_CHUNKS = (b"gAMA", b"cHRM", b"sRGB", b"cICP", b"mDCV", b"cLLI")
 _REASONS = {
     errno.ENOSPC: "no space left on the disk: free some or write elsewhere",
     errno.EDQUOT: "the disk quota is used up: free some space or write elsewhere",
@@ -62,9 +62,9 @@ def write(
     try:
         prepared = _fitted(photo, chosen, strip_metadata, notes)
         if chosen in ("jpeg", "webp"):
-            data, lost = (jpeg if chosen == "jpeg" else webp).encode(prepared, quality)
+            data, lost = (jpeg_write if chosen == "jpeg" else webp).encode(prepared, quality)
         else:
-            data, lost = {"png": png, "tiff": tiff_write, "bmp": bmp}[chosen].encode(prepared)
+            data, lost = {"png": png_write, "tiff": tiff_write, "bmp": bmp}[chosen].encode(prepared)
     except BadImage as error:
         raise InputError(f"{shown(path)}: {error}") from error
     except MemoryError as error:
@@ -108,7 +108,7 @@ def _fitted(photo: Photo, chosen: str, strip_metadata: bool, notes: list[str]) -
     """The photograph with the depth, channels and metadata that the chosen format can hold."""
     metadata = photo.metadata
     if strip_metadata:
-        chunks = tuple(chunk for chunk in metadata.png_chunks if chunk[0] in _COLOUR_CHUNKS)
+        chunks = tuple(chunk for chunk in metadata.png_chunks if chunk[0] in COLOUR_CHUNKS)
         metadata = replace(
             metadata, exif=None, xmp=None, photoshop=None, dpi=None, comments=(), png_chunks=chunks
         )

@@ -1,0 +1,392 @@
+"""Pixels survive reading and writing in every format, depth and mode."""
+
+from __future__ import annotations
+
+import io
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+
+from tests.images.samples import exif, matte, picture, stored
+from xyscannet.errors import ConfigError, InputError
+from xyscannet.images import Metadata, Photo, probe, read, write
+
+SUFFIX = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tif", "bmp": ".bmp"}
+EXACT = [
+    *(("png", d, g, a) for d in (np.uint8, np.uint16) for g in (False, True) for a in (False, True)),
+    *(("tiff", d, g, a) for d in (np.uint8, np.uint16) for g in (False, True) for a in (False, True)),
+    ("webp", np.uint8, False, False),
+    ("webp", np.uint8, False, True),
+    ("bmp", np.uint8, False, False),
+    ("bmp", np.uint8, False, True),
+    ("bmp", np.uint8, True, False),
+]
+
+
+def photo(format, dtype=np.uint8, grey=False, alpha=False, size=(23, 31), **metadata):
+    metadata.setdefault("webp_lossless", True)
+    pixels = picture(*size, dtype, grey=grey)
+    return Photo(pixels, matte(*size, dtype) if alpha else None, grey, format, Metadata(**metadata))
+
+
+@pytest.mark.parametrize(("format", "dtype", "grey", "alpha"), EXACT)
+def test_lossless_formats_give_the_same_pixels_back(tmp_path, format, dtype, grey, alpha):
+    path = tmp_path / f"x{SUFFIX[format]}"
+    given_photo = photo(format, dtype, grey, alpha)
+    assert write(given_photo, path) == ()
+    back = read(path)
+    assert back.rgb.dtype == dtype and (back.format, back.grey, back.notes) == (format, grey, ())
+    np.testing.assert_array_equal(back.rgb, given_photo.rgb)
+    assert (back.alpha is None) == (not alpha)
+    if alpha:
+        np.testing.assert_array_equal(back.alpha, given_photo.alpha)
+    info = probe(path)
+    assert (info.format, info.width, info.height) == (format, 31, 23)
+    assert (info.bit_depth, info.channels, info.has_alpha) == (
+        back.bit_depth,
+        "grey" if grey else "rgb",
+        alpha,
+    )
+
+
+@pytest.mark.parametrize(("dtype", "grey", "alpha"), [e[1:] for e in EXACT if e[0] == "png"])
+@pytest.mark.parametrize("format", ["png", "tiff"])
+def test_other_programs_read_what_is_written(tmp_path, format, dtype, grey, alpha):
+    """OpenCV (and tifffile where OpenCV cannot) as independent readers."""
+    path = tmp_path / f"x{SUFFIX[format]}"
+    given_photo = photo(format, dtype, grey, alpha)
+    write(given_photo, path)
+    if format == "tiff":
+        seen = pytest.importorskip("tifffile").imread(path)
+    else:
+        seen = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        seen = seen if seen.ndim == 2 else seen[..., [2, 1, 0, 3][: seen.shape[2]]]
+    assert seen.dtype == dtype
+    np.testing.assert_array_equal(seen if seen.ndim == 2 else seen[..., 0], given_photo.rgb[..., 0])
+    if not grey:
+        np.testing.assert_array_equal(seen[..., :3], given_photo.rgb)
+    if alpha:
+        np.testing.assert_array_equal(seen[..., -1], given_photo.alpha)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("compression", ["none", "lzw", "deflate"])
+def test_tiff_keeps_its_lossless_compression(tmp_path, compression, dtype):
+    path = tmp_path / "x.tif"
+    given_photo = photo("tiff", dtype, alpha=True, tiff_compression=compression, size=(301, 203))
+    write(given_photo, path)
+    back = read(path)
+    np.testing.assert_array_equal(back.rgb, given_photo.rgb)
+    assert back.metadata.tiff_compression == compression
+    write(back, tmp_path / "again.tif")
+    with Image.open(tmp_path / "again.tif") as opened:
+        assert (
+            opened.info["compression"]
+            == {"none": "raw", "lzw": "tiff_lzw", "deflate": "tiff_adobe_deflate"}[compression]
+        )
+
+
+@pytest.mark.parametrize("big", [False, True])
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("samples", [1, 2, 3, 4])
+def test_tiff_layouts_of_other_programs(tmp_path, samples, order, big):
+    tifffile = pytest.importorskip("tifffile")
+    rng = np.random.default_rng(samples)
+    for dtype in (np.uint8, np.uint16):
+        for planar in ("contig", "separate")[: min(samples, 2)]:
+            for packing in ({}, {"compression": "zlib"}, {"compression": "zlib", "predictor": True}):
+                for cutting in ({"rowsperstrip": 10}, {"tile": (16, 32)}):
+                    pixels = rng.integers(
+                        0, np.iinfo(dtype).max, (41, 57, samples), dtype=dtype, endpoint=True
+                    )
+                    data = pixels[..., 0] if samples == 1 else pixels
+                    data = data.transpose(2, 0, 1) if planar == "separate" and samples > 1 else data
+                    tifffile.imwrite(
+                        tmp_path / "x.tif",
+                        data,
+                        byteorder=order,
+                        bigtiff=big,
+                        photometric="rgb" if samples > 2 else "minisblack",
+                        planarconfig=planar if samples > 1 else None,
+                        extrasamples=["unassalpha"] if samples in (2, 4) else None,
+                        metadata=None,
+                        **packing,
+                        **cutting,
+                    )
+                    back = read(tmp_path / "x.tif")
+                    colours = 1 if samples < 3 else 3
+                    np.testing.assert_array_equal(back.rgb[..., :colours], pixels[..., :colours])
+                    assert back.grey == (samples < 3) and (back.alpha is None) == (samples in (1, 3))
+                    if back.alpha is not None:
+                        np.testing.assert_array_equal(back.alpha, pixels[..., -1])
+
+
+def test_tiff_white_is_zero_and_premultiplied_alpha(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    grey = picture(dtype=np.uint16)[..., 0]
+    tifffile.imwrite(tmp_path / "white.tif", grey, photometric="miniswhite", metadata=None)
+    np.testing.assert_array_equal(read(tmp_path / "white.tif").rgb[..., 0], 65535 - grey)
+    alpha = np.full((23, 31, 1), 32768, np.uint16)
+    half = (picture(dtype=np.uint16) // 2).astype(np.uint16)
+    layers = np.concatenate([half, alpha], axis=2)
+    tifffile.imwrite(
+        tmp_path / "pre.tif", layers, photometric="rgb", extrasamples=["assocalpha"], metadata=None
+    )
+    back = read(tmp_path / "pre.tif")
+    assert np.abs(back.rgb.astype(int) - picture(dtype=np.uint16)).max() <= 2
+    assert any("premultiplied" in note for note in back.notes)
+
+
+@pytest.mark.parametrize("grey", [False, True])
+def test_jpeg_and_lossy_webp_stay_close(tmp_path, grey):
+    for format in ("jpeg", "webp"):
+        given_photo = photo(format, grey=grey, webp_lossless=False, size=(64, 96))
+        given_photo = replace(given_photo, rgb=cv2.GaussianBlur(given_photo.rgb, (0, 0), 5))
+        write(given_photo, tmp_path / "x", format=format)
+        back = read(tmp_path / "x")
+        assert back.format == format and back.grey == (grey and format == "jpeg")
+        assert np.abs(back.rgb.astype(int) - given_photo.rgb).mean() < 3
+
+
+@pytest.mark.parametrize("grey", [False, True])
+@pytest.mark.parametrize(("subsampling", "progressive"), [(0, False), (1, True), (2, False)])
+def test_jpeg_keeps_tables_subsampling_and_scan_order(tmp_path, subsampling, progressive, grey):
+    image = Image.fromarray(picture(200, 300)[..., 0] if grey else picture(200, 300))
+    image.save(tmp_path / "in.jpg", quality=83, subsampling=subsampling, progressive=progressive)
+    write(read(tmp_path / "in.jpg"), tmp_path / "out.jpg")
+    with Image.open(tmp_path / "in.jpg") as before, Image.open(tmp_path / "out.jpg") as after:
+        assert after.mode == before.mode and after.quantization == before.quantization
+        assert grey or [layer[1:] for layer in after.layer] == [layer[1:] for layer in before.layer]
+        assert bool(after.info.get("progressive")) == progressive
+    write(read(tmp_path / "in.jpg"), tmp_path / "small.jpg", quality=20)
+    assert (tmp_path / "small.jpg").stat().st_size < (tmp_path / "out.jpg").stat().st_size
+
+
+def test_jpeg_with_finest_tables_of_a_noisy_picture(tmp_path, capfd):
+    """Such a progressive file is larger than the buffer that Pillow gives the encoder."""
+    noise = np.random.default_rng(0).integers(0, 256, (257, 311), dtype=np.uint8)
+    cv2.imwrite(
+        str(tmp_path / "in.jpg"), noise, [cv2.IMWRITE_JPEG_QUALITY, 100, cv2.IMWRITE_JPEG_PROGRESSIVE, 1]
+    )
+    before = read(tmp_path / "in.jpg")
+    notes = write(before, tmp_path / "out.jpg")
+    assert any("baseline" in note for note in notes) and capfd.readouterr().err == ""
+    assert np.abs(read(tmp_path / "out.jpg").rgb.astype(int) - before.rgb).max() <= 4
+
+
+def test_webp_lossless_stays_lossless_and_lossy_stays_lossy(tmp_path):
+    for lossless in (True, False):
+        Image.fromarray(picture()).save(tmp_path / "in.webp", lossless=lossless)
+        back = read(tmp_path / "in.webp")
+        assert back.metadata.webp_lossless is lossless
+        write(back, tmp_path / "out.webp")
+        assert (b"VP8L" in (tmp_path / "out.webp").read_bytes()) is lossless
+    write(read(tmp_path / "in.webp"), tmp_path / "q.webp", quality=10)
+    assert (tmp_path / "q.webp").stat().st_size < (tmp_path / "out.webp").stat().st_size
+
+
+@pytest.mark.parametrize("mode", ["1", "P", "P+alpha", "P+key", "CMYK", "L+key", "RGB+key"])
+def test_converted_modes_look_as_pillow_shows_them(tmp_path, mode):
+    path = tmp_path / ("x.jpg" if mode == "CMYK" else "x.png")
+    base = Image.fromarray(picture())
+    kind, _, extra = mode.partition("+")
+    image = (
+        base.convert(kind, palette=Image.Palette.ADAPTIVE, colors=16) if kind == "P" else base.convert(kind)
+    )
+    options = {}
+    if mode == "P+alpha":
+        options["transparency"] = bytes(range(0, 256, 16))
+    elif extra == "key":
+        options["transparency"] = {"P": 3, "L": image.getpixel((5, 5)), "RGB": image.getpixel((5, 5))}[kind]
+    image.save(path, **options)
+    with Image.open(path) as opened:
+        expected = np.asarray(opened.convert("RGBA" if extra else "RGB"))
+    back = read(path)
+    np.testing.assert_array_equal(back.rgb, expected[..., :3])
+    assert back.grey == (kind in ("1", "L"))
+    if extra:
+        np.testing.assert_array_equal(back.alpha, expected[..., 3])
+        assert back.alpha.min() == 0
+    assert bool(back.notes) == (kind in ("1", "P", "CMYK"))
+    assert probe(path).has_alpha == bool(extra)
+
+
+@pytest.mark.parametrize(("dtype", "grey"), [(np.uint8, True), (np.uint16, True), (np.uint16, False)])
+def test_png_transparent_colour(tmp_path, dtype, grey):
+    from xyscannet.images.png import chunk
+
+    write(photo("png", dtype, grey), tmp_path / "x.png")
+    data = (tmp_path / "x.png").read_bytes()
+    pixels = picture(dtype=dtype, grey=grey)
+    key = pixels[4, 7, : 1 if grey else 3].astype(">u2").tobytes()
+    (tmp_path / "x.png").write_bytes(data[:33] + chunk(b"tRNS", key) + data[33:])
+    back = read(tmp_path / "x.png")
+    np.testing.assert_array_equal(back.alpha == 0, (pixels == pixels[4, 7]).all(axis=2))
+    assert back.alpha.dtype == dtype and back.alpha.max() == np.iinfo(dtype).max
+    np.testing.assert_array_equal(back.rgb, pixels)
+
+
+def test_cmyk_and_lab_tiff(tmp_path):
+    base = Image.fromarray(picture())
+    base.convert("CMYK").save(tmp_path / "cmyk.tif", compression="tiff_lzw")
+    back = read(tmp_path / "cmyk.tif")
+    assert np.abs(back.rgb.astype(int) - picture()).max() <= 2 and any("CMYK" in note for note in back.notes)
+    from PIL import ImageCms
+
+    lab = ImageCms.profileToProfile(
+        base, ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), outputMode="LAB"
+    )
+    lab.save(tmp_path / "lab.tif")
+    back = read(tmp_path / "lab.tif")
+    assert np.abs(back.rgb.astype(int) - picture()).mean() < 3 and any("Lab" in note for note in back.notes)
+
+
+def test_bmp_of_other_depths(tmp_path):
+    for mode in ("1", "P", "L"):
+        image = Image.fromarray(picture()).convert(mode)
+        image.save(tmp_path / "x.bmp")
+        np.testing.assert_array_equal(read(tmp_path / "x.bmp").rgb, np.asarray(image.convert("RGB")))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("format", ["png", "jpeg", "webp", "tiff"])
+def test_orientation_is_applied(tmp_path, format, orientation):
+    path = tmp_path / f"x{SUFFIX[format]}"
+    upright = picture(24, 40)
+    image = Image.fromarray(np.dstack([stored(upright, orientation), stored(matte(24, 40), orientation)]))
+    block = Image.Exif()
+    block[0x0112] = orientation
+    if format == "jpeg":
+        image.convert("RGB").save(path, exif=block, quality=100, subsampling=0)
+    elif format == "tiff":
+        image.save(path, tiffinfo={0x0112: orientation})
+    else:
+        image.save(path, exif=block, lossless=True, exact=True)
+    back, info = read(path), probe(path)
+    assert back.rgb.shape == (24, 40, 3) and (info.width, info.height) == (40, 24)
+    if format == "jpeg":
+        assert np.abs(back.rgb.astype(int) - upright).max() < 12
+    else:
+        np.testing.assert_array_equal(back.rgb, upright)
+        np.testing.assert_array_equal(back.alpha, matte(24, 40))
+    write(back, path)
+    np.testing.assert_array_equal(read(path).rgb.shape, (24, 40, 3))
+    with Image.open(path) as opened:
+        assert opened.getexif().get(0x0112, 1) == 1
+        assert ImageOps.exif_transpose(opened).size == (40, 24)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.sampled_from([e for e in EXACT]),
+    st.integers(1, 70),
+    st.integers(1, 70),
+    st.integers(0, 2**31),
+)
+def test_any_size_and_noise(tmp_path, case, height, width, seed):
+    format, dtype, grey, alpha = case
+    rng = np.random.default_rng(seed)
+    top = np.iinfo(dtype).max
+    pixels = rng.integers(0, top, (height, width, 1 if grey else 3), dtype=dtype, endpoint=True)
+    layer = rng.integers(0, top, (height, width), dtype=dtype, endpoint=True) if alpha else None
+    given_photo = Photo(
+        np.repeat(pixels, 3 // pixels.shape[2], axis=2), layer, grey, format, Metadata(webp_lossless=True)
+    )
+    back_float = given_photo.with_float(given_photo.to_float())
+    np.testing.assert_array_equal(back_float.rgb, given_photo.rgb)
+    write(given_photo, tmp_path / "x", format=format) if format != "webp" else write(
+        given_photo, tmp_path / "x"
+    )
+    back = read(tmp_path / "x")
+    np.testing.assert_array_equal(back.rgb, given_photo.rgb)
+    if alpha:
+        np.testing.assert_array_equal(back.alpha, layer)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("grey", [False, True])
+def test_floats_of_every_level_come_back(dtype, grey):
+    levels = np.arange(np.iinfo(dtype).max + 1).astype(dtype)
+    every = Photo(np.repeat(levels.reshape(-1, 256, 1), 3, axis=2), grey=grey)
+    pixels = every.to_float()
+    assert pixels.dtype == np.float32 and pixels.min() == 0 and pixels.max() == 1
+    np.testing.assert_array_equal(every.with_float(pixels).rgb, every.rgb)
+    clipped = every.with_float(pixels * 3 - 1).rgb
+    assert clipped.min() == 0 and clipped.max() == every.white
+
+
+def test_with_float_of_grey_stays_grey_and_refuses_what_does_not_fit():
+    given_photo = photo("png", grey=True)
+    restored = given_photo.with_float(given_photo.to_float() + np.array([0.0, 0.02, 0.1], np.float32))
+    assert (restored.rgb == restored.rgb[..., :1]).all() and restored.grey
+    with pytest.raises(ValueError, match="not fit"):
+        given_photo.with_float(np.zeros((2, 2, 3), np.float32))
+    with pytest.raises(ValueError, match="finite"):
+        given_photo.with_float(np.full(given_photo.rgb.shape, np.nan, np.float32))
+
+
+def test_quality_and_format_options(tmp_path):
+    given_photo = photo("png", np.uint16)
+    notes = write(given_photo, tmp_path / "a.jpg", quality=90)
+    assert read(tmp_path / "a.jpg").format == "jpeg" and any("16 bit" in note for note in notes)
+    assert any("quality ignored" in note for note in write(given_photo, tmp_path / "a.png", quality=90))
+    with pytest.raises(ConfigError, match="lossless"):
+        write(given_photo, tmp_path / "b.png", format="png", quality=90)
+    with pytest.raises(ConfigError, match="1 to 100"):
+        write(given_photo, tmp_path / "b.jpg", quality=0)
+    with pytest.raises(ConfigError, match="gif"):
+        write(given_photo, tmp_path / "b.gif", format="gif")
+    assert not list(tmp_path.glob("b.*"))
+    eight = read(tmp_path / "a.jpg")
+    assert np.abs(eight.rgb / 255 - given_photo.rgb / 65535).mean() < 0.03
+
+
+def test_alpha_is_never_lost_in_silence(tmp_path):
+    with pytest.raises(InputError, match="transparent"):
+        write(photo("png", alpha=True), tmp_path / "x.jpg")
+    assert list(tmp_path.iterdir()) == []
+    opaque = replace(photo("png"), alpha=np.full((23, 31), 255, np.uint8))
+    assert any("opaque" in note for note in write(opaque, tmp_path / "x.jpg"))
+
+
+def test_the_content_decides_and_the_name_stays(tmp_path):
+    buffer = io.BytesIO()
+    Image.fromarray(picture()).save(buffer, "JPEG")
+    (tmp_path / "x.png").write_bytes(buffer.getvalue())
+    back = read(tmp_path / "x.png")
+    assert back.format == "jpeg" and any("content is JPEG" in note for note in back.notes)
+    write(back, tmp_path / "out.png")
+    assert (tmp_path / "out.png").read_bytes().startswith(b"\xff\xd8")
+    write(back, tmp_path / "out.tif")
+    assert read(tmp_path / "out.tif").format == "tiff"
+
+
+@pytest.mark.parametrize(
+    "name", ["naïve ü 照片.png", "with space.png", "new\nline.png", "-dash.png", "a" * 240 + ".png"]
+)
+def test_names_of_any_kind(tmp_path, name):
+    write(photo("png", np.uint16), tmp_path / name)
+    np.testing.assert_array_equal(read(tmp_path / name).rgb, picture(dtype=np.uint16))
+    assert probe(tmp_path / name).width == 31
+
+
+def test_several_readers_at_once(tmp_path):
+    paths = []
+    for format, dtype, grey, alpha in EXACT:
+        paths.append(tmp_path / f"{len(paths)}{SUFFIX[format]}")
+        write(photo(format, dtype, grey, alpha), paths[-1])
+    with ThreadPoolExecutor(8) as pool:
+        for (_, dtype, grey, _), back in zip(EXACT * 4, pool.map(read, paths * 4)):
+            np.testing.assert_array_equal(back.rgb, picture(dtype=dtype, grey=grey))
+
+
+def test_exif_helper_is_what_pillow_reads():
+    block = Image.Exif()
+    block.load(exif(6, thumbnail=b"\xff\xd8thumb"))
+    assert block[0x0112] == 6 and block.get_ifd(0x8825)[1] == "N" and block.get_ifd(0x8769)[0xA002] == 31
