@@ -1,0 +1,106 @@
+"""`xyscan doctor` on a healthy machine, and on ones where something is broken."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import xyscannet
+from xyscan_cli.app import app
+from xyscan_cli.commands import doctor
+from xyscannet import ops
+from xyscannet.analysis import bench
+from xyscannet.errors import UnavailableError
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Optional packages are looked at by tests of their own."""
+    monkeypatch.setattr(
+        doctor, "EXTRAS", {"metrics": {"scikit-image": "skimage"}, "video": {"no-such": "no_such"}}
+    )
+
+
+def run(*arguments: str):
+    return CliRunner().invoke(app, ["doctor", *arguments])
+
+
+def test_report_as_json():
+    result = run("--json")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert report["xyscannet"] == xyscannet.__version__
+    assert report["packages"]["torch"] == {"version": torch.__version__, "reason": None}
+    assert report["cpu"]["cores"] >= 1
+    assert report["memory"]["total_bytes"] > 1 << 28
+    backends = {backend["name"]: backend for backend in report["backends"]}
+    assert set(backends) == {backend.name for backend in ops.backends()}
+    assert backends[ops.active_backend("cpu")]["default_on"][0] == "cpu"
+    assert report["problems"] == []
+    for check in report["self_check"]:
+        assert check["right"]
+        assert 0 < check["max_error"] < 1e-3
+    assert {check["scan"] for check in report["self_check"]} >= {"cpu"}
+    found = {package["package"]: package for package in report["optional"]}
+    assert found["scikit-image"]["usable"]
+    assert found["no-such"]["reason"] == 'not installed: pip install "xyscannet[video]"'
+
+
+def test_report_as_text():
+    result = run()
+    assert result.exit_code == 0, result.output
+    assert f"torch                   {torch.__version__}" in result.stdout
+    assert "self-check: xyscannet-s" in result.stdout
+    assert result.stderr == ""
+
+
+def test_broken_package_is_a_problem(monkeypatch, tmp_path):
+    (tmp_path / "broken_core.py").write_text("raise OSError('libGL.so.1: no such file')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(doctor.CORE, "broken", "broken_core")
+    monkeypatch.setattr(doctor, "_self_check", list)
+    result = run()
+    assert result.exit_code == 3
+    assert "broken                  does not work: OSError: libGL.so.1: no such file" in result.stdout
+    assert "broken: OSError: libGL.so.1" in result.stderr
+
+
+def test_wrong_results_are_a_problem(monkeypatch):
+    monkeypatch.setattr(bench, "compare", lambda *_: (0.3, 12.0))
+    result = run()
+    assert result.exit_code == 3
+    assert "WRONG" in result.stdout
+    assert "self-check: cpu on cpu gives wrong results" in result.stderr
+
+
+def test_failing_parts_do_not_stop_the_rest(monkeypatch):
+    def fail(*_):
+        raise UnavailableError("no kernels today")
+
+    monkeypatch.setattr(bench, "compare", fail)
+    result = run("--json")
+    assert result.exit_code == 3
+    report = json.loads(result.stdout)
+    assert report["problems"] == ["self_check: UnavailableError: no kernels today"]
+    assert report["backends"]
+
+
+def test_imports_that_go_wrong(monkeypatch, tmp_path):
+    (tmp_path / "fine_one.py").write_text("print('noise')")
+    (tmp_path / "raising.py").write_text("raise ImportError('undefined symbol: x\\nmore')")
+    (tmp_path / "leaving.py").write_text("raise SystemExit(5)")
+    (tmp_path / "dying.py").write_text("import os; os._exit(7)")
+    (tmp_path / "slow_one.py").write_text("import time; time.sleep(60)")
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.setattr(doctor, "IMPORT_SECONDS", 5)
+    assert doctor.import_elsewhere(["raising", "dying", "leaving", "slow_one", "fine_one"]) == {
+        "raising": "ImportError: undefined symbol: x",
+        "dying": "importing it ends the process (code 7)",
+        "leaving": "SystemExit: 5",
+        "slow_one": "importing it takes longer than 5 s",
+        "fine_one": None,
+    }
