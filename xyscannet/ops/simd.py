@@ -221,6 +221,21 @@ def maximum(typingctx, left, right):
     return left(left, right), codegen
 
 
+@intrinsic
+def prefetch(typingctx, address):
+    """Ask for the cache line of an address; never faults."""
+
+    def codegen(context, builder, signature, args):
+        pointer = ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [pointer, _I32, _I32, _I32])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        flags = [ir.Constant(_I32, value) for value in (0, 3, 1)]  # to read, keep close, data
+        builder.call(function, [builder.inttoptr(args[0], pointer), *flags])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), codegen
+
+
 LOG2E = float(np.log2(np.e))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from numba import njit
 
-from xyscannet.ops.simd import ITEM_SIZE, LANES, load, read_lanes, read_one, store, write_lanes, write_one
+from xyscannet.ops.simd import ITEM_SIZE, LANES, load, prefetch, read_lanes, read_one, store, write_lanes, write_one
 
 TILE = 16
 BLOCK = 96
@@ -23,38 +23,77 @@ def split_task(task, groups, blocks):
 
 
 @njit(inline="always")
-def row_of(tensor, outer, inner, block):
-    """The address of the first step of a row."""
-    return tensor[ADDRESS] + outer * tensor[OUTER] + inner * tensor[INNER] + block * tensor[CHUNK]
+def address_of(tensors, which, place, first):
+    """The address of step `first` of a row; place = (branch, outer row, inner row, block of channels)."""
+    branch, outer, inner, chunk = place
+    return (
+        tensors[branch, which, ADDRESS]
+        + outer * tensors[branch, which, OUTER]
+        + inner * tensors[branch, which, INNER]
+        + first * tensors[branch, which, STEP]
+        + chunk * tensors[branch, which, CHUNK]
+    )
 
 
 @njit
-def load_tile(tile, width, tensor, row, first, steps, lanes):
-    """Bring `steps` x `lanes` elements into rows of `width`; lanes beyond are zero."""
-    code = tensor[CODE]
+def load_tile(tile, start, width, tensors, which, place, first, steps, lanes):
+    """Bring steps first .. first + steps - 1 into rows `start` ... of `width` of the tile; lanes beyond are zero."""
+    address = address_of(tensors, which, place, first)
+    code, step, channel = (
+        tensors[place[0], which, CODE],
+        tensors[place[0], which, STEP],
+        tensors[place[0], which, CHANNEL],
+    )
     size = ITEM_SIZE[code]
-    for t in range(steps):
-        address = row + (first + t) * tensor[STEP]
-        if tensor[CHANNEL] == size:
+    for i in range(start * width, (start + steps) * width, width):
+        if channel == size:
             for e in range(0, lanes, LANES):
-                store(tile, t * width + e, read_lanes(tile, code, address + e * size, lanes - e))
+                store(tile, i + e, read_lanes(tile, code, address + e * size, lanes - e))
         else:
             for e in range(lanes):
-                tile[t * width + e] = read_one(tile, code, address + e * tensor[CHANNEL])
+                tile[i + e] = read_one(tile, code, address + e * channel)
             for e in range(lanes, width):
-                tile[t * width + e] = 0.0
+                tile[i + e] = 0.0
+        address += step
 
 
 @njit
-def store_tile(tile, width, tensor, row, first, steps, lanes):
-    """Write `steps` x `lanes` elements of the tile to the tensor."""
-    code = tensor[CODE]
+def store_tile(tile, width, tensors, which, place, first, steps, lanes):
+    """Write the tile to steps first .. first + steps - 1 of a row."""
+    address = address_of(tensors, which, place, first)
+    code, step, channel = (
+        tensors[place[0], which, CODE],
+        tensors[place[0], which, STEP],
+        tensors[place[0], which, CHANNEL],
+    )
     size = ITEM_SIZE[code]
-    for t in range(steps):
-        address = row + (first + t) * tensor[STEP]
-        if tensor[CHANNEL] == size:
+    for i in range(0, steps * width, width):
+        if channel == size:
             for e in range(0, lanes, LANES):
-                write_lanes(code, address + e * size, load(tile, t * width + e), lanes - e)
+                write_lanes(code, address + e * size, load(tile, i + e), lanes - e)
         else:
             for e in range(lanes):
-                write_one(code, address + e * tensor[CHANNEL], tile[t * width + e])
+                write_one(code, address + e * channel, tile[i + e])
+        address += step
+
+
+@njit
+def prefetch_tile(tensors, which, place, first, steps, lanes):
+    """Ask for the cache lines of a tile that is loaded or stored soon; nothing for an absent tensor."""
+    code, step, channel = (
+        tensors[place[0], which, CODE],
+        tensors[place[0], which, STEP],
+        tensors[place[0], which, CHANNEL],
+    )
+    if code < 0:
+        return
+    address = address_of(tensors, which, place, first)
+    size = ITEM_SIZE[code]
+    if channel == size:
+        for _ in range(steps):
+            for offset in range(0, lanes * size, 64):
+                prefetch(address + offset)
+            address += step
+    else:
+        for e in range(lanes):
+            prefetch(address + e * channel)

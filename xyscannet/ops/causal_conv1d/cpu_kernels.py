@@ -7,7 +7,7 @@ from numba import njit
 
 from xyscannet.ops.simd import LANES, load, sigmoid, splat, store, write_lanes
 from xyscannet.ops.threads import compiled
-from xyscannet.ops.tiles import ADDRESS, CODE, TILE, load_tile, row_of, split_task, store_tile
+from xyscannet.ops.tiles import ADDRESS, CODE, TILE, load_tile, prefetch_tile, split_task, store_tile
 
 X, WEIGHT, BIAS, OUT, DOUT, DX, PARTIAL = range(7)
 TENSORS = 7
@@ -36,26 +36,28 @@ def conv_forward(tensors, branches, shape, real, first_task, last_task):
     weight, bias = np.zeros(taps * width, kind), np.zeros(width, kind)
     for task in range(first_task, last_task):
         branch, chunk, group = split_task(task, groups, blocks)
-        tensor = tensors[branch]
         inner_rows, length = branches[branch, 1], branches[branch, 2]
         rows = branches[branch, 0] * inner_rows
         lanes = min(block, channels - chunk * block)
-        load_tile(weight, width, tensor[WEIGHT], row_of(tensor[WEIGHT], 0, 0, chunk), 0, taps, lanes)
-        if tensor[BIAS, CODE] >= 0:
-            load_tile(bias, width, tensor[BIAS], row_of(tensor[BIAS], 0, 0, chunk), 0, 1, lanes)
+        place = (branch, 0, 0, chunk)
+        load_tile(weight, 0, width, tensors, WEIGHT, place, 0, taps, lanes)
+        if tensors[branch, BIAS, CODE] >= 0:
+            load_tile(bias, 0, width, tensors, BIAS, place, 0, 1, lanes)
         for row in range(group * rows // groups, (group + 1) * rows // groups):
-            outer, inner = row // inner_rows, row % inner_rows
-            source, target = row_of(tensor[X], outer, inner, chunk), row_of(tensor[OUT], outer, inner, chunk)
+            place = (branch, row // inner_rows, row % inner_rows, chunk)
             x[:before] = 0.0
             for first in range(0, length, TILE):
                 steps = min(TILE, length - first)
-                load_tile(x[before:], width, tensor[X], source, first, steps, lanes)
+                load_tile(x, taps - 1, width, tensors, X, place, first, steps, lanes)
+                coming = min(TILE, length - first - TILE)
+                prefetch_tile(tensors, X, place, first + TILE, coming, lanes)
+                prefetch_tile(tensors, OUT, place, first + TILE, coming, lanes)
                 _convolve(steps, width, taps, weight, bias, x, y)
                 if silu:
                     for i in range(0, steps * width, LANES):
                         value = load(y, i)
                         store(y, i, value * sigmoid(value))
-                store_tile(y, width, tensor[OUT], target, first, steps, lanes)
+                store_tile(y, width, tensors, OUT, place, first, steps, lanes)
                 for i in range(0, before, LANES):
                     store(x, i, load(x, TILE * width + i))
 
@@ -78,27 +80,23 @@ def conv_backward(tensors, branches, shape, real, first_task, last_task):
     one = splat(bias, 1.0)
     for task in range(first_task, last_task):
         branch, chunk, group = split_task(task, groups, blocks)
-        tensor = tensors[branch]
         inner_rows, length = branches[branch, 1], branches[branch, 2]
         rows = branches[branch, 0] * inner_rows
         lanes = min(block, channels - chunk * block)
-        load_tile(weight, width, tensor[WEIGHT], row_of(tensor[WEIGHT], 0, 0, chunk), 0, taps, lanes)
-        if tensor[BIAS, CODE] >= 0:
-            load_tile(bias, width, tensor[BIAS], row_of(tensor[BIAS], 0, 0, chunk), 0, 1, lanes)
+        place = (branch, 0, 0, chunk)
+        load_tile(weight, 0, width, tensors, WEIGHT, place, 0, taps, lanes)
+        if tensors[branch, BIAS, CODE] >= 0:
+            load_tile(bias, 0, width, tensors, BIAS, place, 0, 1, lanes)
         partial[:] = 0.0
         for row in range(group * rows // groups, (group + 1) * rows // groups):
-            outer, inner = row // inner_rows, row % inner_rows
-            source, target = row_of(tensor[X], outer, inner, chunk), row_of(tensor[DX], outer, inner, chunk)
-            above = row_of(tensor[DOUT], outer, inner, chunk)
+            place = (branch, row // inner_rows, row % inner_rows, chunk)
             grad[:] = 0.0
             for first in range((length - 1) // TILE * TILE, -1, -TILE):
                 steps = min(TILE, length - first)
                 known = min(taps - 1, first)
                 x[:before] = 0.0
-                load_tile(
-                    x[before - known * width :], width, tensor[X], source, first - known, steps + known, lanes
-                )
-                load_tile(grad, width, tensor[DOUT], above, first, steps, lanes)
+                load_tile(x, taps - 1 - known, width, tensors, X, place, first - known, steps + known, lanes)
+                load_tile(grad, 0, width, tensors, DOUT, place, first, steps, lanes)
                 if silu:
                     _convolve(steps, width, taps, weight, bias, x, y)
                     for i in range(0, steps * width, LANES):
@@ -119,9 +117,9 @@ def conv_backward(tensors, branches, shape, real, first_task, last_task):
                             value = value + load(weight, before - j * width + e) * load(grad, (t + j) * width + e)
                         store(dx, t * width + e, value)
                     store(partial, before + width + e, share)
-                store_tile(dx, width, tensor[DX], target, first, steps, lanes)
+                store_tile(dx, width, tensors, DX, place, first, steps, lanes)
                 for i in range(before - LANES, -1, -LANES):
                     store(grad, TILE * width + i, load(grad, i))
-        target = tensor[PARTIAL, ADDRESS] + task * partial.size * partial.itemsize
+        target = tensors[branch, PARTIAL, ADDRESS] + task * partial.size * partial.itemsize
         for i in range(0, partial.size, LANES):
-            write_lanes(tensor[PARTIAL, CODE], target + i * partial.itemsize, load(partial, i), LANES)
+            write_lanes(tensors[branch, PARTIAL, CODE], target + i * partial.itemsize, load(partial, i), LANES)

@@ -23,7 +23,7 @@ from xyscannet.ops.simd import (
     write_lanes,
 )
 from xyscannet.ops.threads import compiled
-from xyscannet.ops.tiles import ADDRESS, CHANNEL, CODE, STEP, TILE, load_tile, row_of, split_task, store_tile
+from xyscannet.ops.tiles import ADDRESS, CHANNEL, CODE, TILE, address_of, load_tile, prefetch_tile, split_task, store_tile
 
 U, DELTA, Z, B, C, A, D, BIAS, OUT, STATES, LAST = range(11)
 DOUT, DU, DDELTA, DZ, DB, DC, DLAST, PARTIAL = range(11, 19)
@@ -92,45 +92,50 @@ def scan_forward(tensors, branches, shape, real, first_task, last_task):
     skip, bias = np.zeros(width, kind), np.zeros(width, kind)
     for task in range(first_task, last_task):
         branch, chunk, group = split_task(task, groups, blocks)
-        tensor = tensors[branch]
         inner_rows, length = branches[branch, 1], branches[branch, 2]
         rows = branches[branch, 0] * inner_rows
         lanes = min(block, channels - chunk * block)
-        has_z, has_bias = tensor[Z, CODE] >= 0, tensor[BIAS, CODE] >= 0
-        load_tile(decay, width, tensor[A], row_of(tensor[A], 0, 0, chunk), 0, states, lanes)
+        place = (branch, 0, 0, chunk)
+        has_z, has_bias = tensors[branch, Z, CODE] >= 0, tensors[branch, BIAS, CODE] >= 0
+        load_tile(decay, 0, width, tensors, A, place, 0, states, lanes)
         for i in range(0, states * width, LANES):
             store(decay, i, load(decay, i) * LOG2E)
-        if tensor[D, CODE] >= 0:
-            load_tile(skip, width, tensor[D], row_of(tensor[D], 0, 0, chunk), 0, 1, lanes)
+        if tensors[branch, D, CODE] >= 0:
+            load_tile(skip, 0, width, tensors, D, place, 0, 1, lanes)
         if has_bias:
-            load_tile(bias, width, tensor[BIAS], row_of(tensor[BIAS], 0, 0, chunk), 0, 1, lanes)
+            load_tile(bias, 0, width, tensors, BIAS, place, 0, 1, lanes)
         for row in range(group * rows // groups, (group + 1) * rows // groups):
-            outer, inner = row // inner_rows, row % inner_rows
+            place = (branch, row // inner_rows, row % inner_rows, chunk)
             h[:] = 0.0
             for first in range(0, length, TILE):
                 steps = min(TILE, length - first)
-                if tensor[STATES, CODE] >= 0:
-                    start = row_of(tensor[STATES], outer, inner, chunk) + first // TILE * tensor[STATES, STEP]
+                if tensors[branch, STATES, CODE] >= 0:
+                    start = address_of(tensors, STATES, place, first // TILE)
                     for i in range(0, states * width, LANES):
-                        write_lanes(tensor[STATES, CODE], start + i * tensor[STATES, CHANNEL], load(h, i), LANES)
-                load_tile(u, width, tensor[U], row_of(tensor[U], outer, inner, chunk), first, steps, lanes)
-                load_tile(delta, width, tensor[DELTA], row_of(tensor[DELTA], outer, inner, chunk), first, steps, lanes)
-                load_tile(b, wide, tensor[B], row_of(tensor[B], outer, inner, 0), first, steps, states)
-                load_tile(c, wide, tensor[C], row_of(tensor[C], outer, inner, 0), first, steps, states)
+                        write_lanes(tensors[branch, STATES, CODE], start + i * tensors[branch, STATES, CHANNEL], load(h, i), LANES)
+                load_tile(u, 0, width, tensors, U, place, first, steps, lanes)
+                load_tile(delta, 0, width, tensors, DELTA, place, first, steps, lanes)
+                load_tile(b, 0, wide, tensors, B, place, first, steps, states)
+                load_tile(c, 0, wide, tensors, C, place, first, steps, states)
                 _prepare(steps, width, soft, has_bias, u, delta, bias, du)
                 for e in range(0, width, LANES):
                     through = load(skip, e)
                     for t in range(steps):
                         store(y, t * width + e, through * load(u, t * width + e))
+                coming = min(TILE, length - first - TILE)
+                for which in (U, DELTA, Z, OUT):
+                    prefetch_tile(tensors, which, place, first + TILE, coming, lanes)
+                for which in (B, C):
+                    prefetch_tile(tensors, which, place, first + TILE, coming, states)
                 _forward_tile(steps, width, wide, states, decay, delta, du, b, c, y, h)
                 if has_z:
-                    load_tile(z, width, tensor[Z], row_of(tensor[Z], outer, inner, chunk), first, steps, lanes)
+                    load_tile(z, 0, width, tensors, Z, place, first, steps, lanes)
                     for i in range(0, steps * width, LANES):
                         gate = load(z, i)
                         store(y, i, load(y, i) * (gate * sigmoid(gate)))
-                store_tile(y, width, tensor[OUT], row_of(tensor[OUT], outer, inner, chunk), first, steps, lanes)
-            if tensor[LAST, CODE] >= 0:
-                store_tile(h, width, tensor[LAST], row_of(tensor[LAST], outer, inner, chunk), 0, states, lanes)
+                store_tile(y, width, tensors, OUT, place, first, steps, lanes)
+            if tensors[branch, LAST, CODE] >= 0:
+                store_tile(h, width, tensors, LAST, place, 0, states, lanes)
 
 
 @njit
@@ -197,34 +202,34 @@ def scan_backward(tensors, branches, shape, real, first_task, last_task):
     one = splat(skip, 1.0)
     for task in range(first_task, last_task):
         branch, chunk, group = split_task(task, groups, blocks)
-        tensor = tensors[branch]
         inner_rows, length = branches[branch, 1], branches[branch, 2]
         rows = branches[branch, 0] * inner_rows
         lanes = min(block, channels - chunk * block)
-        has_z, has_bias = tensor[Z, CODE] >= 0, tensor[BIAS, CODE] >= 0
-        load_tile(decay, width, tensor[A], row_of(tensor[A], 0, 0, chunk), 0, states, lanes)
-        if tensor[D, CODE] >= 0:
-            load_tile(skip, width, tensor[D], row_of(tensor[D], 0, 0, chunk), 0, 1, lanes)
+        place = (branch, 0, 0, chunk)
+        has_z, has_bias = tensors[branch, Z, CODE] >= 0, tensors[branch, BIAS, CODE] >= 0
+        load_tile(decay, 0, width, tensors, A, place, 0, states, lanes)
+        if tensors[branch, D, CODE] >= 0:
+            load_tile(skip, 0, width, tensors, D, place, 0, 1, lanes)
         if has_bias:
-            load_tile(bias, width, tensor[BIAS], row_of(tensor[BIAS], 0, 0, chunk), 0, 1, lanes)
+            load_tile(bias, 0, width, tensors, BIAS, place, 0, 1, lanes)
         partial[:] = 0.0
         for row in range(group * rows // groups, (group + 1) * rows // groups):
-            outer, inner = row // inner_rows, row % inner_rows
+            place = (branch, row // inner_rows, row % inner_rows, chunk)
             g[:] = 0.0
-            if tensor[DLAST, CODE] >= 0:
-                load_tile(g, width, tensor[DLAST], row_of(tensor[DLAST], outer, inner, chunk), 0, states, lanes)
+            if tensors[branch, DLAST, CODE] >= 0:
+                load_tile(g, 0, width, tensors, DLAST, place, 0, states, lanes)
             for first in range((length - 1) // TILE * TILE, -1, -TILE):
                 steps = min(TILE, length - first)
-                start = row_of(tensor[STATES], outer, inner, chunk) + first // TILE * tensor[STATES, STEP]
+                start = address_of(tensors, STATES, place, first // TILE)
                 for i in range(0, states * width, LANES):
-                    store(h, i, read_lanes(h, tensor[STATES, CODE], start + i * tensor[STATES, CHANNEL], LANES))
-                load_tile(u, width, tensor[U], row_of(tensor[U], outer, inner, chunk), first, steps, lanes)
-                load_tile(delta, width, tensor[DELTA], row_of(tensor[DELTA], outer, inner, chunk), first, steps, lanes)
-                load_tile(b, wide, tensor[B], row_of(tensor[B], outer, inner, 0), first, steps, states)
-                load_tile(c, wide, tensor[C], row_of(tensor[C], outer, inner, 0), first, steps, states)
-                load_tile(gy, width, tensor[DOUT], row_of(tensor[DOUT], outer, inner, chunk), first, steps, lanes)
+                    store(h, i, read_lanes(h, tensors[branch, STATES, CODE], start + i * tensors[branch, STATES, CHANNEL], LANES))
+                load_tile(u, 0, width, tensors, U, place, first, steps, lanes)
+                load_tile(delta, 0, width, tensors, DELTA, place, first, steps, lanes)
+                load_tile(b, 0, wide, tensors, B, place, first, steps, states)
+                load_tile(c, 0, wide, tensors, C, place, first, steps, states)
+                load_tile(gy, 0, width, tensors, DOUT, place, first, steps, lanes)
                 if has_z:
-                    load_tile(z, width, tensor[Z], row_of(tensor[Z], outer, inner, chunk), first, steps, lanes)
+                    load_tile(z, 0, width, tensors, Z, place, first, steps, lanes)
                 if soft:
                     for i in range(0, steps * width, LANES):
                         store(slope, i, sigmoid(load(delta, i) + load(bias, i % width)))
@@ -271,12 +276,12 @@ def scan_backward(tensors, branches, shape, real, first_task, last_task):
                         j = t * wide + n
                         b[j] = total(load(gb, j * LANES))
                         c[j] = total(load(gc, j * LANES))
-                store_tile(gdu, width, tensor[DU], row_of(tensor[DU], outer, inner, chunk), first, steps, lanes)
-                store_tile(gdelta, width, tensor[DDELTA], row_of(tensor[DDELTA], outer, inner, chunk), first, steps, lanes)
-                store_tile(b, wide, tensor[DB], row_of(tensor[DB], outer, inner, chunk), first, steps, states)
-                store_tile(c, wide, tensor[DC], row_of(tensor[DC], outer, inner, chunk), first, steps, states)
+                store_tile(gdu, width, tensors, DU, place, first, steps, lanes)
+                store_tile(gdelta, width, tensors, DDELTA, place, first, steps, lanes)
+                store_tile(b, wide, tensors, DB, place, first, steps, states)
+                store_tile(c, wide, tensors, DC, place, first, steps, states)
                 if has_z:
-                    store_tile(z, width, tensor[DZ], row_of(tensor[DZ], outer, inner, chunk), first, steps, lanes)
-        target = tensor[PARTIAL, ADDRESS] + task * partial.size * partial.itemsize
+                    store_tile(z, width, tensors, DZ, place, first, steps, lanes)
+        target = tensors[branch, PARTIAL, ADDRESS] + task * partial.size * partial.itemsize
         for i in range(0, partial.size, LANES):
-            write_lanes(tensor[PARTIAL, CODE], target + i * partial.itemsize, load(partial, i), LANES)
+            write_lanes(tensors[branch, PARTIAL, CODE], target + i * partial.itemsize, load(partial, i), LANES)
