@@ -80,7 +80,7 @@ def examine() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: _import_here(name, module) for name, module in CORE.items()},
-        "cpu": _cpu(),
+        "cpu": cpu(),
         "memory": _memory(),
         "gpus": [],
         "backends": [],
@@ -197,7 +197,7 @@ def import_elsewhere(modules: list[str]) -> dict[str, str | None]:
     return reasons
 
 
-def _cpu() -> dict[str, Any]:
+def cpu() -> dict[str, Any]:
     name, flags = platform.processor() or platform.machine(), set()
     with suppress(OSError):
         text = Path("/proc/cpuinfo").read_text()

@@ -62,14 +62,17 @@ class Result:
 def load(name_or_file: str, device: torch.device | str = "cpu") -> tuple[XYScanNet, str]:
     """The network, and where its weights are from: the file's name, or "random" for a name without weights.
 
-    Random weights come from a fixed seed, the last layer's too, which is zero in a network that begins training.
+    Random weights come from a fixed seed, the last layer's too, which is zero in a network that begins training;
+    it is scaled so that the residual is as large as blur makes it (RMS 0.05).
     """
     if name_or_file in zoo.names() and zoo.info(name_or_file).weights is None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(SEED)
             model = zoo.build(name_or_file)
-            torch.nn.init.normal_(model.output.weight, std=0.02)
-        return model.to(device).eval().requires_grad_(False), "random"
+            torch.nn.init.normal_(model.output.weight)
+            model.eval().requires_grad_(False)
+            model.output.weight *= 0.05 / model.residual(torch.rand(1, 3, 32, 32)).std()
+        return model.to(device), "random"
     return checkpoint.load_model(name_or_file, device=device), checkpoint.resolve(name_or_file).name
 
 
@@ -120,7 +123,7 @@ def compare(model: XYScanNet, dtype: str, scan: str) -> tuple[float, float]:
     with use_backend(scan):
         error = _autocast(model, image.float(), dtype).double() - expected
     mse = float(error.square().mean())
-    return float(error.abs().max()), -10 * math.log10(mse) if mse > 0 else math.inf
+    return float(error.abs().max()), math.inf if mse == 0 else -10 * math.log10(mse)
 
 
 def scan_seconds(complexity: Complexity, case: Case, device: torch.device, repeats: int) -> float:

@@ -1,0 +1,94 @@
+"""`xyscan bench`: the table, the files, and what it refuses."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from xyscan_cli.app import app
+from xyscan_cli.commands import bench as command
+from xyscannet import checkpoint
+from xyscannet.analysis import bench
+from xyscannet.models import XYScanNet, XYScanNetConfig
+
+TINY = XYScanNetConfig(width=8, encoder_blocks=(1, 0, 1), decoder_blocks=(1, 0, 1), d_state=4)
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    model = XYScanNet(TINY)
+    torch.nn.init.normal_(model.output.weight, std=0.05)
+    path = tmp_path / "tiny.safetensors"
+    checkpoint.save(path, model, TINY)
+    return path
+
+
+def run(*arguments: object, code: int = 0):
+    result = CliRunner().invoke(app, ["bench", "--device", "cpu", *[str(argument) for argument in arguments]])
+    assert result.exit_code == code, result.output
+    return result
+
+
+def small(tiny, *arguments: object, code: int = 0):
+    options = ["--models", tiny, "--sizes", "16x24", "--repeats", 1, "--no-memory"]
+    return run(*options, *arguments, code=code)
+
+
+def test_table_and_files(tiny, tmp_path):
+    table, markdown, record = tmp_path / "a.csv", tmp_path / "a.md", tmp_path / "a.json"
+    result = small(tiny, "--scan", "cpu,reference", "--csv", table, "--markdown", markdown, "--json", record)
+    lines = result.stdout.splitlines()
+    assert lines[0].split()[:4] == command.HEADER[:4]
+    assert [line.split()[:4] for line in lines[1:]] == [
+        ["tiny.safetensors", "16x24", "fp32", "cpu"],
+        ["tiny.safetensors", "16x24", "fp32", "reference"],
+    ]
+    with table.open() as file:
+        rows = list(csv.DictReader(file))
+    held = json.loads(record.read_text())["results"]
+    assert [float(row["seconds"]) for row in rows] == [each["seconds"] for each in held]
+    assert [row["scan"] for row in rows] == ["cpu", "reference"]
+    assert markdown.read_text().count("| tiny.safetensors |") == 2
+    assert {path.name for path in tmp_path.iterdir()} == {"a.csv", "a.md", "a.json", tiny.name}
+
+
+def test_json_on_stdout_is_alone(tiny):
+    result = small(tiny, "--json", "-")
+    record = json.loads(result.stdout)
+    assert record["results"][0]["case"] == {
+        "model": str(tiny),
+        "height": 16,
+        "width": 24,
+        "dtype": "fp32",
+        "scan": "cpu",
+    }
+    assert record["machine"]["torch"] == torch.__version__
+    assert "parity" in result.stderr
+
+
+def test_json_without_infinities(tiny, monkeypatch):
+    monkeypatch.setattr(bench, "compare", lambda *_: (0.0, float("inf")))
+    stdout = small(tiny, "--json", "-").stdout
+    assert json.loads(stdout, parse_constant=pytest.fail)["results"][0]["psnr"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--sizes", "256"], 2, "'256' is not a size such as 720x1280"),
+        (["--sizes", "0x5"], 2, "'0x5' is not a size"),
+        (["--sizes", ","], 2, "--sizes: give one value"),
+        (["--dtypes", "fp8"], 2, "'fp8' is not one of fp32, bf16, fp16"),
+        (["--scan", "fast"], 2, "'fast' is not one of auto, "),
+        (["--models", "xyscannet-z"], 2, "xyscannet-z: neither"),
+        (["--models", "no.safetensors"], 3, "no such checkpoint"),
+        (["--csv", "no/where.csv"], 2, "its folder does not exist"),
+        (["--repeats", "0"], 2, "--repeats"),
+    ],
+)
+def test_wrong_options(arguments, code, message):
+    assert message in " ".join(run(*arguments, code=code).stderr.split())
