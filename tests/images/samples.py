@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import struct
 
 import numpy as np
@@ -68,6 +69,7 @@ def exif(
     return block + (second + thumbnail if thumbnail else b"")
 
 
+@functools.cache
 def profile() -> bytes:
     """An RGB colour profile."""
     return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

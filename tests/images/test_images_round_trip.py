@@ -284,7 +284,7 @@ def test_orientation_is_applied(tmp_path, format, orientation):
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    st.sampled_from([e for e in EXACT]),
+    st.sampled_from(EXACT),
     st.integers(1, 70),
     st.integers(1, 70),
     st.integers(0, 2**31),

@@ -194,7 +194,8 @@ def ifd_resolution(fields: dict[int, Entry], layout: Layout) -> tuple[float, flo
 def made_upright(blob: bytes, width: int, height: int, turned: bool = False) -> bytes:
     """An EXIF block for the upright picture of width x height: orientation 1, its size, without the thumbnail.
 
-    Where rows have become columns (turned), horizontal and vertical resolution change places. Everything else keeps its place and bytes. Raises ValueError for a corrupt block.
+    Where rows have become columns (turned), horizontal and vertical resolution change places. Everything else keeps
+    its place and bytes. Raises ValueError for a corrupt block.
     """
     layout, first = layout_of(blob[:16])
     changed = bytearray(blob)

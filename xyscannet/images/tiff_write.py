@@ -12,7 +12,7 @@ from PIL import Image
 
 from .exif import Entry, Layout, blob_reader, integers, layout_of, pack_tree, read_ifd
 from .photo import Photo
-from .tiff import DROPPED, ICC, PHOTOSHOP, RESOLUTION, XMP
+from .tiff_page import DROPPED, ICC, PHOTOSHOP, RESOLUTION, XMP
 
 _STRIP_BYTES = 1 << 18
 _CODES = {"none": 1, "lzw": 5, "deflate": 8}

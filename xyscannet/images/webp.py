@@ -1,5 +1,7 @@
 """WebP. Lossless stays lossless; lossy is written with quality 90 where none is given, as the file does not tell it.
 
+OpenCV decodes: Pillow refuses pictures above a limit of its own, for which it has no switch but a global one.
+
 Source: WebP container specification (Google) and RFC 9649.
 """
 
@@ -11,17 +13,17 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import BinaryIO
 
+import cv2
 import numpy as np
-from PIL import Image, WebPImagePlugin
+from PIL import Image
 
 from . import exif as exif_block
-from .decoded import Decoded, Header, from_pillow
+from .decoded import Decoded, Header
 from .formats import BadImage, check_size
 from .photo import Photo
 
 DEFAULT_QUALITY = 90
 LARGEST_SIDE = 16383
-_SMALL = 1 << 20  # chunks of pixels are not read beyond this by header()
 
 
 def _chunks(fp: BinaryIO, *, pixels: bool) -> Iterator[tuple[bytes, bytes]]:
@@ -36,6 +38,8 @@ def _chunks(fp: BinaryIO, *, pixels: bool) -> Iterator[tuple[bytes, bytes]]:
     while at + 8 <= end:
         fp.seek(at)
         kind, size = struct.unpack("<4sI", fp.read(8))
+        if not kind.strip().isalnum():
+            raise BadImage("the WebP file is truncated or damaged: a chunk header makes no sense")
         if at + 8 + size > end:
             raise BadImage("the WebP file is truncated: a chunk is cut off")
         brief = kind in (b"VP8 ", b"VP8L", b"ALPH", b"ANMF") and not pixels
@@ -82,7 +86,7 @@ def _bare(block: bytes) -> bytes:
 
 def decode(data: bytes) -> Decoded:
     """The whole picture. Raises BadImage for a truncated, damaged or animated file."""
-    header(io.BytesIO(data))
+    found = header(io.BytesIO(data))
     chunks: dict[bytes, bytes] = {}
     for kind, content in _chunks(io.BytesIO(data), pixels=True):
         chunks.setdefault(kind, content)
@@ -95,9 +99,13 @@ def decode(data: bytes) -> Decoded:
         xmp=chunks.get(b"XMP "),
         webp_lossless=b"VP8L" in chunks,
     )
-    with WebPImagePlugin.WebPImageFile(io.BytesIO(data)) as opened:
-        opened.load()
-        return from_pillow(opened, decoded)
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None or pixels.ndim != 3 or pixels.shape[:2] != (found.height, found.width):
+        raise BadImage("the WebP file is truncated or damaged: its pixels cannot be decoded")
+    decoded.pixels = np.ascontiguousarray(pixels[..., 2::-1])
+    if pixels.shape[2] == 4:
+        decoded.alpha = np.ascontiguousarray(pixels[..., 3])
+    return decoded
 
 
 def encode(photo: Photo, quality: int | None) -> tuple[bytes, list[str]]:

@@ -1,0 +1,251 @@
+"""EXIF, XMP, colour profile, resolution, IPTC and text survive, adjusted where the picture was turned."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, PngImagePlugin
+
+from tests.images.samples import exif, grey_profile, matte, picture, profile, stored
+from xyscannet.images import Metadata, Photo, read, write
+from xyscannet.images import exif as exif_block
+from xyscannet.images.jpeg import segment, without_thumbnails
+from xyscannet.images.png import chunk
+
+SUFFIX = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tif"}
+XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6" dc:title="t"/></x:xmpmeta>'
+THUMBNAIL = b"\xff\xd8 a thumbnail of the blurred picture \xff\xd9"
+MAKER_NOTE = b"MAKER" + bytes(range(40))
+
+
+def sample(format, path, orientation=1, order="<", thumbnail=b""):
+    """A file of the format as Pillow writes it, with an EXIF block, a profile, XMP and 240 x 240 dpi."""
+    image = Image.fromarray(stored(picture(), orientation))
+    block = exif(orientation, order=order, thumbnail=thumbnail)
+    if format == "png":
+        text = PngImagePlugin.PngInfo()
+        text.add_itxt("XML:com.adobe.xmp", XMP.decode())
+        text.add_text("Title", "kept")
+        image.save(path, format, exif=block, icc_profile=profile(), dpi=(240, 240), pnginfo=text)
+    elif format == "tiff":
+        loaded = Image.Exif()
+        loaded.load(block)
+        loaded[700] = XMP
+        image.save(path, format, exif=loaded, icc_profile=profile(), dpi=(240, 240))
+    elif format == "jpeg":
+        image.save(
+            path,
+            format,
+            exif=b"Exif\0\0" + block,
+            icc_profile=profile(),
+            dpi=(240, 240),
+            xmp=XMP,
+            comment=b"hi",
+        )
+    else:
+        image.save(path, format, exif=block, icc_profile=profile(), xmp=XMP, lossless=True)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("target", SUFFIX)
+@pytest.mark.parametrize("source", SUFFIX)
+def test_metadata_survive_between_all_formats(tmp_path, source, target, orientation, order):
+    sample(source, tmp_path / "in", orientation, order)
+    photo = read(tmp_path / "in")
+    assert photo.metadata.icc == profile() and photo.rgb.shape == picture().shape
+    write(photo, tmp_path / "out", format=target)
+    with Image.open(tmp_path / "out") as opened:
+        assert opened.info["icc_profile"] == profile()
+        fields = opened.getexif()
+        assert fields[0x010F] == "Cam" or fields[0x010F] == "Cam\0era"
+        assert fields.get(0x0112, 1) == 1
+        assert fields.get_ifd(0x8825)[1] == "N"
+        assert fields.get_ifd(0x8769)[0x927C] == MAKER_NOTE
+        if source != "tiff":  # Pillow wrote the sizes
+            assert (fields.get_ifd(0x8769)[0xA002], fields.get_ifd(0x8769)[0xA003]) == (31, 23)
+        if target != "webp":
+            assert opened.info["dpi"] == pytest.approx((240, 240), abs=0.01)
+        assert float(fields[0x011A]) == 240
+    again = read(tmp_path / "out")
+    assert again.metadata.xmp == XMP.replace(b'"6"', b'"1"')
+    assert again.notes == ()
+    assert again.metadata.dpi == pytest.approx((240, 240), abs=0.01)
+
+
+@pytest.mark.parametrize("format", ["png", "jpeg", "webp"])
+def test_exif_is_kept_byte_for_byte_but_for_orientation(tmp_path, format):
+    sample(format, tmp_path / "in", 3)
+    write(read(tmp_path / "in"), tmp_path / "out", format=format)
+    assert read(tmp_path / "out").metadata.exif == exif(1)
+
+
+@pytest.mark.parametrize("format", SUFFIX)
+def test_strip_metadata_keeps_the_colour_profile_alone(tmp_path, format):
+    sample(format, tmp_path / "in", 6)
+    photo = read(tmp_path / "in")
+    write(photo, tmp_path / "out", format=format, strip_metadata=True)
+    stripped = read(tmp_path / "out")
+    data = (tmp_path / "out").read_bytes()
+    assert stripped.metadata.icc == profile() and stripped.rgb.shape == (23, 31, 3)
+    assert stripped.metadata.exif is stripped.metadata.xmp is stripped.metadata.dpi is None
+    assert not stripped.metadata.comments and not stripped.metadata.png_chunks
+    assert b"Cam" not in data and b"xmpmeta" not in data and b"kept" not in data
+    assert stripped.metadata.jpeg == photo.metadata.jpeg
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_thumbnail_of_the_blurred_picture_is_dropped(order):
+    block = exif(1, order=order, thumbnail=THUMBNAIL)
+    upright = exif_block.made_upright(block, 31, 23)
+    assert b"thumbnail" in block and b"thumbnail" not in upright
+    pillow = Image.Exif()
+    pillow.load(upright)
+    assert pillow.get_ifd(0x927C) == {} and 0x0201 not in pillow.get_ifd(1)
+    behind = exif_block.made_upright(block + b"more", 31, 23)
+    assert b"thumbnail" not in behind and behind.endswith(b"more") and len(behind) == len(block) + 4
+
+
+def test_turned_pictures_swap_size_and_resolution(tmp_path):
+    block = bytearray(exif(6, width=40, height=24))
+    at = block.index(struct.pack("<4I", 240, 1, 480, 2))
+    block[at : at + 16] = struct.pack("<4I", 300, 1, 100, 1)
+    Image.fromarray(stored(picture(40, 24), 6)).save(tmp_path / "x.webp", exif=bytes(block), lossless=True)
+    photo = read(tmp_path / "x.webp")
+    assert photo.metadata.dpi == (100, 300)
+    assert exif_block.resolution(photo.metadata.exif) == (100, 300)
+    fields = Image.Exif()
+    fields.load(photo.metadata.exif)
+    assert (fields.get_ifd(0x8769)[0xA002], fields.get_ifd(0x8769)[0xA003]) == (24, 40)
+
+
+@pytest.mark.parametrize("format", ["png", "jpeg", "webp"])
+@pytest.mark.parametrize(
+    "block", [b"", b"II*\0", b"nonsense at all", b"II*\0\xff\xff\xff\xff", b"MM\0*\0\0\0\x08\xff\xff"]
+)
+def test_corrupt_exif_does_not_prevent_reading(tmp_path, recwarn, format, block):
+    path = tmp_path / f"x{SUFFIX[format]}"
+    write(Photo(picture(), format=format, metadata=Metadata(exif=b"x", webp_lossless=True)), path)
+    data = path.read_bytes()
+    if format == "png":
+        data = data[:33] + chunk(b"eXIf", block) + data[33 + 13 :]
+    elif format == "jpeg":
+        data = data.replace(segment(0xE1, b"Exif\0\0x"), segment(0xE1, b"Exif\0\0" + block))
+    else:
+        at = data.index(b"EXIF")
+        tail = b"EXIF" + struct.pack("<I", len(block)) + block + b"\0" * (len(block) % 2)
+        data = data[:4] + struct.pack("<I", at + len(tail) - 8) + data[8:at] + tail
+    path.write_bytes(data)
+    photo = read(path)
+    assert photo.metadata.exif is None and photo.rgb.shape == picture().shape
+    assert (photo.notes == ("corrupt EXIF dropped",)) or (block == b"" and photo.notes == ())
+    assert not recwarn.list
+
+
+def test_fields_that_point_outside_are_survived():
+    block = bytearray(exif(6))
+    inner = struct.unpack_from("<I", block, block.index(struct.pack("<HHI", 0x8769, 4, 1)) + 8)[0]
+    for offset in (inner, 0xFFFFFF00):
+        struct.pack_into("<I", block, block.index(struct.pack("<HHI", 0x8769, 4, 1)) + 8, offset)
+        assert exif_block.orientation(exif_block.made_upright(bytes(block), 1, 1)) == 1
+
+
+def test_png_keeps_text_time_and_colour_chunks(tmp_path):
+    for dtype in (np.uint8, np.uint16):
+        write(Photo(picture(dtype=dtype), matte(dtype=dtype)), tmp_path / "x.png")
+        data = (tmp_path / "x.png").read_bytes()
+        kept = [
+            (b"gAMA", struct.pack(">I", 45455)),
+            (b"tEXt", b"Author\0someone"),
+            (b"zTXt", b"Comment\0\0" + zlib.compress(b"squeezed")),
+            (b"tIME", bytes([7, 230, 1, 2, 3, 4, 5])),
+        ]
+        dropped = chunk(b"sBIT", b"\5\5\5\5") + chunk(b"prVt", b"private")
+        (tmp_path / "x.png").write_bytes(data[:33] + b"".join(chunk(*c) for c in kept) + dropped + data[33:])
+        write(read(tmp_path / "x.png"), tmp_path / "y.png")
+        assert list(read(tmp_path / "y.png").metadata.png_chunks) == kept
+        notes = write(read(tmp_path / "x.png"), tmp_path / "y.tif")
+        assert any("text" in note for note in notes)
+
+
+def test_png_with_exif_as_text(tmp_path):
+    text = PngImagePlugin.PngInfo()
+    block = b"Exif\0\0" + exif(3)
+    text.add_text("Raw profile type exif", f"\nexif\n{len(block):8}\n{block.hex()}\n", zip=True)
+    Image.fromarray(stored(picture(), 3)).save(tmp_path / "x.png", pnginfo=text)
+    photo = read(tmp_path / "x.png")
+    np.testing.assert_array_equal(photo.rgb, picture())
+    assert photo.metadata.exif == exif(1) and not photo.metadata.png_chunks
+
+
+def test_large_profile_is_carried(tmp_path):
+    large = profile()[:128] + np.random.default_rng(0).bytes(3_000_000)
+    for name in ("x.png", "x.jpg", "x.tif", "x.webp"):
+        write(Photo(picture(), metadata=Metadata(icc=large)), tmp_path / name)
+        assert read(tmp_path / name).metadata.icc == large
+
+
+def test_png_refuses_a_profile_of_other_channels_aloud(tmp_path):
+    grey = Photo(picture(grey=True), grey=True, metadata=Metadata(icc=profile()))
+    assert any("profile dropped" in note for note in write(grey, tmp_path / "x.png"))
+    fitting = Photo(picture(grey=True), grey=True, metadata=Metadata(icc=grey_profile()))
+    assert write(fitting, tmp_path / "x.png") == ()
+    assert read(tmp_path / "x.png").metadata.icc == grey_profile()
+
+
+def test_oversized_blocks_leave_a_jpeg_with_a_note(tmp_path):
+    photo = Photo(
+        picture(), format="jpeg", metadata=Metadata(exif=exif(1) + bytes(70_000), xmp=b"x" * 70_000)
+    )
+    notes = write(photo, tmp_path / "x.jpg")
+    assert len(notes) == 2 and all("larger than a JPEG" in note for note in notes)
+    assert read(tmp_path / "x.jpg").metadata.exif is None
+
+
+def test_iptc_and_comments_of_a_jpeg(tmp_path):
+    iptc = b"8BIM" + struct.pack(">HHI", 1028, 0, 5) + b"iptc!\0"
+    thumbnail = b"8BIM" + struct.pack(">HHI", 1036, 0, 4) + b"JFIF"
+    write(Photo(picture(), format="jpeg"), tmp_path / "x.jpg")
+    data = (tmp_path / "x.jpg").read_bytes()
+    extra = (
+        segment(0xED, b"Photoshop 3.0\0" + iptc + thumbnail)
+        + segment(0xFE, b"remark")
+        + segment(0xEB, b"other")
+    )
+    (tmp_path / "x.jpg").write_bytes(data[:20] + extra + data[20:])
+    photo = read(tmp_path / "x.jpg")
+    assert photo.metadata.photoshop == iptc and photo.metadata.comments == (b"remark",)
+    assert any("APP11" in note for note in photo.notes)
+    write(photo, tmp_path / "y.jpg")
+    assert read(tmp_path / "y.jpg").metadata.photoshop == iptc
+    assert read(tmp_path / "y.jpg").metadata.comments == (b"remark",)
+    write(photo, tmp_path / "y.tif")
+    assert read(tmp_path / "y.tif").metadata.photoshop == iptc
+    notes = write(photo, tmp_path / "y.png")
+    assert any("IPTC" in note and "comments" in note for note in notes)
+    for cut in range(len(iptc)):
+        without_thumbnails(iptc[:cut])
+
+
+def test_further_pictures_in_a_jpeg_are_mentioned(tmp_path):
+    buffer = io.BytesIO()
+    Image.fromarray(picture()).save(buffer, "JPEG")
+    (tmp_path / "x.jpg").write_bytes(buffer.getvalue() * 2)
+    assert any("embedded" in note for note in read(tmp_path / "x.jpg").notes)
+
+
+def test_bmp_says_what_it_cannot_hold(tmp_path):
+    sample("jpeg", tmp_path / "in")
+    (note,) = write(read(tmp_path / "in"), tmp_path / "x.bmp")
+    assert "EXIF" in note and "colour profile" in note
+    assert read(tmp_path / "x.bmp").metadata.dpi == pytest.approx((240, 240), abs=0.01)
+
+
+def test_cmyk_profile_is_applied_and_not_kept(tmp_path):
+    Image.fromarray(picture()).convert("CMYK").save(tmp_path / "x.jpg", icc_profile=profile())
+    photo = read(tmp_path / "x.jpg")
+    assert photo.metadata.icc is None and any("approximate" in note for note in photo.notes)
