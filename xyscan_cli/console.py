@@ -102,9 +102,19 @@ def error(text: str) -> None:
 
 
 def data(record: Any) -> None:
-    """Print one JSON record on a line of stdout."""
-    sys.stdout.write(json.dumps(record) + "\n")
-    sys.stdout.flush()
+    """Print one JSON record on a line of stdout. If the reader has gone, the work goes on without."""
+    try:
+        sys.stdout.write(json.dumps(record) + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _drop_stdout()
+
+
+def _drop_stdout() -> None:
+    """Lead stdout nowhere, so that neither a later line nor python's own flush at exit fails."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def interrupted(interrupt: KeyboardInterrupt) -> int:
@@ -129,8 +139,7 @@ def exit_code_of(run: Callable[[], Any]) -> int:
     except KeyboardInterrupt as interrupt:
         return interrupted(interrupt)
     except BrokenPipeError:
-        # whoever read stdout has gone; python's own flush at exit must not complain either
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_stdout()
         return 1
     except Exception as failure:
         _explain(

@@ -104,7 +104,7 @@ def test_what_cannot_be_read_is_a_job_with_its_reason(here: Path) -> None:
         (["gone"], "out", "does not exist"),
         (["in/gone*.png"], "out", "no file matches"),
         (["empty"], "out", "no image in empty.*looked for .png"),
-        (["texts"], "out", "no image in texts; 1 other files"),
+        (["texts"], "out", "no image in texts; 1 other file is there"),
         (["broken.png"], "out", "broken link"),
         (["in"], "in", "is the input folder"),
         (["in"], "in/", "is the input folder"),

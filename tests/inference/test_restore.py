@@ -37,7 +37,9 @@ def tiles(height: int, width: int, side: int):
     return plan_image(height, width, XYScanNetConfig(width=8), device="cpu", dtype=torch.float32, tile=side)
 
 
-@pytest.mark.parametrize(("length", "count", "overlap"), [(501, 3, 96), (997, 5, 32), (4096, 7, 96), (64, 1, 0)])
+@pytest.mark.parametrize(
+    ("length", "count", "overlap"), [(501, 3, 96), (997, 5, 32), (4096, 7, 96), (64, 1, 0)]
+)
 def test_blend_weights_sum_to_one(length: int, count: int, overlap: int) -> None:
     size, starts = spans(length, count, overlap)
     total = torch.zeros(length, dtype=torch.float64)

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import time
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from enum import Enum
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from xyscan_cli import console, options
+from xyscan_cli.commands import _deblur_report as report
 from xyscan_cli.console import Progress, shown
 from xyscannet.errors import ConfigError, InputError, UnavailableError
 
@@ -23,8 +20,6 @@ if TYPE_CHECKING:
 
     from xyscannet.inference import Job, Jobs, Record, Settings
     from xyscannet.models import XYScanNet
-
-LISTED = 5  # names shown of a long list
 
 
 class Format(str, Enum):
@@ -98,7 +93,7 @@ def command(
     from xyscannet import inference
 
     jobs = inference.make_jobs(paths[:-1], paths[-1], format=format and format.value, exist=exist.value)
-    records = _Records(json_path, exist.value, jobs)
+    records = report.Records(json_path, exist.value, jobs)
     place = inference.pick_device(device)
     settings = inference.Settings(
         dtype=_dtype(dtype, place),
@@ -112,7 +107,7 @@ def command(
     with _scan_backend(scan, place):
         model, network = _load(weights, place, channel_order.value)
         planned = _plans(jobs, model, settings, place)
-        _print_plan(jobs, planned, network, settings, place, paths[-1])
+        report.print_plan(jobs, planned, network, settings, place, paths[-1])
         with records:
             if dry_run:
                 code = _dry_run(planned, records)
@@ -189,61 +184,7 @@ def _plans(jobs: Jobs, model: XYScanNet, settings: Settings, device: torch.devic
     return planned
 
 
-def _print_plan(
-    jobs: Jobs, planned: Sequence[Record], network: str, settings: Settings, device: torch.device, output: str
-) -> None:
-    import torch
-
-    from xyscannet.inference.plan import mebibytes
-
-    work = [record for record in planned if record.plan is not None]
-    megapixels = sum(record.job.pixels for record in work) / 1e6
-    aside = []
-    for count, what in (
-        (sum(record.status == "skipped" for record in planned), "already there and skipped"),
-        (sum(record.status == "failed" for record in planned), "that cannot be restored"),
-        (jobs.ignored, "other files ignored"),
-    ):
-        aside += [f"{count} {what}"] if count else []
-    console.field("images", f"{len(work)}, {megapixels:.1f} MP" + (f" ({', '.join(aside)})" if aside else ""))
-    console.field("output", f"{output}")
-    console.field("network", network + (", averaged over 8 flips and rotations" if settings.ensemble else ""))
-    console.field("scan", _scan_in_words(device))
-    name = (
-        torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
-    )
-    dtype = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[settings.dtype]
-    console.field("device", f"{device} ({name}), {dtype}")
-    if not work:
-        return
-    largest = max(work, key=lambda record: record.plan.memory_bytes)
-    tiled = [record for record in work if not record.plan.whole]
-    size = "{0.width} x {0.height}".format
-    if tiled:
-        first = max(tiled, key=lambda record: record.job.pixels)
-        console.field("tiles", f"{len(tiled)} of {len(work)} images in tiles, the others whole")
-        console.field("", f"{first.job.input}, {size(first.job.info)}: {first.plan.describe()}")
-        console.field("", f"({first.plan.reason})")
-    else:
-        console.field("tiles", f"none, whole images ({largest.plan.reason})")
-    console.field(
-        "memory", f"about {mebibytes(largest.plan.memory_bytes)} at most, for {size(largest.job.info)} pixels"
-    )
-
-
-def _scan_in_words(device: torch.device) -> str:
-    from xyscannet import ops
-
-    active = ops.active_backend(device.type)
-    better = []
-    for backend in ops.backends():
-        if backend.name == active:
-            break
-        better.append(f"{backend.name}: {f'not for {device.type}' if backend.usable else backend.reason}")
-    return active + (f" ({'; '.join(better)})" if better else "")
-
-
-def _dry_run(planned: Sequence[Record], records: _Records) -> int:
+def _dry_run(planned: Sequence[Record], records: report.Records) -> int:
     failed = []
     for record in planned:
         records.add(record)
@@ -252,31 +193,32 @@ def _dry_run(planned: Sequence[Record], records: _Records) -> int:
         else:
             skipped = " (exists, skipped)" if record.status == "skipped" else ""
             console.say(f"{shown(record.job.input)} -> {shown(record.job.output)}{skipped}")
-    _print_failures(failed)
+    report.print_failures(failed)
     return 1 if failed else 0
 
 
-def _run(jobs: Jobs, model: XYScanNet, settings: Settings, records: _Records) -> int:
+def _run(jobs: Jobs, model: XYScanNet, settings: Settings, records: report.Records) -> int:
     from xyscannet.inference import Record, run_jobs
 
     done: list[Record] = []
     work = [job for job in jobs.jobs if not job.skip]
-    total = sum(job.pixels for job in work)
+    before, total = {}, 0  # pixels of the images before each
+    for job in work:
+        before[job.input] = total
+        total += job.pixels
     started = time.monotonic()
     code = 0
     with Progress(total / 1e6, "MP", items=len(work)) as bar:
 
-        def pixels_done() -> float:
-            return sum(record.job.pixels for record in done if record.status != "skipped") / 1e6
-
         def finished(record: Record) -> None:
             done.append(record)
             records.add(record)
-            bar.update(max(bar.done, pixels_done()), finished=sum(r.status != "skipped" for r in done))
+            if record.status != "skipped":
+                over = before[record.job.input] + record.job.pixels
+                bar.update(max(bar.done, over / 1e6), finished=bar.finished + 1)
 
         def progress(job: Job, share: float) -> None:
-            before = sum(each.pixels for each in work[: work.index(job)])
-            bar.update((before + share * job.pixels) / 1e6, name=str(job.input))
+            bar.update((before[job.input] + share * job.pixels) / 1e6, name=str(job.input))
 
         try:
             run_jobs(jobs.jobs, model, settings, finished=finished, progress=progress)
@@ -287,71 +229,8 @@ def _run(jobs: Jobs, model: XYScanNet, settings: Settings, records: _Records) ->
         for job in jobs.jobs:
             if job.input not in over:
                 records.add(Record(job, "interrupted"))
-    _print_notes(done)
-    _print_summary(done, len(work), time.monotonic() - started, interrupted=bool(code))
+    report.print_notes(done)
+    report.print_summary(done, len(work), time.monotonic() - started, interrupted=bool(code))
     failed = [record for record in done if record.status == "failed"]
-    _print_failures(failed)
+    report.print_failures(failed)
     return code or (1 if failed else 0)
-
-
-def _print_notes(done: Sequence[Record]) -> None:
-    inputs = defaultdict(list)
-    for record in done:
-        for note in record.notes:
-            inputs[note].append(shown(record.job.input))
-    for note, names in inputs.items():
-        more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-        console.say(f"note: {note}: {', '.join(names[:LISTED])}{more}")
-
-
-def _print_summary(done: Sequence[Record], count: int, seconds: float, *, interrupted: bool) -> None:
-    good = [record for record in done if record.status == "done"]
-    megapixels = sum(record.job.pixels for record in good) / 1e6
-    rate = (
-        f", {megapixels:.1f} MP in {console.duration(seconds)} ({megapixels / seconds:.2f} MP/s)"
-        if good
-        else ""
-    )
-    console.say(f"{len(good)} of {count} images done{rate}", "bold" if not interrupted else "")
-    if interrupted and count > len(good):
-        console.say("the same command with --exist skip does the rest")
-
-
-def _print_failures(failed: Sequence[Record]) -> None:
-    if failed:
-        lines = [f"{len(failed)} failed:", *(f"  {record.error}" for record in failed)]
-        console.error("\n".join(lines))
-
-
-class _Records:
-    """Where `--json` goes: nowhere, stdout, or a file that is moved into place when the run is over."""
-
-    def __init__(self, path: Path | None, exist: str, jobs: Jobs) -> None:
-        self._path, self._file = path, None
-        if path is None or str(path) == "-":
-            return
-        taken = {job.input.resolve() for job in jobs.jobs} | {job.output.resolve() for job in jobs.jobs}
-        if path.resolve() in taken:
-            raise ConfigError(f"--json {shown(path)} is also an input or an output")
-        if exist == "error" and path.exists():
-            raise ConfigError(f"--json {shown(path)} exists; choose --exist skip or --exist overwrite")
-        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-
-    def __enter__(self) -> _Records:
-        if self._path is not None and str(self._path) != "-":
-            try:
-                self._file = open(self._temporary, "w")
-            except OSError as error:
-                raise ConfigError(f"--json {shown(self._path)} cannot be written: {error.strerror}") from None
-        return self
-
-    def add(self, record: Record) -> None:
-        if self._file is not None:
-            self._file.write(json.dumps(record.to_dict()) + "\n")
-        elif self._path is not None:
-            console.data(record.to_dict())
-
-    def __exit__(self, *exception: Any) -> None:
-        if self._file is not None:
-            self._file.close()
-            os.replace(self._temporary, self._path)

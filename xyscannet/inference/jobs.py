@@ -89,7 +89,8 @@ def make_jobs(inputs: Sequence[str], output: str, *, format: str | None = None, 
         _refuse_output_in_input(output, found)
     if not found.files and not found.unreadable:
         suffixes = ", ".join(SUFFIXES)
-        ignored = f"; {found.ignored} other files are there" if found.ignored else ""
+        files = "1 other file is" if found.ignored == 1 else f"{found.ignored} other files are"
+        ignored = f"; {files} there" if found.ignored else ""
         raise ConfigError(f"no image in {_listing(inputs)}{ignored} (looked for {suffixes})")
 
     jobs = [_job(path, place, output, target, format) for path, place in found.files]
@@ -97,6 +98,7 @@ def make_jobs(inputs: Sequence[str], output: str, *, format: str | None = None, 
     jobs = _distinct(jobs)
     _refuse_replaced_inputs(jobs)
     jobs = _apply_exist(jobs, exist)
+    _refuse_unwritable(target.parent if target else Path(output))
     return Jobs(tuple(jobs), None if target else Path(output), found.ignored)
 
 
@@ -157,7 +159,8 @@ def _walk(root: Path, place: Path, found: _Found) -> None:
             found.folders[status.st_dev, status.st_ino] = folder
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError as error:
-            found.unreadable.append((folder, place, f"the folder cannot be read: {error.strerror}"))
+            reason = f"{shown(folder)}: the folder cannot be read: {error.strerror}"
+            found.unreadable.append((folder, place, reason))
             continue
         inner = []
         for entry in entries:
@@ -254,6 +257,18 @@ def _refuse_replaced_inputs(jobs: Sequence[Job]) -> None:
             raise ConfigError(
                 f"the result for {shown(job.input)} would replace the input {shown(replaced)}: choose another output"
             )
+
+
+def _refuse_unwritable(folder: Path) -> None:
+    there = folder.absolute()
+    while not os.path.lexists(there):
+        there = there.parent
+    if not there.is_dir():
+        raise ConfigError(f"the output folder {shown(folder)} cannot be made: {shown(there)} is no folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(
+            f"the output folder {shown(folder)} cannot be written: check the rights of {shown(there)}"
+        )
 
 
 def _apply_exist(jobs: list[Job], exist: str) -> list[Job]:

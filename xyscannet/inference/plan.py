@@ -105,7 +105,7 @@ def peak_bytes(
 
 def bytes_per_pixel(config: XYScanNetConfig, dtype: torch.dtype) -> float:
     """Peak memory of one pass over its number of pixels."""
-    return 4.0 * config.width * 12
+    return (4.0 if dtype == torch.float32 else 2.4) * (26 * config.width + 110)
 
 
 def mebibytes(count: int) -> str:

@@ -119,28 +119,33 @@ def run_jobs(
     that are complete are still written and reported, then the exception goes on. Nothing is left half written.
 
     Args:
-        finished: called in this thread with the record of each job, in the order of `jobs`.
+        finished: called in this thread with the record of each job: the skipped ones, then the others in order.
         progress: called in this thread with the job at work and the share of it that is done.
 
     Raises:
         ConfigError, UnavailableError: what stops every image, e.g. a missing scan backend.
     """
-    skipped = [job for job in jobs if job.skip]
-    for job in skipped:
-        finished(Record(job, "skipped"))
+    for job in jobs:
+        if job.skip:
+            finished(Record(job, "skipped"))
     with _Pipeline([job for job in jobs if not job.skip], settings, finished) as pipeline:
+
+        def advance(job: Job, share: float) -> None:
+            pipeline.report()
+            if progress:
+                progress(job, share)
+
         for item in pipeline.read():
             if item.photo is not None:
-                _restore(item, model, settings, progress)
+                _restore(item, model, settings, advance)
             pipeline.write(item)
 
 
 def _restore(
-    item: _Item, model: nn.Module, settings: Settings, progress: Callable[[Job, float], None] | None
+    item: _Item, model: nn.Module, settings: Settings, progress: Callable[[Job, float], None]
 ) -> None:
     assert item.photo is not None
-    if progress:
-        progress(item.job, 0.0)
+    progress(item.job, 0.0)
     started = time.perf_counter()
     try:
         height, width = item.photo.rgb.shape[:2]
@@ -156,7 +161,7 @@ def _restore(
             ensemble=settings.ensemble,
             dtype=settings.dtype,
             tell=item.notes.append,
-            progress=progress and (lambda share: progress(item.job, share)),
+            progress=lambda share: progress(item.job, share),
         )
         item.photo = item.photo.with_float(restored[0].permute(1, 2, 0).numpy())
     except (ConfigError, UnavailableError):
@@ -193,7 +198,7 @@ class _Pipeline:
         self._reader.join()
         self._to_write.put(None)
         self._writer.join()
-        self._report()
+        self.report()
 
     def read(self) -> Iterator[_Item]:
         """Items with their photograph, or with the reason why it could not be read."""
@@ -201,11 +206,12 @@ class _Pipeline:
             yield item
 
     def write(self, item: _Item) -> None:
-        """Hand a restored or failed item to the writer; report what it has finished so far."""
+        """Hand a restored or failed item to the writer."""
         self._to_write.put(item)
-        self._report()
+        self.report()
 
-    def _report(self) -> None:
+    def report(self) -> None:
+        """Report what the writer has finished so far."""
         while True:
             try:
                 record = self._records.get_nowait()

@@ -1,0 +1,200 @@
+"""The frame of the command line: what it imports, what it lists, what it exits with."""
+
+from __future__ import annotations
+
+import json
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Annotated
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from xyscan_cli import app as frame
+from xyscan_cli import console
+from xyscan_cli.app import COMMANDS, app
+from xyscannet import __version__
+from xyscannet.errors import ConfigError, InputError, UnavailableError, XYScanError
+
+runner = CliRunner()
+
+
+def python(code: str, *arguments: str, **options) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, **options)
+
+
+def test_help_is_quick_and_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, json\nfrom xyscan_cli.app import app\ntry:\n app(['--help'])\nexcept SystemExit as e:\n"
+        " print(json.dumps([e.code, sorted({m.split('.')[0] for m in sys.modules})]), file=sys.stderr)"
+    )
+    seconds = []  # of the processor, so that a busy machine fails nothing
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = python(code)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    code, modules = json.loads(done.stderr)
+    assert code == 0
+    assert all(name in done.stdout for name in COMMANDS)
+    heavy = {"torch", "numba", "numpy", "cv2", "PIL", "scipy", "pydantic", "yaml", "safetensors"}
+    assert not heavy & set(modules)
+    assert min(seconds) < 0.5
+
+
+def test_module_and_version() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "xyscan_cli", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"xyscan {__version__}\n"
+
+
+def test_without_a_command_the_help_is_shown() -> None:
+    result = runner.invoke(app, [])
+    assert result.exit_code == 0 and "deblur" in result.stdout
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_and_debug(name: str) -> None:
+    result = runner.invoke(app, [name, "--help"])
+    assert result.exit_code == 0, result.output
+    command = frame.load(name)
+    members = getattr(command, "commands", {name: command}).values()
+    assert all(any("--debug" in p.opts for p in member.params) for member in members)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["deblurr"], "No such command 'deblurr'"),
+        (["--wrong"], "No such option: --wrong"),
+        (["deblur", "--wrong"], "No such option: --wrong"),
+        (["deblur"], "INPUT"),
+        (["deblur", "one"], "both INPUT and OUTPUT"),
+        (["deblur", "a", "b", "--exist", "maybe"], "maybe"),
+        (["deblur", "a", "b", "--tile", "big"], "--tile must be auto, none or a number"),
+        (["deblur", "a", "b", "--quality", "0"], "--quality"),
+    ],
+)
+def test_usage_errors_exit_2_with_one_message(arguments: list[str], words: str) -> None:
+    result = runner.invoke(app, arguments)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: ") and words in result.stderr
+    assert result.stderr.count("error:") == 1 and "Traceback" not in result.stderr
+    assert result.stdout == ""
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
+    """Put a command `doctor` in place that raises."""
+
+    def put(error: BaseException) -> None:
+        def command(
+            debug: Annotated[bool, typer.Option("--debug", callback=console.set_debug)] = False,
+        ) -> None:
+            raise error
+
+        holder = typer.Typer(add_completion=False)
+        holder.command("doctor")(command)
+        monkeypatch.setattr(frame, "load", lambda name: typer.main.get_command(holder))
+
+    return put
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (InputError("x"), 1),
+        (XYScanError("x"), 1),
+        (ConfigError("x"), 2),
+        (UnavailableError("x"), 3),
+        (ValueError("x"), 1),
+        (KeyboardInterrupt(), 130),
+        (console.Terminated(), 143),
+    ],
+)
+def test_exit_codes(failing, error: BaseException, code: int) -> None:
+    failing(error)
+    result = runner.invoke(app, ["doctor"])
+    assert result.exit_code == code
+    assert result.stderr.startswith("error: ") and "Traceback" not in result.stderr
+
+
+def test_a_traceback_with_debug_only(failing) -> None:
+    failing(ConfigError("what is wrong"))
+    for arguments in (["doctor", "--debug"], ["--debug", "doctor"]):
+        result = runner.invoke(app, arguments)
+        assert result.exit_code == 2 and "Traceback" in result.stderr
+        assert result.stderr.endswith("error: what is wrong\n")
+    assert "Traceback" not in runner.invoke(app, ["doctor"]).stderr
+
+
+def test_messages_are_escaped_and_never_wrapped_or_marked_up(failing) -> None:
+    name = "[bold]a\x1b[31m\udcff" + "long " * 40 + "[/bold].png"
+    failing(ConfigError(f"{name}\nsecond line"))
+    lines = runner.invoke(app, ["doctor"]).stderr.splitlines()
+    assert lines[0].startswith("error: [bold]a\\x1b[31m\\udcff") and lines[0].endswith("[/bold].png")
+    assert lines[1:] == ["second line"]
+
+
+def test_ctrl_c_raises_once_then_winds_up() -> None:
+    code = """
+import os, signal, sys, time
+from xyscan_cli import console
+def work():
+    try:
+        os.kill(os.getpid(), NUMBER); time.sleep(5)
+    finally:
+        os.kill(os.getpid(), signal.SIGINT); print("wound up", flush=True)
+sys.exit(console.exit_code_of(work))
+"""
+    for number, exit_code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        done = python(code.replace("NUMBER", str(int(number))))
+        assert (done.returncode, done.stdout) == (exit_code, "wound up\n")
+        assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(("line", "code"), [('console.data({"x": 1})', 0), ('print("x", flush=True)', 1)])
+def test_a_reader_that_leaves_is_no_traceback(line: str, code: int) -> None:
+    program = f"""
+import sys
+from xyscan_cli import console
+def work():
+    for _ in range(20_000):
+        {line}
+sys.exit(console.exit_code_of(work))
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait() == code
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.04, "0.0 s"), (9.94, "9.9 s"), (42.4, "42 s"), (187, "3:07"), (3723, "1:02:03")]
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert console.duration(seconds) == text
+
+
+def test_progress_in_plain_lines_is_sparse(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    monkeypatch.setattr(console._State, "rich", None)
+    now = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    with console.Progress(20.0, "MP", items=4) as bar:
+        for step in range(200):
+            now[0] = step / 10
+            bar.update(step / 10, finished=step // 50)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "1/4 images, 5.0/20.0 MP, 1.00 MP/s, 15 s left",
+        "2/4 images, 10.0/20.0 MP, 1.00 MP/s, 10 s left",
+        "3/4 images, 15.0/20.0 MP, 1.00 MP/s, 5.0 s left",
+    ]

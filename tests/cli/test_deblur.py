@@ -1,0 +1,277 @@
+"""`xyscan deblur` from the outside: what it makes of good and bad inputs, and what it says."""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from xyscan_cli.app import app
+from xyscannet import checkpoint
+from xyscannet.inference import restore
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def deblur(here: Path, tiny_weights: Path):
+    def run(*arguments: str):
+        return CliRunner().invoke(app, ["deblur", "--weights", str(tiny_weights), *arguments])
+
+    return run
+
+
+def picture(path: str | Path, height: int = 20, width: int = 28, seed: int = 0) -> np.ndarray:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return pixels
+
+
+def pixels(path: str | Path) -> np.ndarray:
+    return np.asarray(Image.open(path).convert("RGB"))
+
+
+def left_over(folder: str | Path = ".") -> list[str]:
+    return sorted(str(p) for p in Path(folder).rglob("*") if p.is_file())
+
+
+def test_the_result_is_the_networks(deblur, tiny_weights: Path) -> None:
+    blurred = picture("a.png", 33, 50)
+    result = deblur("a.png", "b.png")
+    assert result.exit_code == 0, result.output
+    image = torch.from_numpy(blurred).permute(2, 0, 1)[None].float() / 255
+    with torch.inference_mode():
+        expected = restore(checkpoint.load_model(tiny_weights), image)[0].permute(1, 2, 0).numpy()
+    assert np.abs(pixels("b.png") - expected * 255).max() <= 0.51
+    assert np.abs(pixels("b.png").astype(int) - blurred).max() > 2
+
+
+def test_a_tree_is_mirrored_with_a_plan_and_a_summary(deblur) -> None:
+    picture("in/a.png"), picture("in/sub/b.jpg"), Path("in/notes.txt").touch()
+    result = deblur("in", "out")
+    assert result.exit_code == 0, result.output
+    assert left_over("out") == ["out/a.png", "out/sub/b.jpg"]
+    assert result.stdout == ""
+    for words in (
+        r"images: 2, 0.0 MP \(1 other file ignored\)",
+        r"network: .*tiny.safetensors, 0.06 M parameters",
+        r"scan: (cpu|reference)",
+        r"device: cpu",
+        r"tiles: none, whole images",
+        r"memory: about \d+ MiB",
+        r"2 of 2 images done",
+    ):
+        assert re.search(words, result.stderr), (words, result.stderr)
+    assert "\x1b" not in result.stderr and "\r" not in result.stderr
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 500), (7, 13), (65, 65)])
+def test_any_size(deblur, height: int, width: int) -> None:
+    picture("a.png", height, width)
+    assert deblur("a.png", "out").exit_code == 0
+    assert pixels("out/a.png").shape == (height, width, 3)
+
+
+def test_tiles_are_announced_and_near_the_whole(deblur) -> None:
+    picture("a.png", 150, 220)
+    assert deblur("a.png", "whole.png").exit_code == 0
+    result = deblur("a.png", "tiled.png", "--tile", "128")
+    assert "in tiles" in result.stderr and "tiles of at most 128 were asked for" in result.stderr
+    assert np.abs(pixels("whole.png").astype(int) - pixels("tiled.png")).mean() < 3
+
+
+def test_ensemble_and_options(deblur) -> None:
+    picture("a.png", 24, 40)
+    result = deblur("a.png", "out", "--ensemble", "--dtype", "fp32", "--device", "cpu", "--scan", "reference")
+    assert result.exit_code == 0, result.output
+    assert "averaged over 8 flips and rotations" in result.stderr and "scan: reference" in result.stderr
+
+
+def test_json_records_on_stdout(deblur) -> None:
+    picture("in/a.png")
+    Path("in/b.png").write_text("text")
+    result = deblur("in", "out", "--json", "-")
+    assert result.exit_code == 1
+    good, bad = [json.loads(line) for line in result.stdout.splitlines()]
+    assert (good["input"], good["output"], good["status"]) == ("in/a.png", "out/a.png", "done")
+    assert good["size"] == [28, 20] and good["plan"]["whole"] is True and good["seconds"] > 0
+    assert bad["status"] == "failed" and "in/b.png" in bad["error"] and bad["plan"] is None
+
+
+def test_json_file(deblur) -> None:
+    picture("in/a.png")
+    assert deblur("in", "out", "--json", "log.jsonl", "--quiet").stderr == ""
+    assert json.loads(Path("log.jsonl").read_text())["status"] == "done"
+    result = deblur("in", "out2", "--json", "log.jsonl")
+    assert result.exit_code == 2 and "log.jsonl exists" in result.stderr
+    assert deblur("in", "out", "--json", "log.jsonl", "--exist", "skip").exit_code == 0
+    assert json.loads(Path("log.jsonl").read_text())["status"] == "skipped"
+    result = deblur("in", "out", "--json", "in/a.png", "--exist", "overwrite")
+    assert result.exit_code == 2 and "also an input" in result.stderr
+    assert left_over() == ["in/a.png", "log.jsonl", "out/a.png"]
+
+
+def test_dry_run_writes_nothing(deblur) -> None:
+    picture("in/a.png"), picture("in/sub/b.png")
+    result = deblur("in", "out", "--dry-run", "--json", "-")
+    assert result.exit_code == 0
+    assert "in/sub/b.png -> out/sub/b.png" in result.stderr
+    assert [json.loads(line)["status"] for line in result.stdout.splitlines()] == ["planned", "planned"]
+    assert not Path("out").exists()
+
+
+def test_existing_outputs(deblur) -> None:
+    picture("in/a.png"), picture("in/b.png"), picture("out/b.png", seed=1)
+    before = Path("out/b.png").read_bytes()
+    result = deblur("in", "out")
+    assert result.exit_code == 2 and "1 output exists: out/b.png" in result.stderr
+    assert not Path("out/a.png").exists()
+    result = deblur("in", "out", "--exist", "skip")
+    assert result.exit_code == 0 and Path("out/a.png").exists()
+    assert Path("out/b.png").read_bytes() == before and "1 already there" in result.stderr
+    assert deblur("in", "out", "--exist", "overwrite").exit_code == 0
+    assert Path("out/b.png").read_bytes() != before
+
+
+def test_format_and_quality(deblur) -> None:
+    picture("in/a.png")
+    assert deblur("in", "out", "--format", "jpeg", "--quality", "50").exit_code == 0
+    assert Image.open("out/a.jpg").format == "JPEG"
+    result = deblur("in", "out2", "--format", "png", "--quality", "50")
+    assert result.exit_code == 2 and "--quality" in result.stderr
+
+
+def bomb(path: str, side: int = 30000) -> None:
+    """A small PNG whose header promises side x side pixels."""
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    body = zlib.compress(bytes(10_000_000), 9)
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    Path(path).write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+    )
+
+
+def truncate(path: str) -> None:
+    data = Path(path).read_bytes()
+    Path(path).write_bytes(data[: len(data) // 2])
+
+
+def test_bad_files_are_listed_and_the_others_done(deblur) -> None:
+    for name in (
+        "a.png",
+        "cut.png",
+        "cut.jpg",
+        "\u00fcml\u00e4ut \u5199\u771f.png",
+        "new\nline.png",
+        "z.jpg",
+    ):
+        picture(f"in/{name}", 64, 64)
+    truncate("in/cut.png"), truncate("in/cut.jpg")
+    Path("in/empty.png").touch()
+    Path("in/text.png").write_text("no image at all\n")
+    bomb("in/bomb.png")
+    Path("in/folder.png").mkdir()
+    result = deblur("in", "out")
+    assert result.exit_code == 1
+    head, failures = result.stderr.split("error: 5 failed:\n")
+    lines = failures.splitlines()
+    for name, words in (
+        ("bomb.png", "900 megapixels"),
+        ("cut.jpg", "truncated"),
+        ("cut.png", "truncated"),
+        ("empty.png", "empty"),
+        ("text.png", "not an image"),
+    ):
+        (line,) = [line for line in lines if line.startswith(f"  in/{name}: ")]
+        assert words in line
+    assert len(lines) == 5 and "4 of 9 images done" in head
+    assert sorted(p.name for p in Path("out").iterdir()) == [
+        "a.png",
+        "new\nline.png",
+        "z.jpg",
+        "\u00fcml\u00e4ut \u5199\u771f.png",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["gone", "out"], "input does not exist: gone"),
+        (["empty", "out"], "no image in empty"),
+        (["in", "in"], "is the input folder"),
+        (["in", "in/out"], "lies inside the input folder"),
+        (["in/a.png", "in/a.png"], "would replace the input"),
+        (["in/a.png", "other/a.png", "out"], "two inputs would go to one output: in/a.png and other/a.png"),
+        (["in", "file/out"], "file is no folder"),
+        (["in", "out", "--device", "tpu"], "no such device"),
+        (["in", "out", "--tile", "5"], "at least 64"),
+    ],
+)
+def test_refused_before_anything_starts(deblur, arguments: list[str], words: str) -> None:
+    picture("in/a.png"), picture("other/a.png"), Path("empty").mkdir(), Path("file").touch()
+    before = left_over()
+    result = deblur(*arguments)
+    assert result.exit_code == 2, result.output
+    assert words in result.stderr and result.stderr.count("error:") == 1 and "Traceback" not in result.stderr
+    assert left_over() == before and not Path("out").exists()
+
+
+def test_what_the_machine_lacks_exits_3(deblur) -> None:
+    picture("in/a.png")
+    for option, value in (("--device", "cuda:9"), ("--scan", "mamba_ssm")):
+        result = deblur("in", "out", option, value)
+        assert result.exit_code == 3, result.output
+        assert result.stderr.startswith("error: ") and not Path("out").exists()
+
+
+class Evil:
+    def __reduce__(self):
+        return Path.touch, (Path("was-run"),)
+
+
+def test_bad_checkpoints(here: Path) -> None:
+    picture("in/a.png")
+    Path("broken.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{broken")
+    torch.save({"model": torch.zeros(3)}, "foreign.pth")
+    torch.save(Evil(), "evil.pth")
+    for name in ("broken.safetensors", "foreign.pth", "evil.pth", "gone.safetensors", "nosuchname"):
+        result = CliRunner().invoke(app, ["deblur", "in", "out", "--weights", name])
+        assert result.exit_code in (2, 3), (name, result.output)
+        assert (
+            name in result.stderr and result.stderr.count("error:") == 1 and "Traceback" not in result.stderr
+        )
+    assert not Path("was-run").exists() and not Path("out").exists()
+
+
+def test_an_output_that_cannot_be_written_fails_alone(deblur) -> None:
+    picture("in/a.png"), picture("in/sub/b.png"), Path("out").mkdir(), Path("out/sub").touch()
+    result = deblur("in", "out")
+    assert result.exit_code == 1 and Path("out/a.png").exists()
+    assert "out/sub/b.png" in result.stderr.split("1 failed:")[1]
+
+
+def test_notes_are_gathered(deblur) -> None:
+    Path("in").mkdir()
+    for name in "ab":
+        Image.new("CMYK", (9, 9), (10, 200, 30, 0)).save(f"in/{name}.jpg")
+    result = deblur("in", "out")
+    assert result.exit_code == 0
+    (note,) = [line for line in result.stderr.splitlines() if "CMYK" in line]
+    assert note.startswith("note: ") and note.endswith("in/a.jpg, in/b.jpg")

@@ -1,0 +1,138 @@
+"""What `xyscan deblur` says: the plan before the work, notes and failures after it, a record for each file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xyscan_cli import console
+from xyscan_cli.console import shown
+from xyscannet.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+    from xyscannet.inference import Jobs, Record, Settings
+
+LISTED = 5  # names shown of a long list
+
+
+def print_plan(
+    jobs: Jobs, planned: Sequence[Record], network: str, settings: Settings, device: torch.device, output: str
+) -> None:
+    import torch
+
+    from xyscannet.inference.plan import mebibytes
+
+    work = [record for record in planned if record.plan is not None]
+    megapixels = sum(record.job.pixels for record in work) / 1e6
+    aside = []
+    for count, what in (
+        (sum(record.status == "skipped" for record in planned), "already there and skipped"),
+        (sum(record.status == "failed" for record in planned), "that cannot be restored"),
+        (jobs.ignored, "other file ignored" if jobs.ignored == 1 else "other files ignored"),
+    ):
+        aside += [f"{count} {what}"] if count else []
+    console.field("images", f"{len(work)}, {megapixels:.1f} MP" + (f" ({', '.join(aside)})" if aside else ""))
+    console.field("output", f"{output}")
+    console.field("network", network + (", averaged over 8 flips and rotations" if settings.ensemble else ""))
+    console.field("scan", _scan_in_words(device))
+    name = (
+        torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
+    )
+    dtype = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[settings.dtype]
+    console.field("device", f"{device} ({name}), {dtype}")
+    if not work:
+        return
+    largest = max(work, key=lambda record: record.plan.memory_bytes)
+    tiled = [record for record in work if not record.plan.whole]
+    size = "{0.width} x {0.height}".format
+    if tiled:
+        first = max(tiled, key=lambda record: record.job.pixels)
+        console.field("tiles", f"{len(tiled)} of {len(work)} images in tiles, the others whole")
+        console.field("", f"{first.job.input}, {size(first.job.info)}: {first.plan.describe()}")
+        console.field("", f"({first.plan.reason})")
+    else:
+        console.field("tiles", f"none, whole images ({largest.plan.reason})")
+    console.field(
+        "memory", f"about {mebibytes(largest.plan.memory_bytes)} at most, for {size(largest.job.info)} pixels"
+    )
+
+
+def _scan_in_words(device: torch.device) -> str:
+    from xyscannet import ops
+
+    active = ops.active_backend(device.type)
+    better = []
+    for backend in ops.backends():
+        if backend.name == active:
+            break
+        better.append(f"{backend.name}: {f'not for {device.type}' if backend.usable else backend.reason}")
+    return active + (f" ({'; '.join(better)})" if better else "")
+
+
+def print_notes(done: Sequence[Record]) -> None:
+    inputs = defaultdict(list)
+    for record in done:
+        for note in record.notes:
+            inputs[note].append(shown(record.job.input))
+    for note, names in inputs.items():
+        more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+        console.say(f"note: {note}: {', '.join(names[:LISTED])}{more}")
+
+
+def print_summary(done: Sequence[Record], count: int, seconds: float, *, interrupted: bool) -> None:
+    good = [record for record in done if record.status == "done"]
+    megapixels = sum(record.job.pixels for record in good) / 1e6
+    rate = (
+        f", {megapixels:.1f} MP in {console.duration(seconds)} ({megapixels / seconds:.2f} MP/s)"
+        if good
+        else ""
+    )
+    console.say(f"{len(good)} of {count} images done{rate}", "bold" if not interrupted else "")
+    if interrupted and count > len(good):
+        console.say("the same command with --exist skip does the rest")
+
+
+def print_failures(failed: Sequence[Record]) -> None:
+    if failed:
+        lines = [f"{len(failed)} failed:", *(f"  {record.error}" for record in failed)]
+        console.error("\n".join(lines))
+
+
+class Records:
+    """Where `--json` goes: nowhere, stdout, or a file that is moved into place when the run is over."""
+
+    def __init__(self, path: Path | None, exist: str, jobs: Jobs) -> None:
+        self._path, self._file = path, None
+        if path is None or str(path) == "-":
+            return
+        taken = {job.input.resolve() for job in jobs.jobs} | {job.output.resolve() for job in jobs.jobs}
+        if path.resolve() in taken:
+            raise ConfigError(f"--json {shown(path)} is also an input or an output")
+        if exist == "error" and path.exists():
+            raise ConfigError(f"--json {shown(path)} exists; choose --exist skip or --exist overwrite")
+        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+    def __enter__(self) -> Records:
+        if self._path is not None and str(self._path) != "-":
+            try:
+                self._file = open(self._temporary, "w")
+            except OSError as error:
+                raise ConfigError(f"--json {shown(self._path)} cannot be written: {error.strerror}") from None
+        return self
+
+    def add(self, record: Record) -> None:
+        if self._file is not None:
+            self._file.write(json.dumps(record.to_dict()) + "\n")
+        elif self._path is not None:
+            console.data(record.to_dict())
+
+    def __exit__(self, *exception: Any) -> None:
+        if self._file is not None:
+            self._file.close()
+            os.replace(self._temporary, self._path)
