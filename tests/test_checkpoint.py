@@ -131,6 +131,15 @@ def test_difference_is_readable(tmp_path, tiny):
     assert "1 of another shape: patch_embed.weight 4x1x3x3 instead of 4x3x3x3" in text
 
 
+@pytest.mark.parametrize(
+    "wrong", [torch.zeros(4, 3, 3, 3, dtype=torch.int8), torch.zeros(4, 3, 3, 3).to_sparse()]
+)
+def test_tensors_that_hold_no_weights(tiny, wrong):
+    state = tiny.state_dict() | {"patch_embed.weight": wrong}
+    with pytest.raises(ConfigError, match="1 not plain real numbers: patch_embed.weight"):
+        checkpoint.check(state, TINY, "x")
+
+
 def test_many_differences_are_counted(tiny):
     with pytest.raises(ConfigError, match=r"\d+ missing: \S+, \S+, \S+, and \d+ more"):
         checkpoint.check({}, TINY, "x")
@@ -334,6 +343,13 @@ def test_missing_file_and_folder(tmp_path):
         checkpoint.load_model(tmp_path / "no.safetensors")
     with pytest.raises(ConfigError, match="is a folder"):
         checkpoint.load_model(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
+def test_a_pipe_is_refused_without_waiting(tmp_path):
+    os.mkfifo(tmp_path / "pipe.pth")
+    with pytest.raises(ConfigError, match="no regular file"):
+        checkpoint.read(tmp_path / "pipe.pth")
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root reads everything")

@@ -84,8 +84,10 @@ def read(path: str | Path, channel_order: str = "rgb") -> Checkpoint:
     path = Path(path)
     if channel_order not in CHANNEL_ORDERS:
         raise ConfigError(f"channel order {channel_order!r}: must be rgb or bgr")
-    if path.is_dir():
-        raise ConfigError(f"{path}: is a folder, not a checkpoint file")
+    if path.exists() and not path.is_file():
+        raise ConfigError(
+            f"{path}: is {'a folder' if path.is_dir() else 'no regular file'}, not a checkpoint"
+        )
     try:
         with path.open("rb") as file:
             start = file.read(16)
@@ -153,7 +155,17 @@ def check(state: Mapping[str, torch.Tensor], config: XYScanNetConfig, what: str)
         for name, shape in expected.items()
         if name in state and tuple(state[name].shape) != shape
     ]
-    parts = [("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen)]
+    untyped = [
+        f"{name} {str(tensor.dtype).removeprefix('torch.')}"
+        for name, tensor in state.items()
+        if name in expected and not (tensor.is_floating_point() and tensor.layout == torch.strided)
+    ]
+    parts = [
+        ("missing", missing),
+        ("unexpected", unexpected),
+        ("of another shape", misshapen),
+        ("not plain real numbers", untyped),
+    ]
     lines = [f"  {len(names)} {label}: {first(names)}" for label, names in parts if names]
     if lines:
         raise ConfigError(

@@ -89,6 +89,8 @@ def command(
     from xyscannet.analysis import bench
 
     place = inference.pick_device(device)
+    if place.type not in ("cpu", "cuda"):
+        raise ConfigError(f"--device {device}: measuring is possible on cpu and cuda only")
     names = _backends(listed(scans, "--scan"), place)
     results = list(
         bench.run(
