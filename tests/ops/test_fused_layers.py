@@ -1,0 +1,139 @@
+"""Fused layer normalisation and silu gates against their definitions in float64, outputs and every gradient."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from xyscannet.ops import channels_last
+from xyscannet.ops.gate import silu_gate, silu_gate_reference, silu_mul
+from xyscannet.ops.norm import layer_norm, layer_norm_reference
+
+LIMIT = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
+DTYPES = list(LIMIT)
+
+
+@pytest.fixture(autouse=True)
+def poisoned_buffers(monkeypatch):
+    """Whatever a kernel leaves unwritten is NaN."""
+    plain = channels_last.empty
+
+    def poisoned(like, channels):
+        return plain(like, channels).fill_(float("nan"))
+
+    for module in ("gate", "norm"):
+        monkeypatch.setattr(f"xyscannet.ops.{module}.empty", poisoned)
+
+
+def rms_ratio(found: torch.Tensor, exact: torch.Tensor) -> float:
+    return ((found.double() - exact).square().mean().sqrt() / exact.square().mean().sqrt()).item()
+
+
+def maps(dtype, channels, size=(3, 7, 9), layout="channels-last"):
+    """A leaf of (B, C, H, W) in one of several memory layouts."""
+    batch, height, width = size
+    x = torch.randn(batch, channels, height, width).to(dtype)
+    if layout == "channels-last":
+        x = x.contiguous(memory_format=torch.channels_last)
+    elif layout == "half":
+        x = torch.randn(batch, height, width, 2 * channels).to(dtype)[..., channels:].permute(0, 3, 1, 2)
+    return x.requires_grad_()
+
+
+def compare(fused, reference, leaves, dtype):
+    exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
+    expected = reference(*exact)
+    found = fused(*leaves)
+    upper = torch.randn_like(expected)
+    assert found.dtype == leaves[0].dtype
+    assert rms_ratio(found, expected) <= LIMIT[dtype]
+    gradients = torch.autograd.grad(found, leaves, upper.to(dtype))
+    for found_gradient, exact_gradient in zip(
+        gradients, torch.autograd.grad(expected, exact, upper), strict=True
+    ):
+        assert rms_ratio(found_gradient, exact_gradient) <= LIMIT[dtype]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("channels", [2, 5, 16, 24, 40, 96])
+@pytest.mark.parametrize("layout", ["channels-last", "channels-first", "half"])
+def test_layer_norm(dtype, channels, layout):
+    torch.manual_seed(channels)
+    weight, bias = torch.randn(channels).requires_grad_(), torch.randn(channels).requires_grad_()
+    compare(
+        lambda x, w, b: layer_norm(x, w, b, 1e-5),
+        lambda x, w, b: layer_norm_reference(x, w, b, 1e-5),
+        [maps(dtype, channels, layout=layout), weight, bias],
+        dtype,
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("channels", [1, 5, 16, 24, 40])
+@pytest.mark.parametrize("layout", ["channels-last", "channels-first"])
+def test_silu_gate_of_the_halves(dtype, channels, layout):
+    torch.manual_seed(channels)
+    compare(
+        silu_gate,
+        lambda x: silu_gate_reference(*x.chunk(2, dim=1)),
+        [maps(dtype, 2 * channels, layout=layout)],
+        dtype,
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", ["channels-last", "channels-first", "half"])
+def test_silu_mul(dtype, layout):
+    torch.manual_seed(0)
+    compare(silu_mul, silu_gate_reference, [maps(dtype, 24, layout=layout), maps(dtype, 24)], dtype)
+
+
+def test_one_pixel_and_empty_batches():
+    for size in ((1, 1, 1), (0, 4, 4)):
+        x = maps(torch.float32, 6, size)
+        assert layer_norm(x, torch.ones(6), torch.zeros(6)).shape == x.shape
+        assert silu_gate(x).shape == (size[0], 3, *size[1:])
+
+
+def test_gradients_in_double_precision():
+    torch.manual_seed(0)
+    x = torch.randn(2, 6, 3, 4, dtype=torch.float64).requires_grad_()
+    gate = torch.randn(2, 6, 3, 4, dtype=torch.float64).requires_grad_()
+    weight, bias = (torch.randn(6, dtype=torch.float64).requires_grad_() for _ in range(2))
+    assert torch.autograd.gradcheck(layer_norm, (x, weight, bias))
+    assert torch.autograd.gradcheck(silu_gate, (x,))
+    assert torch.autograd.gradcheck(silu_mul, (gate, x))
+
+
+def test_parameter_gradients_do_not_depend_on_threads():
+    x, weight, bias = maps(torch.float32, 24, (2, 61, 67)), torch.rand(24).requires_grad_(), torch.zeros(24)
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(torch.autograd.grad(layer_norm(x, weight, bias).square().sum(), weight)[0])
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+
+
+def test_large_values_do_not_overflow():
+    x = torch.full((1, 8, 2, 2), 3e4).contiguous(memory_format=torch.channels_last)
+    x[:, ::2] *= -1
+    assert torch.isfinite(silu_gate(x)).all()
+    torch.testing.assert_close(layer_norm(x, torch.ones(8), torch.zeros(8)), x / 3e4, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("operator", ["silu_gate", "silu_mul", "layer_norm"])
+def test_registration_is_complete(operator):
+    x = torch.randn(2, 6, 3, 4).contiguous(memory_format=torch.channels_last).requires_grad_()
+    weight = torch.ones(6).requires_grad_()
+    arguments = {
+        "silu_gate": (x,),
+        "silu_mul": (x, x.detach().clone().requires_grad_()),
+        "layer_norm": (x, weight, weight.detach().clone().requires_grad_(), 1e-5),
+    }[operator]
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("gate", "norm"):
+            patch.setattr(f"xyscannet.ops.{module}.empty", channels_last.empty)
+        torch.library.opcheck(getattr(torch.ops.xyscannet, operator).default, arguments)
