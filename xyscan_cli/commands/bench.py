@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from xyscan_cli import console, options, tables
+from xyscan_cli import console, machine, options, tables
 from xyscannet.errors import ConfigError, InputError, UnavailableError
 
 if TYPE_CHECKING:
@@ -158,9 +158,8 @@ def _machine(device: torch.device) -> dict[str, Any]:
     import torch
 
     import xyscannet
-    from xyscan_cli.commands.doctor import cpu
 
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu()["name"]
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else machine.cpu()["name"]
     return {
         "device": name,
         "threads": torch.get_num_threads(),
@@ -196,10 +195,10 @@ def _row(result: Result) -> list[str]:
     ]
 
 
-def _markdown(rows: Sequence[Sequence[str]], machine: dict[str, Any]) -> str:
+def _markdown(rows: Sequence[Sequence[str]], place: dict[str, Any]) -> str:
     lines = [HEADER, ["---"] * 4 + ["---:"] * (len(HEADER) - 4), *rows]
-    place = f"{machine['device']}, {machine['threads']} threads, torch {machine['torch']}"
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines) + f"\n{place}.\n"
+    foot = f"{place['device']}, {place['threads']} threads, torch {place['torch']}"
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines) + f"\n{foot}.\n"
 
 
 def _write_csv(file: Any, results: Sequence[Result]) -> None:

@@ -2,56 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
-import json
-import os
 import platform
-import re
-import subprocess
-import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from xyscan_cli import console, tables
+from xyscan_cli import console, machine, tables
 
-CORE = {
-    "torch": "torch",
-    "numpy": "numpy",
-    "numba": "numba",
-    "pillow": "PIL",
-    "opencv-python-headless": "cv2",
-    "safetensors": "safetensors",
-    "pydantic": "pydantic",
-    "pyyaml": "yaml",
-    "typer": "typer",
-    "rich": "rich",
-}
-EXTRAS = {
-    "cuda": {"mamba-ssm": "mamba_ssm", "causal-conv1d": "causal_conv1d"},
-    "metrics": {"pyiqa": "pyiqa", "lpips": "lpips", "clean-fid": "cleanfid", "scikit-image": "skimage"},
-    "train": {"accelerate": "accelerate", "tensorboard": "tensorboard"},
-    "video": {"av": "av"},
-    "peers": {"spandrel": "spandrel"},
-}
-INSTRUCTIONS = (
-    "avx2",
-    "fma",
-    "avx512f",
-    "avx512_bf16",
-    "avx512_fp16",
-    "amx_bf16",
-    "asimd",
-    "bf16",
-    "sve",
-    "sve2",
-)
 SELF_CHECK = "xyscannet-s"
 SELF_CHECK_PSNR = 80.0  # dB, fp32 against float64
-IMPORT_SECONDS = 120
 
 
 def command(
@@ -79,19 +39,19 @@ def examine() -> dict[str, Any]:
         "installed_at": str(Path(xyscannet.__file__).parent),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: _import_here(name, module) for name, module in CORE.items()},
-        "cpu": cpu(),
-        "memory": _memory(),
+        "packages": {name: machine.import_here(name, module) for name, module in machine.CORE.items()},
+        "cpu": machine.cpu(),
+        "memory": machine.memory(),
         "gpus": [],
         "backends": [],
-        "optional": _optional(),
+        "optional": machine.optional(),
         "weights": [],
         "self_check": [],
     }
     broken = [f"{name}: {found['reason']}" for name, found in report["packages"].items() if found["reason"]]
     report["problems"] = broken
     for name, fill in (
-        ("gpus", _gpus),
+        ("gpus", machine.gpus),
         ("backends", _backends),
         ("weights", _weights),
         ("self_check", _self_check),
@@ -104,137 +64,6 @@ def examine() -> dict[str, Any]:
         if not check["right"]:
             report["problems"].append(f"self-check: {check['scan']} on {check['device']} gives wrong results")
     return report
-
-
-def _import_here(name: str, module: str) -> dict[str, str | None]:
-    try:
-        loaded = importlib.import_module(module)
-    except (Exception, SystemExit) as failure:
-        return {"version": _version(name), "reason": _reason(failure)}
-    version = getattr(loaded, "__version__", None)
-    return {"version": str(version) if version else _version(name), "reason": None}
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _reason(failure: BaseException) -> str:
-    return f"{type(failure).__name__}: {failure}".split("\n")[0]
-
-
-def _optional() -> list[dict[str, Any]]:
-    """Each optional package: imported in another process, as a broken one may end the process that imports it."""
-    packages = [
-        (extra, name, module) for extra, members in EXTRAS.items() for name, module in members.items()
-    ]
-    found = [module for _, _, module in packages if _is_found(module)]
-    reasons = import_elsewhere(found) if found else {}
-    return [
-        {
-            "package": name,
-            "extra": extra,
-            "version": _version(name) if module in found else None,
-            "usable": module in found and reasons[module] is None,
-            "reason": reasons[module]
-            if module in found
-            else f'not installed: pip install "xyscannet[{extra}]"',
-        }
-        for extra, name, module in packages
-    ]
-
-
-def _is_found(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except (Exception, SystemExit):
-        return True  # its import will say what is wrong
-
-
-def import_elsewhere(modules: list[str]) -> dict[str, str | None]:
-    """Import modules in another process; for each the reason why that fails, None where it does not."""
-    code = (
-        "import importlib, json, os, sys\n"
-        "out = os.fdopen(os.dup(1), 'w')\n"
-        "os.dup2(os.open(os.devnull, os.O_WRONLY), 1)\n"
-        "for name in sys.argv[1:]:\n"
-        "    try:\n"
-        "        importlib.import_module(name)\n"
-        "        reason = None\n"
-        "    except BaseException as failure:\n"
-        "        reason = f'{type(failure).__name__}: {failure}'.split('\\n')[0]\n"
-        "    print(json.dumps([name, reason]), file=out, flush=True)\n"
-    )
-    reasons: dict[str, str | None] = {}
-    waiting = list(modules)
-    while waiting:
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-        try:
-            run = subprocess.run(
-                [sys.executable, "-c", code, *waiting],
-                capture_output=True,
-                text=True,
-                timeout=IMPORT_SECONDS,
-                env=environment,
-            )
-            output, end = run.stdout, f"importing it ends the process (code {run.returncode})"
-        except subprocess.TimeoutExpired as failure:
-            output = (
-                (failure.stdout or b"").decode()
-                if isinstance(failure.stdout, bytes)
-                else failure.stdout or ""
-            )
-            end = f"importing it takes longer than {IMPORT_SECONDS} s"
-        except OSError as failure:
-            return reasons | dict.fromkeys(waiting, f"cannot start Python: {failure}")
-        reasons |= dict(map(json.loads, output.splitlines()))
-        waiting = [name for name in waiting if name not in reasons]
-        if waiting:
-            reasons[waiting.pop(0)] = end
-    return reasons
-
-
-def cpu() -> dict[str, Any]:
-    name, flags = platform.processor() or platform.machine(), set()
-    with suppress(OSError):
-        text = Path("/proc/cpuinfo").read_text()
-        model = re.search(r"^(?:model name|Model)\s*:\s*(.+)$", text, re.MULTILINE)
-        name = model[1] if model else name
-        listed = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
-        flags = set(listed[1].split()) if listed else set()
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"name": name, "cores": usable, "instructions": [each for each in INSTRUCTIONS if each in flags]}
-
-
-def _memory() -> dict[str, int | None]:
-    total = None
-    with suppress(ValueError, OSError, AttributeError):
-        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    available = None
-    with suppress(Exception):
-        from xyscannet.inference import available_memory
-
-        available = int(available_memory("cpu"))
-    return {"total_bytes": total, "available_bytes": available}
-
-
-def _gpus() -> list[dict[str, Any]]:
-    import torch
-
-    found = []
-    for index in range(torch.cuda.device_count()):
-        properties = torch.cuda.get_device_properties(index)
-        found.append(
-            {
-                "name": properties.name,
-                "memory_bytes": properties.total_memory,
-                "capability": f"{properties.major}.{properties.minor}",
-            }
-        )
-    return found
 
 
 def _backends() -> list[dict[str, Any]]:
