@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+_EMPTY = ("empty", "empty_like", "empty_strided")
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory(monkeypatch):
+    """Fresh tensors hold NaN, so that an element nobody wrote is noticed."""
+
+    def poison(make):
+        def poisoned(*args, **kwargs):
+            x = make(*args, **kwargs)
+            return x.fill_(float("nan")) if x.is_floating_point() and x.device.type == "cpu" else x
+
+        return poisoned
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.Tensor, "new_empty", poison(torch.Tensor.new_empty))
+        for name in _EMPTY:
+            patch.setattr(torch, name, poison(getattr(torch, name)))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(before)
