@@ -19,6 +19,9 @@ from xyscannet.images.png import chunk
 SUFFIX = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tif"}
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6" dc:title="t"/></x:xmpmeta>'
 THUMBNAIL = b"\xff\xd8 a thumbnail of the blurred picture \xff\xd9"
+_BUFFER = io.BytesIO()
+Image.fromarray(picture(4, 5)).save(_BUFFER, "JPEG")
+JPEG = _BUFFER.getvalue()
 MAKER_NOTE = b"MAKER" + bytes(range(40))
 
 
@@ -152,6 +155,31 @@ def test_fields_that_point_outside_are_survived():
     for offset in (inner, 0xFFFFFF00):
         struct.pack_into("<I", block, block.index(struct.pack("<HHI", 0x8769, 4, 1)) + 8, offset)
         assert exif_block.orientation(exif_block.made_upright(bytes(block), 1, 1)) == 1
+
+
+def test_mutated_exif_is_read_or_dropped(tmp_path):
+    rng = np.random.default_rng(2)
+    block = exif(6, thumbnail=THUMBNAIL)
+    for _ in range(200):
+        mutated = bytearray(block)
+        for _ in range(int(rng.integers(1, 5))):
+            mutated[int(rng.integers(0, len(block)))] = int(rng.integers(0, 256))
+        data = segment(0xE1, b"Exif\0\0" + bytes(mutated))
+        (tmp_path / "x.jpg").write_bytes(b"\xff\xd8" + data + JPEG[2:])
+        photo = read(tmp_path / "x.jpg")
+        assert sorted(photo.rgb.shape) == [3, 4, 5]
+        assert (photo.metadata.exif is None) == ("corrupt EXIF dropped" in photo.notes)
+        write(photo, tmp_path / "y.tif")
+
+
+def test_directories_that_point_at_each_other(tmp_path):
+    """EXIF that contains itself must not be followed for ever."""
+    entries = struct.pack("<HHHII", 1, 0x8769, 4, 1, 8) + bytes(4)
+    interop = struct.pack("<HHHII", 1, 0xA005, 4, 1, 8) + bytes(4)
+    for body in (entries, interop):
+        photo = Photo(picture(), metadata=Metadata(exif=b"II*\0\x08\0\0\0" + body))
+        write(photo, tmp_path / "x.tif")
+        assert read(tmp_path / "x.tif").width == 31
 
 
 def test_png_keeps_text_time_and_colour_chunks(tmp_path):

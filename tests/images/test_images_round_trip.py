@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -16,6 +18,7 @@ from PIL import Image, ImageOps
 from tests.images.samples import exif, matte, picture, stored
 from xyscannet.errors import ConfigError, InputError
 from xyscannet.images import Metadata, Photo, probe, read, write
+from xyscannet.images.png import SIGNATURE, chunk
 
 SUFFIX = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tif", "bmp": ".bmp"}
 EXACT = [
@@ -219,8 +222,6 @@ def test_converted_modes_look_as_pillow_shows_them(tmp_path, mode):
 
 @pytest.mark.parametrize(("dtype", "grey"), [(np.uint8, True), (np.uint16, True), (np.uint16, False)])
 def test_png_transparent_colour(tmp_path, dtype, grey):
-    from xyscannet.images.png import chunk
-
     write(photo("png", dtype, grey), tmp_path / "x.png")
     data = (tmp_path / "x.png").read_bytes()
     pixels = picture(dtype=dtype, grey=grey)
@@ -247,6 +248,55 @@ def test_cmyk_and_lab_tiff(tmp_path):
     assert np.abs(back.rgb.astype(int) - picture()).mean() < 3 and any("Lab" in note for note in back.notes)
 
 
+@pytest.mark.parametrize(
+    ("mode", "compression"),
+    [
+        *(("1", c) for c in ("raw", "group3", "group4", "packbits", "tiff_lzw")),
+        *(("P", c) for c in ("raw", "tiff_lzw", "tiff_adobe_deflate")),
+        *(("L", c) for c in ("jpeg", "packbits")),
+        *(("RGB", c) for c in ("jpeg", "packbits", "tiff_deflate")),
+        *(("CMYK", c) for c in ("raw", "tiff_lzw", "jpeg")),
+        ("YCbCr", "raw"),
+    ],
+)
+def test_tiff_kinds_that_pillow_writes(tmp_path, mode, compression):
+    Image.fromarray(picture(48, 64)).convert(mode).save(tmp_path / "x.tif", compression=compression)
+    with Image.open(tmp_path / "x.tif") as opened:
+        expected = np.asarray(opened.convert("RGB"))
+    back = read(tmp_path / "x.tif")
+    np.testing.assert_array_equal(back.rgb, expected)
+    assert back.metadata.tiff_compression == {"raw": "none", "tiff_lzw": "lzw"}.get(compression, "deflate")
+    assert probe(tmp_path / "x.tif").channels == {
+        "1": "grey",
+        "L": "grey",
+        "P": "palette",
+        "CMYK": "cmyk",
+    }.get(mode, "rgb")
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (5, 9), (19, 17)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_interlaced_png(tmp_path, dtype, size):
+    pixels = picture(*size, dtype)
+    raw = b""
+    for x, y, dx, dy in (
+        (0, 0, 8, 8),
+        (4, 0, 8, 8),
+        (0, 4, 4, 8),
+        (2, 0, 4, 4),
+        (0, 2, 2, 4),
+        (1, 0, 2, 2),
+        (0, 1, 1, 2),
+    ):
+        part = pixels[y::dy, x::dx]
+        if part.size:
+            raw += b"".join(b"\0" + row.astype(pixels.dtype.newbyteorder(">")).tobytes() for row in part)
+    head = struct.pack(">IIBBBBB", size[1], size[0], pixels.itemsize * 8, 2, 0, 0, 1)
+    chunks = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b"")
+    (tmp_path / "x.png").write_bytes(SIGNATURE + chunks)
+    np.testing.assert_array_equal(read(tmp_path / "x.png").rgb, pixels)
+
+
 def test_bmp_of_other_depths(tmp_path):
     for mode in ("1", "P", "L"):
         image = Image.fromarray(picture()).convert(mode)
@@ -269,6 +319,9 @@ def test_orientation_is_applied(tmp_path, format, orientation):
     else:
         image.save(path, exif=block, lossless=True, exact=True)
     back, info = read(path), probe(path)
+    with Image.open(path) as opened:
+        shown = opened if format == "tiff" else ImageOps.exif_transpose(opened)  # Pillow turns a TIFF itself
+        np.testing.assert_array_equal(back.rgb, np.asarray(shown)[..., :3])
     assert back.rgb.shape == (24, 40, 3) and (info.width, info.height) == (40, 24)
     if format == "jpeg":
         assert np.abs(back.rgb.astype(int) - upright).max() < 12

@@ -35,8 +35,10 @@ TYPE_BYTES = {
 _INTEGERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
 ORIENTATION = 0x0112
 EXIF_POINTER, GPS_POINTER, INTEROP_POINTER = 0x8769, 0x8825, 0xA005
-POINTERS = (EXIF_POINTER, GPS_POINTER, INTEROP_POINTER)
+_POINTERS = (EXIF_POINTER, GPS_POINTER, INTEROP_POINTER)
 _MAX_ENTRIES = 4096
+_MAX_BYTES = 256 << 20  # of all values of a directory together
+LAYERS = 37724  # Photoshop's layers, as large as the picture many times over: noticed, not read
 
 Reader = Callable[[int, int], bytes]  # (offset, size) -> at most size bytes
 
@@ -91,6 +93,7 @@ def read_ifd(at: Reader, layout: Layout, offset: int) -> tuple[dict[int, Entry],
     if not count or len(table) < count * entry_bytes:
         raise ValueError("a directory is cut off")
     fields: dict[int, Entry] = {}
+    total = 0
     for index in range(count):
         start = index * entry_bytes
         tag, kind, number = struct.unpack_from(layout.order + "HH" + layout.word, table, start)
@@ -100,8 +103,11 @@ def read_ifd(at: Reader, layout: Layout, offset: int) -> tuple[dict[int, Entry],
         where = offset + count_bytes + start + entry_bytes - inline
         if size > inline:
             where = struct.unpack_from(layout.order + layout.word, table, start + entry_bytes - inline)[0]
-        data = at(where, size)
-        if len(data) == size:
+        data = b"" if tag == LAYERS else at(where, size)
+        total += len(data)
+        if total > _MAX_BYTES:
+            raise ValueError("the values of a directory are too large")
+        if len(data) == size or tag == LAYERS:
             fields[tag] = Entry(kind, number, data, where)
     end = offset + count_bytes + count * entry_bytes
     tail = at(end, inline)
@@ -141,24 +147,32 @@ def pack_ifd(fields: dict[int, tuple[int, int, bytes]], layout: Layout, offset: 
     return head + bytes(table) + b"\0" * inline + bytes(values)
 
 
-def pack_tree(fields: dict[int, Entry], at: Reader, source: Layout, target: Layout, offset: int) -> bytes:
-    """`pack_ifd` with the EXIF, GPS and interoperability directories that the fields point to placed behind it."""
-    flat: dict[int, tuple[int, int, bytes]] = {tag: tuple(entry[:3]) for tag, entry in fields.items()}
+def pack_tree(
+    fields: dict[int, Entry],
+    at: Reader,
+    source: Layout,
+    target: Layout,
+    offset: int,
+    pointers: tuple[int, ...] = (EXIF_POINTER, GPS_POINTER),
+) -> bytes:
+    """`pack_ifd` with the directories behind it that the fields point to: EXIF, GPS and, in EXIF, interoperability."""
+    flat: dict[int, tuple[int, int, bytes]] = {
+        tag: entry[:3] for tag, entry in fields.items() if tag not in _POINTERS
+    }
     children: dict[int, dict[int, Entry]] = {}
-    for tag in POINTERS:
-        if tag in flat:
-            del flat[tag]
-            where = integers(fields[tag], source)
-            try:
-                children[tag] = read_ifd(at, source, where[0])[0]
-            except (ValueError, IndexError):
-                continue
-            flat[tag] = (4, 1, bytes(4))
+    for tag in set(pointers) & set(fields):
+        where = integers(fields[tag], source)
+        try:
+            children[tag] = read_ifd(at, source, where[0])[0]
+        except (ValueError, IndexError):
+            continue
+        flat[tag] = (4, 1, bytes(4))
     end = offset + len(pack_ifd(flat, target, offset))
     tail = b""
     for tag, child in children.items():
+        inner = (INTEROP_POINTER,) if tag == EXIF_POINTER else ()
         flat[tag] = (4, 1, struct.pack(target.order + "I", end + len(tail)))
-        packed = pack_tree(child, at, source, target, end + len(tail))
+        packed = pack_tree(child, at, source, target, end + len(tail), inner)
         tail += packed + b"\0" * (len(packed) % 2)
     return pack_ifd(flat, target, offset) + tail
 

@@ -40,7 +40,7 @@ def _encode_16(samples: np.ndarray) -> bytes:
     height, width, count = samples.shape
     step, row_bytes = 2 * count, 2 * count * width
     colour = {1: 0, 2: 4, 3: 2, 4: 6}[count]
-    deflate = zlib.compressobj(6, zlib.DEFLATED, 15, 9, zlib.Z_FILTERED)
+    deflate = zlib.compressobj(4, zlib.DEFLATED, 15, 9, zlib.Z_FILTERED)
     parts = []
     band = max(1, _BAND_BYTES // row_bytes)
     above = np.zeros((1, row_bytes), np.uint8)

@@ -9,8 +9,8 @@ from typing import BinaryIO
 import numpy as np
 
 from .decoded import Decoded, Header
-from .exif import ORIENTATION, Layout, Reader, ifd_resolution, pack_tree
-from .tiff_page import COMPRESSION, DROPPED, ICC, LAYERS, PHOTOSHOP, RESOLUTION, XMP, Page, read_page
+from .exif import LAYERS, ORIENTATION, Layout, Reader, ifd_resolution, pack_tree
+from .tiff_page import COMPRESSION, DROPPED, ICC, PHOTOSHOP, RESOLUTION, XMP, Page, read_page
 from .tiff_pixels import decode_pixels
 
 _COMPRESSIONS = {1: "none", 5: "lzw", 8: "deflate", 32946: "deflate"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .exif import Entry, Layout, Reader, integers, layout_of, read_ifd
+from .exif import LAYERS, Entry, Layout, Reader, integers, layout_of, read_ifd
 from .formats import BadImage, check_size
 
 XMP, PHOTOSHOP, ICC = 700, 34377, 34675
@@ -41,7 +41,6 @@ STRUCTURE = frozenset(
 _OTHER_DROPPED = frozenset(
     [254, 255, 263, 280, 281, 288, 289, 290, 291, 297, 301, 318, 319, 330, 336, 340, 341]
 )
-LAYERS = 37724  # Photoshop's layers: they would show the blurred picture
 DROPPED = STRUCTURE | _OTHER_DROPPED | {XMP, PHOTOSHOP, ICC, LAYERS}
 _PHOTOMETRIC = {0: "grey", 1: "grey", 2: "rgb", 3: "palette", 5: "cmyk", 6: "rgb", 8: "lab"}
 COLOURS = {"grey": 1, "rgb": 3, "palette": 1, "cmyk": 4, "lab": 3}

@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, WebPImagePlugin  # noqa: F401 - the plugin registers what encodes
 
 from . import exif as exif_block
 from .decoded import Decoded, Header
