@@ -46,3 +46,15 @@ def test_peak_memory_is_the_growth_in_the_call():
 def test_a_dead_process_is_an_error():
     with pytest.raises(UnavailableError, match="memory"):
         peak_memory(partial, os._exit, 9)
+
+
+@pytest.mark.gpu
+def test_gpu_times_wait_for_the_work_and_memory_is_torchs():
+    import torch
+
+    x = torch.rand(4096, 4096, device="cuda")
+    timings = time_in_turn(
+        {"one": lambda: x @ x, "many": lambda: [x @ x for _ in range(20)]}, repeats=3, device="cuda"
+    )
+    assert 10 < timings["many"].median / timings["one"].median < 40
+    assert peak_memory(partial, torch.add, x, 1, device="cuda") >= 64 * MIB
