@@ -97,3 +97,31 @@ def stored(upright: np.ndarray, orientation: int) -> np.ndarray:
             8: lambda x: np.rot90(x, -1),
         }[orientation](upright)
     )
+
+
+def cmyk_profile() -> bytes:
+    """A made-up printing profile whose first ink is red instead of cyan: 16 points of a table from CMYK to Lab."""
+    ramp = bytes(range(256))
+    corners = b""
+    for ink in range(16):  # the first ink is the slowest to change
+        if ink & 1:
+            corners += bytes([0, 128, 128])  # black
+        elif ink & 8:
+            corners += bytes([127, 192, 168])  # the red one
+        else:
+            corners += bytes([255 - 40 * (ink >> 1), 128, 128])
+    identity = struct.pack(">9I", 65536, 0, 0, 0, 65536, 0, 0, 0, 65536)
+    table = b"mft1" + bytes(4) + bytes([4, 3, 2, 0]) + identity + ramp * 4 + corners + ramp * 3
+    white = b"XYZ " + bytes(4) + struct.pack(">3I", 63190, 65536, 54061)
+    text = b"text" + bytes(4) + b"none\0\0\0\0"
+    description = b"desc" + bytes(4) + struct.pack(">I", 5) + b"inks\0" + bytes(78 + 1)
+    blocks = {b"A2B0": table, b"wtpt": white, b"cprt": text, b"desc": description}
+    at = 128 + 4 + 12 * len(blocks)
+    index, body = struct.pack(">I", len(blocks)), b""
+    for name, block in blocks.items():
+        block += bytes(-len(block) % 4)
+        index += struct.pack(">4sII", name, at + len(body), len(block))
+        body += block
+    head = struct.pack(">I4sI4s4s4s", at + len(body), bytes(4), 0x02400000, b"prtr", b"CMYK", b"Lab ")
+    head += bytes(12) + b"acsp" + bytes(28) + struct.pack(">3I", 63190, 65536, 54061) + bytes(48)
+    return head + index + body

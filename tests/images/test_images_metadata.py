@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from tests.images.samples import exif, grey_profile, matte, picture, profile, stored
+from tests.images.samples import cmyk_profile, exif, grey_profile, matte, picture, profile, stored
 from xyscannet.images import Metadata, Photo, read, write
 from xyscannet.images import exif as exif_block
 from xyscannet.images.jpeg import segment, without_thumbnails
@@ -273,7 +273,21 @@ def test_bmp_says_what_it_cannot_hold(tmp_path):
     assert read(tmp_path / "x.bmp").metadata.dpi == pytest.approx((240, 240), abs=0.01)
 
 
-def test_cmyk_profile_is_applied_and_not_kept(tmp_path):
+@pytest.mark.parametrize("name", ["x.jpg", "x.tif"])
+def test_cmyk_is_converted_by_its_profile(tmp_path, name):
+    inks = np.zeros((16, 48, 4), np.uint8)
+    inks[:, 16:32, 0] = 255  # the first ink, which this profile makes red
+    inks[:, 32:, 3] = 255
+    options = {"quality": 100} if name == "x.jpg" else {}
+    Image.frombytes("CMYK", (48, 16), inks.tobytes()).save(tmp_path / name, icc_profile=cmyk_profile(), **options)
+    photo = read(tmp_path / name)
+    white, red, black = (photo.rgb[8, column].astype(int) for column in (8, 24, 40))
+    assert white.min() > 250 and black.max() < 10
+    assert red[0] > 180 and red[0] > red[1] + 60
+    assert photo.metadata.icc is None and photo.notes == ("CMYK converted to sRGB by its colour profile",)
+
+
+def test_cmyk_with_a_profile_that_does_not_fit(tmp_path):
     Image.fromarray(picture()).convert("CMYK").save(tmp_path / "x.jpg", icc_profile=profile())
     photo = read(tmp_path / "x.jpg")
     assert photo.metadata.icc is None and any("approximate" in note for note in photo.notes)
