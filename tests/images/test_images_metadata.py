@@ -279,7 +279,9 @@ def test_cmyk_is_converted_by_its_profile(tmp_path, name):
     inks[:, 16:32, 0] = 255  # the first ink, which this profile makes red
     inks[:, 32:, 3] = 255
     options = {"quality": 100} if name == "x.jpg" else {}
-    Image.frombytes("CMYK", (48, 16), inks.tobytes()).save(tmp_path / name, icc_profile=cmyk_profile(), **options)
+    Image.frombytes("CMYK", (48, 16), inks.tobytes()).save(
+        tmp_path / name, icc_profile=cmyk_profile(), **options
+    )
     photo = read(tmp_path / name)
     white, red, black = (photo.rgb[8, column].astype(int) for column in (8, 24, 40))
     assert white.min() > 250 and black.max() < 10
