@@ -13,6 +13,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from xyscan_cli.app import app
 from xyscannet import checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,7 +66,7 @@ def test_smoke_recipe_trains_validates_and_writes_weights(photos: Path, tmp_path
     assert out == ""
     assert "validation:" in err and "done after 4 steps" in err
     assert checkpoint.read(tmp_path / "run" / "best.safetensors").metadata["recipe"] == "smoke"
-    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    (run,) = json.loads((tmp_path / "run" / "run.json").read_text())
     assert run["command"].startswith("xyscan train smoke --set")
     assert run["data"]["photos"] == 3
 
@@ -99,10 +100,16 @@ def test_interrupt_saves_the_state_and_resume_finishes(photos: Path, tmp_path: P
     assert f"from step {reached}" in err and f"done after {reached + 2} steps" in err
 
 
-def test_print_config_is_the_resolved_configuration(tmp_path: Path) -> None:
-    code, out, _ = train("default-s", "--set", "optimiser.lr=1e-4", "--print-config")
-    assert code == 0
-    assert yaml.safe_load(out)["optimiser"]["lr"] == 1e-4
+def train_here(*arguments: str) -> int:
+    """The command in this process; its output goes to pytest's capture."""
+    with pytest.raises(SystemExit) as ended:
+        app(["train", *arguments], prog_name="xyscan")
+    return ended.value.code
+
+
+def test_print_config_is_the_resolved_configuration(capfd: pytest.CaptureFixture[str]) -> None:
+    assert train_here("default-s", "--set", "optimiser.lr=1e-4", "--print-config") == 0
+    assert yaml.safe_load(capfd.readouterr().out)["optimiser"]["lr"] == 1e-4
 
 
 @pytest.mark.parametrize(
@@ -116,10 +123,17 @@ def test_print_config_is_the_resolved_configuration(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_usage_is_one_message(
-    arguments: list[str], code: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arguments: list[str],
+    code: int,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    found, out, err = train(*arguments)
+    monkeypatch.setattr("xyscan_cli.console._State.rich", None)
+    found = train_here(*arguments)
+    out, err = capfd.readouterr()
     assert found == code, err
     assert message in err and "Traceback" not in err and out == ""
     assert not list(tmp_path.iterdir())

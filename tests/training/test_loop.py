@@ -97,7 +97,7 @@ def test_log_has_what_a_reader_of_the_run_needs(tiny_config: TrainConfig, run_fo
     step = log_of(run_folder, "step")[-1]
     assert {"loss", "lr", "grad_norm", "seconds", "crops_per_s", "data_wait"} <= step.keys()
     assert [event["event"] for event in heard].count("step") == 6
-    run = json.loads((run_folder / "run.json").read_text())
+    (run,) = json.loads((run_folder / "run.json").read_text())
     assert run["command"] == "xyscan train" and run["data"] == {"kind": "drawn"}
     assert parse_config(yaml.safe_load((run_folder / "config.yaml").read_text())) == tiny_config
 
@@ -110,6 +110,7 @@ def test_resume_forgets_the_records_after_the_saved_step(tiny: dict, run_folder:
     assert [record["step"] for record in log_of(run_folder, "step")] == [1, 2, 3, 4, 5]
     Trainer(config, run_folder, samples=DrawnPairs(), resume=True).run()
     assert [record["step"] for record in log_of(run_folder, "step")] == [1, 2, 3, 4, 5, 6]
+    assert [entry["step"] for entry in json.loads((run_folder / "run.json").read_text())] == [0, 4]
 
 
 def test_not_finite_stops_with_the_batch_saved(tiny_config: TrainConfig, run_folder: Path) -> None:
@@ -127,6 +128,12 @@ def test_an_existing_run_is_not_overwritten(tiny_config: TrainConfig, run_folder
     Trainer(tiny_config, run_folder, samples=DrawnPairs()).run()
     with pytest.raises(ConfigError, match="--resume"):
         Trainer(tiny_config, run_folder, samples=DrawnPairs())
+
+
+def test_folder_that_cannot_be_written_is_an_error(tiny_config: TrainConfig, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="folder"):
+        Trainer(tiny_config, tmp_path / "file" / "run", samples=DrawnPairs())
 
 
 def test_resume_needs_a_state_of_the_same_network_and_seed(tiny: dict, run_folder: Path) -> None:

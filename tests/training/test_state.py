@@ -52,6 +52,20 @@ def test_save_that_fails_leaves_the_old_state(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["state.pt"]
 
 
+def test_full_disk_is_said_and_leaves_the_old_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "state.pt"
+    atomic_save(path, {"version": 1, "step": 5})
+
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(InputError, match="No space left.*untouched"):
+        atomic_save(path, {"version": 1, "step": 6})
+    assert load_state(path)["step"] == 5
+    assert [file.name for file in tmp_path.iterdir()] == ["state.pt"]
+
+
 def test_states_that_cannot_be_resumed_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nothing to resume"):
         load_state(tmp_path / "state.pt")

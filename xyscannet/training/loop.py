@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import logging
 import math
-import os
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +20,7 @@ from xyscannet.errors import ConfigError, XYScanError
 from xyscannet.losses import DeblurLoss
 from xyscannet.models import zoo
 from xyscannet.training.config import TrainConfig, network_config
+from xyscannet.training.record import Event, RunFolder
 from xyscannet.training.samples import Batch, SampleSource, SynthesisedPairs
 from xyscannet.training.state import (
     STATE_VERSION,
@@ -37,7 +35,6 @@ from xyscannet.training.validate import ValidationSet, evaluate
 
 logger = logging.getLogger("xyscannet.training")
 STATE_NAME = "state.pt"
-Event = dict[str, Any]
 
 
 class DivergedError(XYScanError):
@@ -96,13 +93,13 @@ class Trainer:
         if validation is None and config.data.validation:
             validation = ValidationSet.from_folder(config.data.validation, config.validation)
         self.validation = validation
-        self.output.mkdir(parents=True, exist_ok=True)
-        self._write_folder(command, resumed=state is not None)
+        facts = {"network": self.network_config.to_dict(), "data": self.samples.manifest()}
+        self._folder = RunFolder(self.output)
+        self._folder.begin(config, command=command, step=self.step, device=self.device, facts=facts)
         self._forward: Callable[[torch.Tensor], torch.Tensor] = self.model
         if config.compile:
             self._forward = torch.compile(self.model)
-        self._resumed_at = self.elapsed
-        self._started = time.perf_counter()
+        self._clock_zero = time.perf_counter() - self.elapsed
 
     def progress(self) -> float:
         """Fraction of the run that is done: of the steps, or of the time budget where one is given."""
@@ -118,7 +115,7 @@ class Trainer:
         the gradient is not finite (the batch is saved in `diverged.pt`, the last saved state stays).
         """
         config, figures = self.config, {}
-        self._started, self._resumed_at = time.perf_counter(), self.elapsed
+        self._clock_zero = time.perf_counter() - self.elapsed
         total, done = config.iterations, self.step
         self._emit("start", parameters=sum(p.numel() for p in self.model.parameters()), total=total)
         validated = saved = None
@@ -153,7 +150,6 @@ class Trainer:
     def save(self) -> None:
         """Write the state and the averaged weights."""
         self.elapsed = self._elapsed_now()
-        self._resumed_at, self._started = self.elapsed, time.perf_counter()
         atomic_save(
             self.output / STATE_NAME,
             {
@@ -248,32 +244,6 @@ class Trainer:
             f"{path}; resume from the last saved state with a lower optimiser.lr"
         )
 
-    def _write_folder(self, command: str, *, resumed: bool) -> None:
-        log = self.output / "log.jsonl"
-        if resumed and log.exists():
-            records = [
-                line for line in log.read_text(encoding="utf-8").splitlines() if _step_of(line) <= self.step
-            ]
-            part = log.with_suffix(".part")
-            part.write_text("".join(line + "\n" for line in records), encoding="utf-8")
-            os.replace(part, log)
-        elif log.exists():
-            log.unlink()
-        (self.output / "config.yaml").write_text(self.config.to_yaml(), encoding="utf-8")
-        run = {
-            "command": command,
-            "resumed_at": self.step if resumed else None,
-            "seed": self.config.seed,
-            "network": self.network_config.to_dict(),
-            "versions": {"python": platform.python_version(), "torch": torch.__version__},
-            "machine": {
-                "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",
-                "threads": torch.get_num_threads(),
-            },
-            "data": self.samples.manifest(),
-        }
-        (self.output / "run.json").write_text(json.dumps(run, indent=2, ensure_ascii=False), encoding="utf-8")
-
     def _save_weights(self, name: str, **metadata: str) -> None:
         metadata = {"step": str(self.step), "recipe": self.config.name, **metadata}
         checkpoint.save(self.output / name, self.ema.module, self.network_config, metadata=metadata)
@@ -287,20 +257,12 @@ class Trainer:
         return self.samples.make(step, *self.config.shape_at(progress))
 
     def _elapsed_now(self) -> float:
-        return self._resumed_at + time.perf_counter() - self._started
+        return time.perf_counter() - self._clock_zero
 
     def _emit(self, event: str, **values: Any) -> None:
         record = {"event": event, "step": self.step, "progress": min(self.progress(), 1.0), **values}
-        with (self.output / "log.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        self._folder.log(record)
         shown = " ".join(f"{k}={v:.5g}" if isinstance(v, float) else f"{k}={v}" for k, v in record.items())
         logger.info(shown)
         if self._on_event is not None:
             self._on_event(record)
-
-
-def _step_of(line: str) -> float:
-    try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):
-        return math.inf

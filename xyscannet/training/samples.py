@@ -50,7 +50,7 @@ class SynthesisedPairs:
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
         self._data, self._seed = config.data, config.seed
-        self._render_ahead = device.type == "cpu"
+        self._render_ahead, self._pin = device.type == "cpu", device.type == "cuda"
         if not config.data.photos:
             raise ConfigError(
                 "data.photos names no folder or .tar of sharp photographs: --set data.photos=[FOLDER]"
@@ -78,7 +78,7 @@ class SynthesisedPairs:
         parameters = sample_blur(self._data.blur, batch, patch, patch, generator)
         origin = tuple(f"crop {step * batch + item} of seed {self._seed}" for item in range(batch))
         if not self._render_ahead:
-            return Batch(step, scene.pin_memory(), None, parameters, origin)
+            return Batch(step, scene.pin_memory() if self._pin else scene, None, parameters, origin)
         blur, sharp = render(scene, parameters)
         return Batch(step, sharp, blur, parameters, origin)
 

@@ -48,16 +48,25 @@ def learning_rate(config: OptimiserConfig, step: int, progress: float) -> float:
 
 
 def atomic_save(path: Path, value: dict[str, Any]) -> None:
-    """`torch.save` to a temporary name in the same folder, then moved into place."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    """`torch.save` to a temporary name in the same folder, then moved into place.
+
+    Raises InputError where it cannot be written; a file that stood there before is untouched.
+    """
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
     try:
         with os.fdopen(handle, "wb") as file:
             torch.save(value, file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(name, path)
-    except BaseException:
+    except BaseException as error:
         Path(name).unlink(missing_ok=True)
+        if isinstance(error, OSError) or isinstance(error.__context__, OSError):
+            reason = error if isinstance(error, OSError) else error.__context__
+            raise InputError(f"cannot write {path}: {reason}; the last saved state is untouched") from error
         raise
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from torch import nn
 
 from xyscannet import images
 from xyscannet.data.blur import BlurConfig, render, sample_blur
+from xyscannet.data.pairs import find_pairs
 from xyscannet.errors import ConfigError
 from xyscannet.metrics import distortion
 from xyscannet.training.config import ValidationConfig
@@ -97,18 +98,17 @@ def evaluate(
 
 
 def evaluate_pairs(
-    model: nn.Module,
-    folder: str | Path,
-    *,
-    device: str | torch.device = "cpu",
-    precision: str = "fp32",
+    restore: Callable[[torch.Tensor], torch.Tensor], folder: str | Path
 ) -> Iterator[ImageRecord]:
-    """Figures of every blurred and sharp pair of a data set folder, whole images, one after the other."""
-    from xyscannet.data.pairs import find_pairs
+    """Figures on 8-bit RGB of every pair of a data set folder, whole images, one after the other.
 
-    for pair in find_pairs(Path(folder)):
+    `restore` maps (1, 3, H, W) in [0, 1] to the restored image: a network, or `inference.restore` of one.
+    """
+    for pair in find_pairs(folder):
         blur, sharp = _tensor(images.read(pair.blur)), _tensor(images.read(pair.sharp))
-        yield _record(pair.name, blur, sharp, _restore_8bit(model, blur, device, precision))
+        with torch.inference_mode():
+            restored = _to_8bit(restore(blur[None].float() / 255)[0])
+        yield _record(pair.name, blur, sharp, restored)
 
 
 def summary(records: list[ImageRecord]) -> dict[str, float]:

@@ -1,0 +1,77 @@
+"""The folder of a run: its configuration, what it ran on, and its log."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from xyscannet.errors import ConfigError
+from xyscannet.training.config import TrainConfig
+
+Event = dict[str, Any]
+
+
+class RunFolder:
+    """Writes `config.yaml` (resolved), `run.json` (one entry for every start of the run) and `log.jsonl`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._log = folder / "log.jsonl"
+
+    def begin(
+        self, config: TrainConfig, *, command: str, step: int, device: torch.device, facts: dict[str, Any]
+    ) -> None:
+        """Describe a run that starts (`step` 0) or goes on; log records after `step` are forgotten.
+
+        Raises ConfigError where the folder cannot be written.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            starts = json.loads(self._path("run.json").read_text(encoding="utf-8")) if step else []
+        except FileNotFoundError:
+            starts = []
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"the run's folder {self.folder} cannot be used: {error}") from error
+        entry = {
+            "command": command,
+            "step": step,
+            "seed": config.seed,
+            "versions": {"python": platform.python_version(), "torch": torch.__version__},
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+            "threads": torch.get_num_threads(),
+            **facts,
+        }
+        starts = [*(starts if isinstance(starts, list) else [starts]), entry]
+        try:
+            self._write("run.json", json.dumps(starts, indent=2, ensure_ascii=False) + "\n")
+            self._write("config.yaml", config.to_yaml())
+            kept = self._log.read_text(encoding="utf-8").splitlines() if step and self._log.exists() else []
+            self._write("log.jsonl", "".join(line + "\n" for line in kept if _step_of(line) <= step))
+        except OSError as error:
+            raise ConfigError(f"the run's folder {self.folder} cannot be written: {error}") from error
+
+    def log(self, record: Event) -> None:
+        """Append a record to the log."""
+        with self._log.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def _path(self, name: str) -> Path:
+        return self.folder / name
+
+    def _write(self, name: str, text: str) -> None:
+        part = self._path(f".{name}.part")
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, self._path(name))
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return math.inf
