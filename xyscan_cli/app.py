@@ -34,13 +34,16 @@ def _debug_option() -> Any:
     return option
 
 
-def _add_debug(command: Any) -> None:
-    """Give a command, or every command of a group, the option `--debug`."""
+def _complete(command: Any) -> None:
+    """Give a command, or every command of a group, the option `--debug`; show no type beside flags."""
     if isinstance(command, TyperGroup):
         for member in command.commands.values():
-            _add_debug(member)
+            _complete(member)
     elif not any("--debug" in parameter.opts for parameter in command.params):
         command.params.append(_debug_option())
+    for parameter in command.params:
+        if getattr(parameter, "is_flag", False) and parameter.metavar is None:
+            parameter.metavar = ""
 
 
 def load(name: str) -> Any:
@@ -52,7 +55,7 @@ def load(name: str) -> Any:
         holder.command(name)(module.command)
     command = typer.main.get_command(holder)
     command.name = name
-    _add_debug(command)
+    _complete(command)
     return command
 
 

@@ -225,6 +225,13 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
+def number(value: float) -> str:
+    """Two or three digits: `0.0035`, `0.41`, `5.2`, `14.2`, `630`."""
+    if value == 0:
+        return "0"
+    return f"{value:.2g}" if value < 1 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
+
+
 class Progress:
     """Progress over work that is counted in some unit, with its rate and the time left.
 
@@ -271,10 +278,13 @@ class Progress:
     def status(self) -> str:
         """`3/12 images, 14.2/56.0 MP, 0.52 MP/s, 1:20 left`."""
         parts = [f"{self.finished}/{self.items} {self.noun}"] if self.items else []
-        parts.append(f"{self.done:.1f}/{self.total:.1f} {self.unit}")
+        parts.append(f"{number(self.done)}/{number(self.total)} {self.unit}")
         if self.done > 0 and self.elapsed > 0.5:
             rate = self.done / self.elapsed
-            parts += [f"{rate:.2f} {self.unit}/s", f"{duration(max(self.total - self.done, 0) / rate)} left"]
+            parts += [
+                f"{number(rate)} {self.unit}/s",
+                f"{duration(max(self.total - self.done, 0) / rate)} left",
+            ]
         return ", ".join(parts)
 
     def update(self, done: float, *, finished: int | None = None, name: str | None = None) -> None:

@@ -33,11 +33,14 @@ def print_plan(
     aside = []
     for count, what in (
         (sum(record.status == "skipped" for record in planned), "already there and skipped"),
-        (sum(record.status == "failed" for record in planned), "that cannot be restored"),
+        (sum(record.status == "failed" for record in planned), "that cannot be read"),
         (jobs.ignored, "other file ignored" if jobs.ignored == 1 else "other files ignored"),
     ):
         aside += [f"{count} {what}"] if count else []
-    console.field("images", f"{len(work)}, {megapixels:.1f} MP" + (f" ({', '.join(aside)})" if aside else ""))
+    size = f"{len(work)}, {console.number(megapixels)} MP" if work else "none to restore"
+    console.field("images", size + (f" ({', '.join(aside)})" if aside else ""))
+    if not work:
+        return
     console.field("output", f"{output}")
     console.field("network", network + (", averaged over 8 flips and rotations" if settings.ensemble else ""))
     console.field("scan", _scan_in_words(device))
@@ -46,8 +49,6 @@ def print_plan(
     )
     dtype = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[settings.dtype]
     console.field("device", f"{device} ({name}), {dtype}")
-    if not work:
-        return
     largest = max(work, key=lambda record: record.plan.memory_bytes)
     tiled = [record for record in work if not record.plan.whole]
     size = "{0.width} x {0.height}".format
@@ -93,6 +94,7 @@ def print_summary(done: Sequence[Record], count: int, seconds: float, *, interru
         if good
         else ""
     )
+    rate += f" ({console.number(megapixels / seconds)} MP/s)" if good else ""
     console.say(f"{len(good)} of {count} images done{rate}", "bold" if not interrupted else "")
     if interrupted and count > len(good):
         console.say("the same command with --exist skip does the rest")
