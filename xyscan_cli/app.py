@@ -116,10 +116,11 @@ def _root(
         bool, typer.Option("--debug", callback=console.set_debug, help="Show a traceback with an error.")
     ] = False,
 ) -> None:
-    """Deblur photographs with XYScanNet, a state space model that scans an image row by row and column by column.
+    """Deblur photographs with XYScanNet, which scans feature maps row by row and column by column.
 
-    Exit codes: 0 all done, 1 some inputs failed (listed), 2 wrong usage or configuration, 3 something is missing
-    on this machine, 130 interrupted (143 when terminated); finished work is kept.
+    Exit codes: 0 all done; 1 some inputs failed (they are listed);
+    2 wrong usage or configuration; 3 something is missing on this machine;
+    130 interrupted, 143 terminated (finished work is kept).
     """
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())

@@ -51,7 +51,7 @@ def left_over(folder: str | Path = ".") -> list[str]:
 
 def test_the_result_is_the_networks(deblur, tiny_weights: Path) -> None:
     blurred = picture("a.png", 33, 50)
-    result = deblur("a.png", "b.png")
+    result = deblur("a.png", "b.png", "--dtype", "fp32")
     assert result.exit_code == 0, result.output
     image = torch.from_numpy(blurred).permute(2, 0, 1)[None].float() / 255
     with torch.inference_mode():

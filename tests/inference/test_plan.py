@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from xyscannet.errors import ConfigError, InputError, UnavailableError
-from xyscannet.inference import pick_device, plan_image
+from xyscannet.inference import pick_device, pick_dtype, plan_image
 from xyscannet.inference.plan import OVERLAP, _cgroup_memory, peak_bytes, spans
 from xyscannet.models import XYScanNetConfig
 
@@ -67,6 +67,15 @@ def test_devices() -> None:
         assert pick_device().type == "cpu"
         with pytest.raises(UnavailableError, match="no CUDA device"):
             pick_device("cuda:1")
+
+
+@pytest.mark.parametrize(
+    ("flags", "dtype"), [({"avx2"}, torch.float32), ({"avx512f", "avx512_bf16"}, torch.bfloat16)]
+)
+def test_the_cpu_decides_the_number_format(monkeypatch, flags: set[str], dtype: torch.dtype) -> None:
+    monkeypatch.setattr("xyscannet.inference.plan._cpu_flags", lambda: flags)
+    assert pick_dtype(torch.device("cpu")) == dtype
+    assert pick_dtype(torch.device("mps")) == torch.float32
 
 
 def test_control_groups_limit_memory(tmp_path) -> None:

@@ -79,9 +79,15 @@ def command(
 ) -> None:
     """Deblur photographs: files, folders or globs.
 
-    The results keep the format, bit depth, transparency and metadata of the inputs; inputs are never replaced.
+    The results keep format, bit depth, transparency and metadata of the inputs. Inputs are never replaced.
 
-    Examples:  xyscan deblur blurry.jpg sharp.jpg  |  xyscan deblur photos/ out/  |  xyscan deblur 'a/*.png' b.jpg out/
+    Examples:
+
+    xyscan deblur blurry.jpg sharp.jpg
+
+    xyscan deblur photos/ out/
+
+    xyscan deblur 'holiday/*.png' cat.jpg out/ --exist skip
     """
     console.set_quiet(quiet)
     if len(paths) < 2:

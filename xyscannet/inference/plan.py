@@ -209,10 +209,25 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def pick_dtype(device: torch.device) -> torch.dtype:
-    """The number format for `--dtype auto`: bf16 on GPUs that multiply it in hardware, else fp32."""
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0):
-        return torch.bfloat16
-    return torch.float32
+    """The number format for `--dtype auto`: bf16 where the hardware multiplies it fast, else fp32.
+
+    These are GPUs of compute capability 8.0 and above, and CPUs with AVX-512 BF16 or AMX: xyscannet-s at 256 x 256
+    on one core with AVX-512 BF16 took 0.33 s in bf16 and 0.69 s in fp32, 55 dB or more apart from it.
+    """
+    if device.type == "cuda":
+        fast = torch.cuda.get_device_capability(device) >= (8, 0)
+    else:
+        fast = device.type == "cpu" and not _cpu_flags().isdisjoint({"avx512_bf16", "amx_bf16"})
+    return torch.bfloat16 if fast else torch.float32
+
+
+def _cpu_flags() -> set[str]:
+    """What Linux says the processor can do; nothing on other systems."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return set()
+    return set(next((line.split(":")[1].split() for line in lines if line.startswith("flags")), ()))
 
 
 def available_memory(device: torch.device | str) -> int:

@@ -1,0 +1,131 @@
+"""Many files: order, errors kept to their file, what an interruption leaves."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from xyscannet.errors import UnavailableError
+from xyscannet.inference import Job, Record, Settings, make_jobs, run_jobs
+from xyscannet.models import XYScanNetConfig
+
+NAMES = [f"{i}.png" for i in range(6)]
+
+
+class Toy(nn.Module):
+    """Darkens; fails on images of width 13."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = XYScanNetConfig(width=8)
+        self.gain = nn.Parameter(torch.tensor(0.5), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[3] == 13:
+            raise ValueError("unlucky")
+        return x * self.gain
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for i, name in enumerate(NAMES):
+        picture(Path("in", name), 10 + i)
+    return tmp_path
+
+
+def picture(path: Path, width: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((8, width, 3), 200, np.uint8)).save(path)
+
+
+def run(jobs, model: nn.Module | None = None, **options) -> list[Record]:
+    records: list[Record] = []
+    settings = options.pop("settings", Settings())
+    run_jobs(jobs, model or Toy(), settings, finished=records.append, **options)
+    return records
+
+
+def test_every_file_is_restored_in_order(here: Path) -> None:
+    picture(Path("in/3.png"), 50)
+    seen: list[tuple[str, float]] = []
+    records = run(
+        make_jobs(["in"], "out").jobs, progress=lambda job, share: seen.append((job.input.name, share))
+    )
+    assert [record.job.input.name for record in records] == NAMES
+    assert all(record.status == "done" and record.seconds > 0 and record.plan.whole for record in records)
+    assert np.asarray(Image.open("out/3.png")).tolist() == np.full((8, 50, 3), 100).tolist()
+    assert [name for name, share in seen if share == 1] == NAMES
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("xyscan")]
+
+
+def test_errors_stay_with_their_file(here: Path) -> None:
+    # 3.png is 13 wide; 1.png breaks after its header was read, 5.png's place is taken by a folder
+    jobs = make_jobs(["in"], "out").jobs
+    Path("in/1.png").write_bytes(Path("in/1.png").read_bytes()[:50])
+    Path("out/5.png").mkdir(parents=True)
+    records = run(jobs, settings=Settings(overwrite=True))
+    assert [record.status for record in records] == ["done", "failed", "done", "failed", "done", "failed"]
+    assert "in/1.png" in records[1].error and "out/5.png" in records[5].error
+    assert records[3].error == "in/3.png: unexpected ValueError: unlucky"
+    assert sorted(path.name for path in Path("out").iterdir() if path.is_file()) == [
+        "0.png",
+        "2.png",
+        "4.png",
+    ]
+
+
+def test_an_output_that_appears_meanwhile_is_left_alone(here: Path) -> None:
+    jobs = make_jobs(["in"], "out").jobs
+    picture(Path("out/2.png"), 1)
+    records = run(jobs)
+    assert [record.status for record in records].count("failed") == 2  # 2.png, and 3.png is 13 wide
+    assert "appeared" in records[2].error and Image.open("out/2.png").width == 1
+
+
+def test_skipped_files_are_not_read(here: Path) -> None:
+    picture(Path("out/1.png"), 1)
+    jobs = make_jobs(["in"], "out", exist="skip").jobs
+    Path("in/1.png").unlink()
+    records = run(jobs)
+    assert (records[0].status, records[0].job.input.name) == ("skipped", "1.png")
+    assert Image.open("out/1.png").width == 1
+
+
+def test_an_interruption_keeps_what_is_complete(here: Path) -> None:
+    def interrupt(job: Job, share: float) -> None:
+        if job.input.name == "2.png" and share > 0:
+            raise KeyboardInterrupt
+
+    records: list[Record] = []
+    with pytest.raises(KeyboardInterrupt):
+        run_jobs(
+            make_jobs(["in"], "out").jobs, Toy(), Settings(), finished=records.append, progress=interrupt
+        )
+    assert [(record.job.input.name, record.status) for record in records] == [
+        ("0.png", "done"),
+        ("1.png", "done"),
+    ]
+    assert sorted(path.name for path in Path("out").iterdir()) == ["0.png", "1.png"]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("xyscan")]
+
+
+def test_what_stops_every_image_stops_the_run(here: Path) -> None:
+    class Missing(Toy):
+        def forward(self, x: Tensor) -> Tensor:
+            raise UnavailableError("no backend")
+
+    with pytest.raises(UnavailableError, match="no backend"):
+        run(make_jobs(["in"], "out").jobs, Missing())
+
+
+def test_records_are_plain(here: Path) -> None:
+    record = run(make_jobs(["in/0.png"], "out").jobs)[0].to_dict()
+    assert record["size"] == [10, 8] and record["plan"]["tile"] == [10, 8] and record["error"] is None
+    assert set(record) == {"input", "output", "status", "seconds", "size", "plan", "notes", "error"}
