@@ -25,9 +25,10 @@ def channel_blocks(channels: int) -> tuple[int, int]:
     return block, -(-channels // block)
 
 
-def readable(*tensors: Tensor | None) -> list[Tensor | None]:
-    """Tensors whose element type the kernels do not read (float16) as float32."""
-    return [x if x is None or x.dtype in CODES else x.float() for x in tensors]
+def readable(real: torch.dtype, *tensors: Tensor | None) -> list[Tensor | None]:
+    """The tensors as the kernels of a real type read them: float64 by float64, float32 and bfloat16 by float32."""
+    direct = (torch.float64,) if real == torch.float64 else (torch.float32, torch.bfloat16)
+    return [x if x is None or x.dtype in direct else x.to(real) for x in tensors]
 
 
 def real_type(x: Tensor) -> torch.dtype:

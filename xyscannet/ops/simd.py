@@ -239,12 +239,12 @@ def prefetch(typingctx, address):
 LOG2E = float(np.log2(np.e))
 
 
-@njit(inline="always")
+@njit(error_model="numpy")
 def sigmoid(x):
     return 1.0 / (exp2(x * -LOG2E) + 1.0)
 
 
-@njit(inline="always")
+@njit(error_model="numpy")
 def softplus(x):
     zero = _like(x, 0.0)
     positive = maximum(x, zero)
@@ -379,49 +379,81 @@ _read_bf16, _read_some_bf16, _write_bf16, _write_some_bf16, _read_one_bf16, _wri
 _read_f64, _read_some_f64, _write_f64, _write_some_f64, _read_one_f64, _write_one_f64 = _memory_access(F64)
 
 
-@njit(inline="always")
 def read_lanes(like, code, address, count):
     """min(count, 16) elements at an address, zero on the other lanes."""
-    if code == F32:
-        return _read_f32(like, address) if count >= LANES else _read_some_f32(like, address, count)
-    if code == BF16:
-        return _read_bf16(like, address) if count >= LANES else _read_some_bf16(like, address, count)
-    return _read_f64(like, address) if count >= LANES else _read_some_f64(like, address, count)
 
 
-@njit(inline="always")
 def write_lanes(code, address, value, count):
     """Write min(count, 16) lanes to an address."""
-    if code == F32:
-        if count >= LANES:
-            _write_f32(address, value)
-        else:
-            _write_some_f32(address, value, count)
-    elif code == BF16:
-        if count >= LANES:
+
+
+def read_one(like, code, address):
+    """The element at an address."""
+
+
+def write_one(code, address, value):
+    """Write one element to an address."""
+
+
+@overload(read_lanes)
+def _read_lanes(like, code, address, count):
+    if like.dtype == types.float64:
+        return lambda like, code, address, count: (
+            _read_f64(like, address) if count >= LANES else _read_some_f64(like, address, count)
+        )
+
+    def single(like, code, address, count):
+        if code == F32:
+            return _read_f32(like, address) if count >= LANES else _read_some_f32(like, address, count)
+        return _read_bf16(like, address) if count >= LANES else _read_some_bf16(like, address, count)
+
+    return single
+
+
+@overload(write_lanes)
+def _write_lanes(code, address, value, count):
+    if value.scalar == types.float64:
+
+        def double(code, address, value, count):
+            if count >= LANES:
+                _write_f64(address, value)
+            else:
+                _write_some_f64(address, value, count)
+
+        return double
+
+    def single(code, address, value, count):
+        if code == F32:
+            if count >= LANES:
+                _write_f32(address, value)
+            else:
+                _write_some_f32(address, value, count)
+        elif count >= LANES:
             _write_bf16(address, value)
         else:
             _write_some_bf16(address, value, count)
-    elif count >= LANES:
-        _write_f64(address, value)
-    else:
-        _write_some_f64(address, value, count)
+
+    return single
 
 
-@njit(inline="always")
-def read_one(like, code, address):
-    if code == F32:
-        return _read_one_f32(like, address)
-    if code == BF16:
-        return _read_one_bf16(like, address)
-    return _read_one_f64(like, address)
+@overload(read_one)
+def _read_one(like, code, address):
+    if like.dtype == types.float64:
+        return lambda like, code, address: _read_one_f64(like, address)
+    return lambda like, code, address: (
+        _read_one_f32(like, address) if code == F32 else _read_one_bf16(like, address)
+    )
 
 
-@njit(inline="always")
-def write_one(code, address, value):
-    if code == F32:
-        _write_one_f32(address, value)
-    elif code == BF16:
-        _write_one_bf16(address, value)
-    else:
-        _write_one_f64(address, value)
+@overload(write_one)
+def _write_one(code, address, value):
+    if value == types.float64:
+        return lambda code, address, value: _write_one_f64(address, value)
+
+    def single(code, address, value):
+        if code == F32:
+            _write_one_f32(address, value)
+        else:
+            _write_one_bf16(address, value)
+
+    return single

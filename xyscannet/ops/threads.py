@@ -41,9 +41,9 @@ def _executor(workers: int) -> ThreadPoolExecutor:
 def compiled(function: Callable) -> Callable:
     """Compile a kernel with numba at its first call, without the GIL, kept on disk where a folder is writable."""
     try:
-        return njit(nogil=True, cache=True)(function)
+        return njit(nogil=True, error_model="numpy", cache=True)(function)
     except RuntimeError:  # numba finds no folder for its cache
-        return njit(nogil=True)(function)
+        return njit(nogil=True, error_model="numpy")(function)
 
 
 def run_tasks(kernel: Callable, arguments: tuple, tasks: int, work: int) -> None:

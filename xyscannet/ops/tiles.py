@@ -16,13 +16,13 @@ BLOCK = 96
 ADDRESS, CODE, OUTER, INNER, STEP, CHANNEL, CHUNK = range(7)
 
 
-@njit
+@njit(error_model="numpy")
 def split_task(task, groups, blocks):
     """The branch, block of channels and group of rows of a task."""
     return task // (groups * blocks), (task // groups) % blocks, task % groups
 
 
-@njit(inline="always")
+@njit(error_model="numpy")
 def address_of(tensors, which, place, first):
     """The address of step `first` of a row; place = (branch, outer row, inner row, block of channels)."""
     branch, outer, inner, chunk = place
@@ -35,7 +35,7 @@ def address_of(tensors, which, place, first):
     )
 
 
-@njit
+@njit(error_model="numpy")
 def load_tile(tile, start, width, tensors, which, place, first, steps, lanes):
     """Bring steps first .. first + steps - 1 into rows `start` ... of `width` of the tile; lanes beyond are zero."""
     address = address_of(tensors, which, place, first)
@@ -57,7 +57,7 @@ def load_tile(tile, start, width, tensors, which, place, first, steps, lanes):
         address += step
 
 
-@njit
+@njit(error_model="numpy")
 def store_tile(tile, width, tensors, which, place, first, steps, lanes):
     """Write the tile to steps first .. first + steps - 1 of a row."""
     address = address_of(tensors, which, place, first)
@@ -77,7 +77,7 @@ def store_tile(tile, width, tensors, which, place, first, steps, lanes):
         address += step
 
 
-@njit
+@njit(error_model="numpy")
 def prefetch_tile(tensors, which, place, first, steps, lanes):
     """Ask for the cache lines of a tile that is loaded or stored soon; nothing for an absent tensor."""
     code, step, channel = (

@@ -25,7 +25,7 @@ def forward(
     """Fill `out` (B, H, W, K, E)."""
     if not x.numel():
         return
-    x, weight, bias, target = readable(x, weight, bias, out)
+    x, weight, bias, target = readable(real_type(x), x, weight, bias, out)
     layout = _layout(x, weight, bias, silu, directions)
     layout.image(kernels.OUT, target)
     layout.run(kernels.conv_forward, real_type(x))
@@ -49,7 +49,7 @@ def backward(
         if d_bias is not None:
             d_bias.zero_()
         return
-    grad_out, x, weight, bias, target = readable(grad_out, x, weight, bias, dx)
+    grad_out, x, weight, bias, target = readable(real_type(x), grad_out, x, weight, bias, dx)
     layout = _layout(x, weight, bias, silu, directions)
     layout.image(kernels.DOUT, grad_out)
     layout.image(kernels.DX, target)

@@ -13,7 +13,7 @@ X, WEIGHT, BIAS, OUT, DOUT, DX, PARTIAL = range(7)
 TENSORS = 7
 
 
-@njit
+@njit(error_model="numpy")
 def _convolve(steps, width, taps, weight, bias, x, y):
     """y_t = bias + sum_j weight_j x_{t - taps + 1 + j}; x starts taps - 1 steps before y."""
     for e in range(0, width, LANES):

@@ -66,13 +66,14 @@ def forward(
         if last is not None:
             last.zero_()
         return
-    u, delta, A, B, C, D, z, delta_bias, target = readable(u, delta, A, B, C, D, z, delta_bias, out)
+    real = real_type(u)
+    u, delta, A, B, C, D, z, delta_bias, target = readable(real, u, delta, A, B, C, D, z, delta_bias, out)
     layout = _ScanLayout(u.shape, directions, kernels.TENSORS, A.shape[2], delta_softplus)
     _inputs(layout, u, delta, A, B, C, D, z, delta_bias)
     layout.image(kernels.OUT, target)
     layout.kept(kernels.STATES, states)
     layout.per_row(kernels.LAST, last)
-    layout.run(kernels.scan_forward, real_type(u))
+    layout.run(kernels.scan_forward, real)
     if target is not out:
         out.copy_(target)
 
@@ -101,19 +102,19 @@ def backward(
         return
     du, d_delta, dA, dB, dC, dD, dz, d_bias = grads
     real = real_type(u)
-    grad_out, u, delta, A, B, C, D, z, delta_bias = readable(grad_out, u, delta, A, B, C, D, z, delta_bias)
+    grad_out, u, delta, A, B, C, D, z, delta_bias = readable(real, grad_out, u, delta, A, B, C, D, z, delta_bias)
     layout = _ScanLayout(u.shape, directions, kernels.TENSORS, A.shape[2], delta_softplus)
     _inputs(layout, u, delta, A, B, C, D, z, delta_bias)
     layout.image(kernels.DOUT, grad_out)
-    layout.per_row(kernels.DLAST, grad_last)
+    layout.per_row(kernels.DLAST, *readable(real, grad_last))
     layout.kept(kernels.STATES, states)
-    targets = readable(du, d_delta, dz)
+    targets = readable(real, du, d_delta, dz)
     for index, x in zip((kernels.DU, kernels.DDELTA, kernels.DZ), targets, strict=True):
         layout.image(index, x)
     parts = []
     for index, x in ((kernels.DB, dB), (kernels.DC, dC)):
         part = x
-        if layout.blocks > 1 or x.dtype not in CODES:
+        if layout.blocks > 1 or readable(real, x)[0] is not x:
             part = torch.empty((layout.blocks, *x.shape), dtype=real)
         layout.image(index, part if part is x else part[0], 0 if part is x else part.stride(0))
         parts.append(part)

@@ -30,7 +30,7 @@ DOUT, DU, DDELTA, DZ, DB, DC, DLAST, PARTIAL = range(11, 19)
 TENSORS = 19
 
 
-@njit
+@njit(error_model="numpy")
 def _prepare(steps, width, soft, has_bias, u, delta, bias, du):
     """delta <- softplus(delta + bias) where asked, du <- delta * u."""
     for e in range(0, width, LANES):
@@ -46,7 +46,7 @@ def _prepare(steps, width, soft, has_bias, u, delta, bias, du):
             store(du, i, value * load(u, i))
 
 
-@njit
+@njit(error_model="numpy")
 def _forward_tile(steps, width, wide, states, decay, delta, du, b, c, y, h):
     """Run every state through the tile: h <- exp2(delta*decay) h + du b, y <- y + c h. Four states at a time."""
     for e in range(0, width, LANES):
@@ -138,7 +138,7 @@ def scan_forward(tensors, branches, shape, real, first_task, last_task):
                 store_tile(h, width, tensors, LAST, place, 0, states, lanes)
 
 
-@njit
+@njit(error_model="numpy")
 def _backward_tile(
     steps, width, wide, states, decay, delta, u, du, b, c, gy, y, h, g, before, rate, gdu, gdelta, ga, gb, gc
 ):
