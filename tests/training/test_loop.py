@@ -168,6 +168,25 @@ def test_time_budget_ends_the_run_and_drives_the_rate(tiny: dict, run_folder: Pa
     assert again.step == trainer.step
 
 
+def test_every_weight_moves_however_small_its_gradient(tiny: dict, run_folder: Path) -> None:
+    trainer = Trainer(parse_config({**tiny, "iterations": 12}), run_folder, samples=DrawnPairs())
+    before = {name: value.detach().clone() for name, value in trainer.model.named_parameters()}
+    trainer.run()
+    moved = {
+        name: (value - before[name]).abs().mean().item() for name, value in trainer.model.named_parameters()
+    }
+    assert {name: value for name, value in moved.items() if value < 1e-4} == {}
+
+
+def test_resumed_optimiser_follows_the_configuration(tiny: dict, run_folder: Path) -> None:
+    Trainer(parse_config(tiny), run_folder, samples=DrawnPairs()).run()
+    changed = parse_config({**tiny, "optimiser": {"lr": 1e-3, "eps": 1e-9, "betas": [0.9, 0.99]}})
+    trainer = Trainer(changed, run_folder, samples=DrawnPairs(), resume=True)
+    assert {(group["eps"], group["betas"]) for group in trainer.optimiser.param_groups} == {
+        (1e-9, (0.9, 0.99))
+    }
+
+
 def test_bf16_keeps_fp32_weights_and_learns(tiny: dict, run_folder: Path) -> None:
     trainer = Trainer(parse_config({**tiny, "precision": "bf16"}), run_folder, samples=DrawnPairs())
     trainer.run()

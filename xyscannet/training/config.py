@@ -66,6 +66,8 @@ class OptimiserConfig(_Section):
     lr: float = Field(2.2e-4, gt=0)
     min_lr: float = Field(1e-7, ge=0)
     betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(1e-15, gt=0)
+    """Adam's. Gradients of the scanners' weights start between 1e-8 and 1e-14: a larger eps would hold them still."""
     weight_decay: float = Field(0.0, ge=0)
     warmup: int = Field(0, ge=0)
     """Steps of linear warm-up."""

@@ -221,7 +221,7 @@ class Trainer:
             {"params": decayed, "weight_decay": options.weight_decay},
             {"params": others, "weight_decay": 0.0},
         ]
-        return kind(groups, lr=options.lr, betas=options.betas, foreach=True)
+        return kind(groups, lr=options.lr, betas=options.betas, eps=options.eps, foreach=True)
 
     def _restore(self, state: dict[str, Any]) -> None:
         then = TrainConfig.model_validate(state["config"])
@@ -231,7 +231,10 @@ class Trainer:
             raise ConfigError(f"{self.output} was trained with seed {then.seed}, not {self.config.seed}")
         self.model.load_state_dict(state["model"])
         self.ema.module.load_state_dict(state["ema"])
+        groups = [{k: v for k, v in group.items() if k != "params"} for group in self.optimiser.param_groups]
         self.optimiser.load_state_dict(state["optimiser"])
+        for group, configured in zip(self.optimiser.param_groups, groups, strict=True):
+            group.update(configured)
         self.step, self.elapsed, self.best = state["step"], state["elapsed"], state["best"]
         set_rng_state(state["rng"])
 
