@@ -194,7 +194,7 @@ def test_progress_in_plain_lines_is_sparse(capsys: pytest.CaptureFixture[str], m
             bar.update(step / 10, finished=step // 50)
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
-        "1/4 images, 5.0/20.0 MP, 1.00 MP/s, 15 s left",
-        "2/4 images, 10.0/20.0 MP, 1.00 MP/s, 10 s left",
-        "3/4 images, 15.0/20.0 MP, 1.00 MP/s, 5.0 s left",
+        "1/4 images, 5.0/20.0 MP, 1.0 MP/s, 15 s left",
+        "2/4 images, 10.0/20.0 MP, 1.0 MP/s, 10 s left",
+        "3/4 images, 15.0/20.0 MP, 1.0 MP/s, 5.0 s left",
     ]

@@ -89,12 +89,10 @@ def print_notes(done: Sequence[Record]) -> None:
 def print_summary(done: Sequence[Record], count: int, seconds: float, *, interrupted: bool) -> None:
     good = [record for record in done if record.status == "done"]
     megapixels = sum(record.job.pixels for record in good) / 1e6
-    rate = (
-        f", {megapixels:.1f} MP in {console.duration(seconds)} ({megapixels / seconds:.2f} MP/s)"
-        if good
-        else ""
-    )
-    rate += f" ({console.number(megapixels / seconds)} MP/s)" if good else ""
+    rate = ""
+    if good:
+        rate = f", {console.number(megapixels)} MP in {console.duration(seconds)}"
+        rate += f" ({console.number(megapixels / seconds)} MP/s)"
     console.say(f"{len(good)} of {count} images done{rate}", "bold" if not interrupted else "")
     if interrupted and count > len(good):
         console.say("the same command with --exist skip does the rest")

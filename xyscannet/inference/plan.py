@@ -123,7 +123,7 @@ def bytes_per_pixel(config: XYScanNetConfig, dtype: torch.dtype) -> float:
 
 def mebibytes(count: int) -> str:
     """A number of bytes for people: `870 MiB`, `3.2 GiB`."""
-    return f"{count / MIB:.0f} MiB" if count < 1000 * MIB else f"{count / MIB / 1024:.1f} GiB"
+    return f"{max(count / MIB, 1):.0f} MiB" if count < 1000 * MIB else f"{count / MIB / 1024:.1f} GiB"
 
 
 def _because(plan: ImagePlan, reason: str) -> ImagePlan:
