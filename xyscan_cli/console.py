@@ -24,7 +24,7 @@ from xyscannet.errors import ConfigError, InputError, UnavailableError, XYScanEr
 EXIT_CODES: dict[type[XYScanError], int] = {InputError: 1, ConfigError: 2, UnavailableError: 3}
 INTERRUPTED = 130  # Ctrl-C, 128 + SIGINT
 TERMINATED = 143  # 128 + SIGTERM
-PLAIN_INTERVAL = 5.0  # seconds between progress lines where stderr is no terminal
+PLAIN_INTERVALS = 5.0, 60.0  # seconds between progress lines where stderr is no terminal: at first, later
 
 # the bases of typer's own usage errors: BadParameter <- UsageError <- ClickException
 _CLICK_EXCEPTION = typer.BadParameter.__mro__[2]
@@ -250,7 +250,7 @@ class Progress:
 
     def __enter__(self) -> Progress:
         self.started = self._last = time.monotonic()
-        if not _State.quiet and terminal().is_terminal:
+        if not _State.quiet and sys.stderr.isatty() and not terminal().is_dumb_terminal:
             from rich.progress import BarColumn, TextColumn
             from rich.progress import Progress as Bar
 
@@ -294,9 +294,11 @@ class Progress:
         if self._bar is not None:
             changed = {} if name is None else {"name": _clip(shown(name))}
             self._bar.update(self._task, completed=done, total=self.total, status=self.status(), **changed)
-        elif not _State.quiet and time.monotonic() - self._last >= PLAIN_INTERVAL:
-            self._last = time.monotonic()
-            say(self.status())
+        elif not _State.quiet:
+            first, later = PLAIN_INTERVALS
+            if time.monotonic() - self._last >= min(max(first, self.elapsed / 20), later):
+                self._last = time.monotonic()
+                say(self.status())
 
 
 def _clip(text: str, width: int = 28) -> str:

@@ -54,14 +54,20 @@ def print_plan(
     size = "{0.width} x {0.height}".format
     if tiled:
         first = max(tiled, key=lambda record: record.job.pixels)
-        console.field("tiles", f"{len(tiled)} of {len(work)} images in tiles, the others whole")
+        console.field(
+            "tiles",
+            f"{len(tiled)} of {len(work)} images in tiles"
+            if len(tiled) < len(work)
+            else "every image in tiles",
+        )
         console.field("", f"{first.job.input}, {size(first.job.info)}: {first.plan.describe()}")
         console.field("", f"({first.plan.reason})")
     else:
         console.field("tiles", f"none, whole images ({largest.plan.reason})")
-    console.field(
-        "memory", f"about {mebibytes(largest.plan.memory_bytes)} at most, for {size(largest.job.info)} pixels"
-    )
+    height, width = largest.plan.tile
+    need = mebibytes(largest.plan.memory_bytes)
+    what = "the largest image" if largest.plan.whole else "a tile"
+    console.field("memory", f"about {need} at most, for {what} of {width} x {height}")
 
 
 def _scan_in_words(device: torch.device) -> str:

@@ -73,7 +73,7 @@ def command(
     channel_order: options.ChannelOrderOption = options.ChannelOrder.rgb,
     json_path: options.JsonOption = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the plan and every output's name; write nothing.")
+        bool, typer.Option("--dry-run", help="Show the plan and every output's name; restore nothing.")
     ] = False,
     quiet: options.QuietOption = False,
 ) -> None:
@@ -165,7 +165,8 @@ def _load(weights: str | None, device: torch.device, channel_order: str) -> tupl
             weights = "xyscannet-b"
     model = checkpoint.load_model(weights, device=device, channel_order=channel_order)
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
-    return model, f"{weights}, {parameters:.2f} M parameters, width {model.config.width}"
+    embedded = " (embedded weights)" if weights in zoo.names() else ""
+    return model, f"{weights}{embedded}, {parameters:.2f} M parameters, width {model.config.width}"
 
 
 def _plans(jobs: Jobs, model: XYScanNet, settings: Settings, device: torch.device) -> list[Record]:

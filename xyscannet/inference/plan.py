@@ -16,6 +16,7 @@ from xyscannet.models import XYScanNetConfig
 OVERLAP = 96  # pixels that neighbouring tiles share
 MIN_TILE = 64  # pixels
 CPU_SHARE, GPU_SHARE = 0.75, 0.9  # of the free memory that one image's restoration may take
+IMAGE_BYTES = 48  # per pixel: an image as it is read, as float32 input and result, and as it is written
 MIB = 2**20
 
 
@@ -81,7 +82,7 @@ def plan_image(
     if tile != "auto":
         raise ConfigError(f"tile must be auto, none or a number of pixels, not {tile!r}")
     if memory is None:
-        memory = int(available_memory(device) * (CPU_SHARE if device.type == "cpu" else GPU_SHARE))
+        memory = _allowance(height * width, device)
     need, have = f"{mebibytes(whole.memory_bytes)}", f"{mebibytes(memory)}"
     if whole.memory_bytes <= memory:
         return _because(whole, f"needs {need}, may take {have}")
@@ -124,6 +125,13 @@ def bytes_per_pixel(config: XYScanNetConfig, dtype: torch.dtype) -> float:
 def mebibytes(count: int) -> str:
     """A number of bytes for people: `870 MiB`, `3.2 GiB`."""
     return f"{max(count / MIB, 1):.0f} MiB" if count < 1000 * MIB else f"{count / MIB / 1024:.1f} GiB"
+
+
+def _allowance(pixels: int, device: torch.device) -> int:
+    """What a pass may take: a share of the free memory that the image's own copies leave."""
+    if device.type != "cpu":
+        return int(available_memory(device) * GPU_SHARE)
+    return max(int((available_memory(device) - pixels * IMAGE_BYTES) * CPU_SHARE), 0)
 
 
 def _because(plan: ImagePlan, reason: str) -> ImagePlan:
