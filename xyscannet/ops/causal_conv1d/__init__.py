@@ -55,4 +55,4 @@ def causal_conv1d_fn(x: Tensor, weight: Tensor, bias: Tensor | None = None, acti
     if x.dim() != 3:
         raise ValueError(f"x must be (B, D, L), not {tuple(x.shape)}")
     image = x.transpose(1, 2)[:, None, :, None]  # (B, 1, L, 1, D)
-    return _run(image, weight, bias, activation, "x", True)[:, 0, :, 0].transpose(1, 2)
+    return _run(image, weight, bias, activation, "x", True)[:, 0, :, 0].transpose(1, 2).contiguous()

@@ -145,7 +145,7 @@ def selective_scan_fn(
 
     tensors = (image(u), image(delta), split(A), sequence(B), sequence(C), split(D), image(z), split(delta_bias))
     out, last = _run(tensors, delta_softplus, ",".join(["x"] * groups), return_last_state, True)
-    out = out.squeeze(1).permute(0, 2, 3, 1).flatten(1, 2)  # (B, D, L)
+    out = out.squeeze(1).permute(0, 2, 3, 1).flatten(1, 2).contiguous()  # (B, D, L)
     if not return_last_state:
         return out
     return out, last.view(groups, batch, channels // groups, states).transpose(0, 1).flatten(1, 2)

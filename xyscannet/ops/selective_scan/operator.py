@@ -119,7 +119,7 @@ def _backward(ctx, grad_out, _, grad_last):
     if not ctx.saved_states:
         raise RuntimeError("this scan was run without `save`, so it has no gradient")
     if grad_out is None:
-        grad_out = torch.zerosempty_image(inputs[0])
+        grad_out = torch.zeros_like(inputs[0])
     grads = scan_backward(grad_out, grad_last if ctx.last else None, states, *inputs, *ctx.settings)
     return (*(None if x is None else g for x, g in zip(inputs, grads, strict=True)), *[None] * 6)
 
