@@ -16,7 +16,9 @@ def rms_ratio(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float(error / expected.double().square().mean().sqrt().clamp_min(1e-6))
 
 
-def scan_inputs(batch=2, height=3, width=5, branches=4, channels=12, states=16, dtype=torch.float32, without=()):
+def scan_inputs(
+    batch=2, height=3, width=5, branches=4, channels=12, states=16, dtype=torch.float32, without=()
+):
     """Leaf tensors by name; u and z, and B and C, are halves of one storage as in the network."""
     shape = (batch, height, width, branches)
     u, z = torch.randn(*shape, 2 * channels).to(dtype).split(channels, -1)
@@ -50,7 +52,9 @@ def run(function, inputs, weights=None, **options):
     results = results if isinstance(results, tuple) else (results,)
     if weights is None:
         weights = [torch.randn_like(r, memory_format=torch.contiguous_format) for r in results]
-    grads = torch.autograd.grad(results, list(inputs.values()), [w.to(r.dtype) for w, r in zip(weights, results)])
+    grads = torch.autograd.grad(
+        results, list(inputs.values()), [w.to(r.dtype) for w, r in zip(weights, results)]
+    )
     return results, dict(zip(inputs, grads)), weights
 
 

@@ -18,13 +18,17 @@ def test_every_direction_and_gradient_at_odd_lengths(length, activation):
 @pytest.mark.parametrize("taps", [1, 2, 4, 7, 20])
 def test_every_width_of_the_kernel(taps):
     assert_matches_reference(slice_conv1d, conv_inputs(taps=taps, width=37), directions=DIRECTIONS)
-    assert_matches_reference(slice_conv1d, conv_inputs(taps=taps, channels=200, bias=False), directions=DIRECTIONS)
+    assert_matches_reference(
+        slice_conv1d, conv_inputs(taps=taps, channels=200, bias=False), directions=DIRECTIONS
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 def test_other_types_keep_float32_weights(dtype):
     bound = {torch.float16: 1e-2}.get(dtype)
-    assert_matches_reference(slice_conv1d, conv_inputs(dtype=dtype, width=33), bound=bound, directions=DIRECTIONS)
+    assert_matches_reference(
+        slice_conv1d, conv_inputs(dtype=dtype, width=33), bound=bound, directions=DIRECTIONS
+    )
 
 
 def test_a_step_does_not_see_the_future():
@@ -33,7 +37,9 @@ def test_a_step_does_not_see_the_future():
     before = slice_conv1d(x, inputs["weight"], inputs["bias"], directions=("x", "-x"))
     x[:, :, 5] += 1
     after = slice_conv1d(x, inputs["weight"], inputs["bias"], directions=("x", "-x"))
-    assert torch.equal(after[:, :, :5, 0], before[:, :, :5, 0]) and torch.equal(after[:, :, 6:, 1], before[:, :, 6:, 1])
+    assert torch.equal(after[:, :, :5, 0], before[:, :, :5, 0]) and torch.equal(
+        after[:, :, 6:, 1], before[:, :, 6:, 1]
+    )
     assert not torch.allclose(after[:, :, 5:, 0], before[:, :, 5:, 0])
 
 

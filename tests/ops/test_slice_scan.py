@@ -20,9 +20,19 @@ def test_every_width_of_channels(channels):
     assert_matches_reference(slice_scan, inputs, delta_softplus=True, directions=DIRECTIONS)
 
 
+@pytest.mark.parametrize("channels", [100, 130, 200])
+def test_blocks_of_channels_leave_nothing_behind(channels):
+    """On one thread one call runs all blocks; lanes of a wide block once leaked into the next, narrower one."""
+    torch.set_num_threads(1)
+    inputs = scan_inputs(channels=channels, width=19)
+    assert_matches_reference(slice_scan, inputs, delta_softplus=True, directions=DIRECTIONS)
+
+
 @pytest.mark.parametrize("states", [1, 3, 16, 17, 64])
 def test_every_number_of_states(states):
-    assert_matches_reference(slice_scan, scan_inputs(states=states, width=18), directions=DIRECTIONS, delta_softplus=True)
+    assert_matches_reference(
+        slice_scan, scan_inputs(states=states, width=18), directions=DIRECTIONS, delta_softplus=True
+    )
 
 
 @pytest.mark.parametrize("without", [("D",), ("z",), ("delta_bias",), ("D", "z", "delta_bias")])

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from xyscannet.ops.simd import LANES
 from xyscannet.ops.threads import run_tasks
-from xyscannet.ops.tiles import BLOCK, TILE
+from xyscannet.ops.tiles import BLOCK
 
 CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float64: 2}
 _GROUPS = 16
@@ -39,8 +39,10 @@ def real_type(x: Tensor) -> torch.dtype:
 class Layout:
     """Addresses and strides of the tensors of one call, branch by branch."""
 
-    def __init__(self, shape: tuple[int, ...], directions: Sequence[str], tensors: int, inner: int, *flags: bool):
-        """`shape` is (B, H, W, K, E); `tensors` descriptors; `inner` states or taps per channel; flags for the kernel."""
+    def __init__(
+        self, shape: tuple[int, ...], directions: Sequence[str], tensors: int, inner: int, *flags: bool
+    ):
+        """`shape` is (B, H, W, K, E); `tensors` a count of descriptors; `inner` states or taps; flags for the kernel."""
         batch, height, width, branches, channels = shape
         self.directions = directions
         self.block, self.blocks = channel_blocks(channels)

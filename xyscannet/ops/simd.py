@@ -53,7 +53,9 @@ def _constant(kind, value):
 def _broadcast(builder, scalar):
     kind = _lanes(scalar.type)
     one = builder.insert_element(ir.Constant(kind, ir.Undefined), scalar, ir.Constant(_I32, 0))
-    return builder.shuffle_vector(one, ir.Constant(kind, ir.Undefined), ir.Constant(_lanes(_I32), [0] * LANES))
+    return builder.shuffle_vector(
+        one, ir.Constant(kind, ir.Undefined), ir.Constant(_lanes(_I32), [0] * LANES)
+    )
 
 
 def _element(context, builder, array_type, array, index, kind):
@@ -102,7 +104,9 @@ def total(typingctx, vector):
         while width > 1:
             width //= 2
             undefined = ir.Constant(value.type, ir.Undefined)
-            low = builder.shuffle_vector(value, undefined, ir.Constant(ir.VectorType(_I32, width), list(range(width))))
+            low = builder.shuffle_vector(
+                value, undefined, ir.Constant(ir.VectorType(_I32, width), list(range(width)))
+            )
             high = builder.shuffle_vector(
                 value, undefined, ir.Constant(ir.VectorType(_I32, width), list(range(width, 2 * width)))
             )
@@ -347,7 +351,9 @@ def _memory_access(code):
             name = f"llvm.masked.store.v{LANES}{_suffix(kind.element)}.p0"
             mask = _lane_mask(builder, args[2])
             function = cgutils.get_or_insert_function(
-                builder.module, ir.FunctionType(ir.VoidType(), [kind, kind.as_pointer(), _I32, mask.type]), name
+                builder.module,
+                ir.FunctionType(ir.VoidType(), [kind, kind.as_pointer(), _I32, mask.type]),
+                name,
             )
             builder.call(function, [narrow, _pointer(builder, args[0], kind), ir.Constant(_I32, 2), mask])
             return context.get_dummy_value()
@@ -375,7 +381,9 @@ def _memory_access(code):
 
 
 _read_f32, _read_some_f32, _write_f32, _write_some_f32, _read_one_f32, _write_one_f32 = _memory_access(F32)
-_read_bf16, _read_some_bf16, _write_bf16, _write_some_bf16, _read_one_bf16, _write_one_bf16 = _memory_access(BF16)
+_read_bf16, _read_some_bf16, _write_bf16, _write_some_bf16, _read_one_bf16, _write_one_bf16 = _memory_access(
+    BF16
+)
 _read_f64, _read_some_f64, _write_f64, _write_some_f64, _read_one_f64, _write_one_f64 = _memory_access(F64)
 
 

@@ -1,4 +1,4 @@
-"""Compiled CPU kernels and the threads that run them.
+"""The threads that run compiled CPU kernels.
 
 Kernels release the GIL and work on a range of tasks; the calling thread takes its share, so concurrent callers and
 calls from inside other pools cannot wait for each other. A forked child starts with a new pool.
@@ -13,7 +13,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
-from numba import njit
 
 _SERIAL_WORK = 50_000
 _lock = threading.Lock()
@@ -36,14 +35,6 @@ def _executor(workers: int) -> ThreadPoolExecutor:
         if _pool is None or _pool_size < workers:
             _pool, _pool_size = ThreadPoolExecutor(workers, thread_name_prefix="xyscan-ops"), workers
         return _pool
-
-
-def compiled(function: Callable) -> Callable:
-    """Compile a kernel with numba at its first call, without the GIL, kept on disk where a folder is writable."""
-    try:
-        return njit(nogil=True, error_model="numpy", cache=True)(function)
-    except RuntimeError:  # numba finds no folder for its cache
-        return njit(nogil=True, error_model="numpy")(function)
 
 
 def run_tasks(kernel: Callable, arguments: tuple, tasks: int, work: int) -> None:

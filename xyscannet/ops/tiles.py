@@ -9,7 +9,17 @@ from __future__ import annotations
 
 from numba import njit
 
-from xyscannet.ops.simd import ITEM_SIZE, LANES, load, prefetch, read_lanes, read_one, store, write_lanes, write_one
+from xyscannet.ops.simd import (
+    ITEM_SIZE,
+    LANES,
+    load,
+    prefetch,
+    read_lanes,
+    read_one,
+    store,
+    write_lanes,
+    write_one,
+)
 
 TILE = 16
 BLOCK = 96
@@ -47,7 +57,7 @@ def load_tile(tile, start, width, tensors, which, place, first, steps, lanes):
     size = ITEM_SIZE[code]
     for i in range(start * width, (start + steps) * width, width):
         if channel == size:
-            for e in range(0, lanes, LANES):
+            for e in range(0, width, LANES):  # beyond the lanes nothing is read and zero is stored
                 store(tile, i + e, read_lanes(tile, code, address + e * size, lanes - e))
         else:
             for e in range(lanes):

@@ -46,7 +46,9 @@ def slice_conv1d(
     return _run(x, weight, bias, activation, check_directions(directions, x.shape[3]), False)
 
 
-def causal_conv1d_fn(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str | None = None) -> Tensor:
+def causal_conv1d_fn(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str | None = None
+) -> Tensor:
     """Causal depth-wise convolution with the signature and shapes of causal-conv1d.
 
     x: (B, D, L); weight: (D, width); bias: (D,); activation None, "silu" or "swish". Returns (B, D, L) in x's dtype.

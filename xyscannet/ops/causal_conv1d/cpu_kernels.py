@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from xyscannet.ops.compiling import compiled
 from xyscannet.ops.simd import LANES, load, sigmoid, splat, store, write_lanes
-from xyscannet.ops.threads import compiled
 from xyscannet.ops.tiles import ADDRESS, CODE, TILE, load_tile, prefetch_tile, split_task, store_tile
 
 X, WEIGHT, BIAS, OUT, DOUT, DX, PARTIAL = range(7)
@@ -114,7 +114,9 @@ def conv_backward(tensors, branches, shape, real, first_task, last_task):
                         share = share + load(grad, t * width + e)
                         value = load(weight, before + e) * load(grad, t * width + e)
                         for j in range(1, taps):
-                            value = value + load(weight, before - j * width + e) * load(grad, (t + j) * width + e)
+                            value = value + load(weight, before - j * width + e) * load(
+                                grad, (t + j) * width + e
+                            )
                         store(dx, t * width + e, value)
                     store(partial, before + width + e, share)
                 store_tile(dx, width, tensors, DX, place, first, steps, lanes)
@@ -122,4 +124,6 @@ def conv_backward(tensors, branches, shape, real, first_task, last_task):
                     store(grad, TILE * width + i, load(grad, i))
         target = tensors[branch, PARTIAL, ADDRESS] + task * partial.size * partial.itemsize
         for i in range(0, partial.size, LANES):
-            write_lanes(tensors[branch, PARTIAL, CODE], target + i * partial.itemsize, load(partial, i), LANES)
+            write_lanes(
+                tensors[branch, PARTIAL, CODE], target + i * partial.itemsize, load(partial, i), LANES
+            )

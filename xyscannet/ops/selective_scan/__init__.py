@@ -16,7 +16,9 @@ __all__ = ["selective_scan_fn", "slice_scan"]
 _DIRECTIONS = ("x", "-x", "y", "-y")
 
 
-def _run(tensors: tuple[Tensor | None, ...], softplus: bool, directions: str, last: bool, channels_first: bool):
+def _run(
+    tensors: tuple[Tensor | None, ...], softplus: bool, directions: str, last: bool, channels_first: bool
+):
     """The scan of all branches on the active backend: output and, with `last`, the rows' last states."""
     backend = active_backend(tensors[0].device.type)
     if backend == "reference":
@@ -29,7 +31,9 @@ def _run(tensors: tuple[Tensor | None, ...], softplus: bool, directions: str, la
 def check_directions(directions: Sequence[str], branches: int) -> str:
     """The directions as one comma-separated string; ValueError if one is unknown or their number is not K."""
     if len(directions) != branches or any(d not in _DIRECTIONS for d in directions):
-        raise ValueError(f"{branches} branches need as many directions out of {_DIRECTIONS}, not {tuple(directions)}")
+        raise ValueError(
+            f"{branches} branches need as many directions out of {_DIRECTIONS}, not {tuple(directions)}"
+        )
     return ",".join(directions)
 
 
@@ -90,9 +94,9 @@ def _per_group(name: str, x: Tensor, batch: int, channels: int, states: int, len
         return x[None, :, :, None].expand(batch, -1, -1, length)
     if x.shape == (batch, states, length):
         return x[:, None]
-    if x.dim() == 4 and x.shape[1] > 0 and channels % x.shape[1] == 0:
-        if (x.shape[0], x.shape[2], x.shape[3]) == (batch, states, length):
-            return x
+    grouped = x.dim() == 4 and x.shape[1] > 0 and channels % x.shape[1] == 0
+    if grouped and (x.shape[0], x.shape[2], x.shape[3]) == (batch, states, length):
+        return x
     raise ValueError(
         f"{name} has shape {tuple(x.shape)}; expected (D, N) = {(channels, states)}, (B, N, L) = "
         f"{(batch, states, length)} or (B, G, N, L) with G a divisor of {channels}"
@@ -131,7 +135,9 @@ def selective_scan_fn(
     C = _per_group("C", C, batch, channels, states, length)
     groups = max(B.shape[1], C.shape[1])
     if groups % B.shape[1] or groups % C.shape[1]:
-        raise ValueError(f"B has {B.shape[1]} groups and C has {C.shape[1]}; one must be a multiple of the other")
+        raise ValueError(
+            f"B has {B.shape[1]} groups and C has {C.shape[1]}; one must be a multiple of the other"
+        )
 
     def image(x: Tensor | None) -> Tensor | None:  # (B, D, L) -> (B, 1, L, G, D / G)
         return None if x is None else x.unflatten(1, (groups, -1)).permute(0, 3, 1, 2).unsqueeze(1)
@@ -143,7 +149,16 @@ def selective_scan_fn(
     def split(x: Tensor | None) -> Tensor | None:  # (D, ...) -> (G, D / G, ...)
         return None if x is None else x.unflatten(0, (groups, -1))
 
-    tensors = (image(u), image(delta), split(A), sequence(B), sequence(C), split(D), image(z), split(delta_bias))
+    tensors = (
+        image(u),
+        image(delta),
+        split(A),
+        sequence(B),
+        sequence(C),
+        split(D),
+        image(z),
+        split(delta_bias),
+    )
     out, last = _run(tensors, delta_softplus, ",".join(["x"] * groups), return_last_state, True)
     out = out.squeeze(1).permute(0, 2, 3, 1).flatten(1, 2).contiguous()  # (B, D, L)
     if not return_last_state:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from xyscannet.ops.layout import CODES, LANES, TILE, Layout, channel_blocks, readable, real_type
+from xyscannet.ops.layout import CODES, Layout, channel_blocks, readable, real_type
 from xyscannet.ops.selective_scan import cpu_kernels as kernels
+from xyscannet.ops.simd import LANES
+from xyscannet.ops.tiles import TILE
 
 
 def states_shape(shape: tuple[int, ...], states: int, directions: tuple[str, ...]) -> list[int]:
@@ -102,7 +104,9 @@ def backward(
         return
     du, d_delta, dA, dB, dC, dD, dz, d_bias = grads
     real = real_type(u)
-    grad_out, u, delta, A, B, C, D, z, delta_bias = readable(real, grad_out, u, delta, A, B, C, D, z, delta_bias)
+    grad_out, u, delta, A, B, C, D, z, delta_bias = readable(
+        real, grad_out, u, delta, A, B, C, D, z, delta_bias
+    )
     layout = _ScanLayout(u.shape, directions, kernels.TENSORS, A.shape[2], delta_softplus)
     _inputs(layout, u, delta, A, B, C, D, z, delta_bias)
     layout.image(kernels.DOUT, grad_out)

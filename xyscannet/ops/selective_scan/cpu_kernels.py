@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from xyscannet.ops.compiling import compiled
 from xyscannet.ops.simd import (
     LANES,
     LOG2E,
@@ -22,8 +23,17 @@ from xyscannet.ops.simd import (
     total,
     write_lanes,
 )
-from xyscannet.ops.threads import compiled
-from xyscannet.ops.tiles import ADDRESS, CHANNEL, CODE, TILE, address_of, load_tile, prefetch_tile, split_task, store_tile
+from xyscannet.ops.tiles import (
+    ADDRESS,
+    CHANNEL,
+    CODE,
+    TILE,
+    address_of,
+    load_tile,
+    prefetch_tile,
+    split_task,
+    store_tile,
+)
 
 U, DELTA, Z, B, C, A, D, BIAS, OUT, STATES, LAST = range(11)
 DOUT, DU, DDELTA, DZ, DB, DC, DLAST, PARTIAL = range(11, 19)
@@ -112,7 +122,12 @@ def scan_forward(tensors, branches, shape, real, first_task, last_task):
                 if tensors[branch, STATES, CODE] >= 0:
                     start = address_of(tensors, STATES, place, first // TILE)
                     for i in range(0, states * width, LANES):
-                        write_lanes(tensors[branch, STATES, CODE], start + i * tensors[branch, STATES, CHANNEL], load(h, i), LANES)
+                        write_lanes(
+                            tensors[branch, STATES, CODE],
+                            start + i * tensors[branch, STATES, CHANNEL],
+                            load(h, i),
+                            LANES,
+                        )
                 load_tile(u, 0, width, tensors, U, place, first, steps, lanes)
                 load_tile(delta, 0, width, tensors, DELTA, place, first, steps, lanes)
                 load_tile(b, 0, wide, tensors, B, place, first, steps, states)
@@ -191,7 +206,12 @@ def scan_backward(tensors, branches, shape, real, first_task, last_task):
     kind = real.dtype
     size = TILE * width
     u, delta, du, z = np.zeros(size, kind), np.zeros(size, kind), np.zeros(size, kind), np.zeros(size, kind)
-    y, gy, gdu, gdelta = np.zeros(size, kind), np.zeros(size, kind), np.zeros(size, kind), np.zeros(size, kind)
+    y, gy, gdu, gdelta = (
+        np.zeros(size, kind),
+        np.zeros(size, kind),
+        np.zeros(size, kind),
+        np.zeros(size, kind),
+    )
     slope = np.zeros(size, kind)
     b, c = np.zeros(TILE * wide, kind), np.zeros(TILE * wide, kind)
     gb, gc = np.zeros(TILE * wide * LANES, kind), np.zeros(TILE * wide * LANES, kind)
@@ -222,7 +242,16 @@ def scan_backward(tensors, branches, shape, real, first_task, last_task):
                 steps = min(TILE, length - first)
                 start = address_of(tensors, STATES, place, first // TILE)
                 for i in range(0, states * width, LANES):
-                    store(h, i, read_lanes(h, tensors[branch, STATES, CODE], start + i * tensors[branch, STATES, CHANNEL], LANES))
+                    store(
+                        h,
+                        i,
+                        read_lanes(
+                            h,
+                            tensors[branch, STATES, CODE],
+                            start + i * tensors[branch, STATES, CHANNEL],
+                            LANES,
+                        ),
+                    )
                 load_tile(u, 0, width, tensors, U, place, first, steps, lanes)
                 load_tile(delta, 0, width, tensors, DELTA, place, first, steps, lanes)
                 load_tile(b, 0, wide, tensors, B, place, first, steps, states)
@@ -284,4 +313,6 @@ def scan_backward(tensors, branches, shape, real, first_task, last_task):
                     store_tile(z, width, tensors, DZ, place, first, steps, lanes)
         target = tensors[branch, PARTIAL, ADDRESS] + task * partial.size * partial.itemsize
         for i in range(0, partial.size, LANES):
-            write_lanes(tensors[branch, PARTIAL, CODE], target + i * partial.itemsize, load(partial, i), LANES)
+            write_lanes(
+                tensors[branch, PARTIAL, CODE], target + i * partial.itemsize, load(partial, i), LANES
+            )

@@ -29,7 +29,9 @@ def _state_dtype(u: Tensor) -> torch.dtype:
     return torch.float64 if u.dtype == torch.float64 else torch.float32
 
 
-def _outputs(u: Tensor, A: Tensor, directions: list[str], backend: str, save: bool, last: bool, channels_first: bool):
+def _outputs(
+    u: Tensor, A: Tensor, directions: list[str], backend: str, save: bool, last: bool, channels_first: bool
+):
     out = empty_image(u, channels_first)
     kept = _kernels(backend).states_shape(u.shape, A.shape[2], directions) if save else [0]
     rows = _rows(u.shape, directions) if last else 0
@@ -47,7 +49,9 @@ def _outputs(u: Tensor, A: Tensor, directions: list[str], backend: str, save: bo
     "bool delta_softplus, str directions, str backend, bool save, bool last, bool channels_first) "
     "-> (Tensor, Tensor, Tensor)",
 )
-def scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, directions, backend, save, last, channels_first):
+def scan(
+    u, delta, A, B, C, D, z, delta_bias, delta_softplus, directions, backend, save, last, channels_first
+):
     """The scan of K branches. u, delta, z (B, H, W, K, E); B, C (B, H, W, K, N); A (K, E, N); D, delta_bias (K, E).
 
     `directions` is a comma-separated list of K of "x", "-x", "y", "-y". Returns the output, what the backward pass of
@@ -89,19 +93,49 @@ def _gradients(u, delta, A, B, C, D, z, delta_bias, channels_first):
     "bool channels_first) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 def scan_backward(
-    grad_out, grad_last, states, u, delta, A, B, C, D, z, delta_bias, delta_softplus, directions, backend, channels_first
+    grad_out,
+    grad_last,
+    states,
+    u,
+    delta,
+    A,
+    B,
+    C,
+    D,
+    z,
+    delta_bias,
+    delta_softplus,
+    directions,
+    backend,
+    channels_first,
 ):
     """The gradients of u, delta, A, B, C, D, z and delta_bias of `scan`."""
     inputs = (u, delta, A, B, C, D, z, delta_bias)
     grads = _gradients(*inputs, channels_first)
     given = [None if x is None else grad for x, grad in zip(inputs, grads, strict=True)]
-    _kernels(backend).backward(grad_out, grad_last, states, *inputs, delta_softplus, directions.split(","), given)
+    _kernels(backend).backward(
+        grad_out, grad_last, states, *inputs, delta_softplus, directions.split(","), given
+    )
     return grads
 
 
 @scan_backward.register_fake
 def _(
-    grad_out, grad_last, states, u, delta, A, B, C, D, z, delta_bias, delta_softplus, directions, backend, channels_first
+    grad_out,
+    grad_last,
+    states,
+    u,
+    delta,
+    A,
+    B,
+    C,
+    D,
+    z,
+    delta_bias,
+    delta_softplus,
+    directions,
+    backend,
+    channels_first,
 ):
     return _gradients(u, delta, A, B, C, D, z, delta_bias, channels_first)
 

@@ -1,0 +1,49 @@
+"""Numba compilation of the CPU kernels, kept on disk from run to run."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from numba import njit
+from numba.core.caching import FunctionCache
+
+_logger = logging.getLogger("xyscannet")
+
+
+def _digest() -> str:
+    """Of the sources that every kernel is compiled from."""
+    folder = Path(__file__).parent
+    return hashlib.sha256(
+        b"".join((folder / name).read_bytes() for name in ("simd.py", "tiles.py"))
+    ).hexdigest()
+
+
+class _KernelCache(FunctionCache):
+    """Numba looks only at the file of the kernel itself; this also forgets when what the kernel calls has changed.
+
+    A folder that cannot be written costs the time of compiling again, nothing else.
+    """
+
+    _sources = _digest()
+
+    def _index_key(self, sig, codegen):
+        return (*super()._index_key(sig, codegen), self._sources)
+
+    def save_overload(self, sig, data):
+        try:
+            super().save_overload(sig, data)
+        except OSError as error:
+            _logger.debug("compiled kernel not kept on disk: %s", error)
+
+
+def compiled(function: Callable) -> Callable:
+    """Compile a kernel at its first call, to run without the GIL; kept on disk where a folder is writable."""
+    kernel = njit(nogil=True, error_model="numpy")(function)
+    try:
+        kernel._cache = _KernelCache(function)
+    except (RuntimeError, OSError) as error:  # numba finds no folder for its cache
+        _logger.debug("compiled kernels are not kept on disk: %s", error)
+    return kernel
