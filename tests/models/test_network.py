@@ -67,7 +67,9 @@ def test_an_untrained_network_returns_its_input():
 @pytest.mark.parametrize("gate", ["element", "mean"])
 def test_the_result_does_not_depend_on_batch_neighbours(gate):
     torch.manual_seed(1)
-    network = XYScanNet(XYScanNetConfig(width=8, encoder_blocks=(1, 1, 1), decoder_blocks=(1, 1, 1), gate=gate)).eval()
+    network = XYScanNet(
+        XYScanNetConfig(width=8, encoder_blocks=(1, 1, 1), decoder_blocks=(1, 1, 1), gate=gate)
+    ).eval()
     torch.nn.init.normal_(network.output.weight, std=0.2)
     image, other = torch.rand(1, 3, 33, 21), torch.rand(2, 3, 33, 21) * 0.2
     with torch.inference_mode():
@@ -101,7 +103,7 @@ def test_features_stay_channels_last(network):
     seen = []
 
     def look(module, inputs, output):
-        batch, channels, height, width = output.shape
+        _, channels, height, width = output.shape
         if channels > 1 and height * width > 1:
             seen.append(output.is_contiguous(memory_format=torch.channels_last))
 

@@ -71,7 +71,7 @@ def test_mixer_initialisation():
     mixer = Mamba(48)
     assert mixer.dt_rank == 3
     delta = F.softplus(mixer.dt_proj.bias)
-    assert 1e-3 * 0.99 <= delta.min() and delta.max() <= 0.1 * 1.01
+    assert delta.min() >= 1e-3 * 0.99 and delta.max() <= 0.1 * 1.01
     torch.testing.assert_close(mixer.A_log.exp(), torch.arange(1.0, 17).expand(96, 16))
 
 

@@ -25,7 +25,13 @@ class Scanner(nn.Module):
     """
 
     def __init__(
-        self, channels: int, *, bidirectional: bool = False, d_state: int = 16, d_conv: int = 4, expand: int = 2
+        self,
+        channels: int,
+        *,
+        bidirectional: bool = False,
+        d_state: int = 16,
+        d_conv: int = 4,
+        expand: int = 2,
     ) -> None:
         super().__init__()
         self.bidirectional = bidirectional

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -46,7 +46,7 @@ def names() -> list[str]:
     return list(_REGISTRY)
 
 
-@lru_cache(maxsize=None)
+@cache
 def info(name: str) -> ModelInfo:
     """What a name stands for.
 

@@ -123,10 +123,13 @@ def _layer_norm_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     dx, channels = empty(x, x.shape[1]), x.shape[1]
     if not compiled(x, grad):
-        with torch.enable_grad():
-            leaves = [t.detach().requires_grad_() for t in (x, weight.to(x.dtype), torch.zeros_like(weight, dtype=x.dtype))]
-            found = torch.autograd.grad(layer_norm_reference(*leaves, eps), leaves, grad)
-        return dx.copy_(found[0]), found[1].to(weight.dtype), found[2].to(weight.dtype)
+        weights = weight.to(x.dtype), torch.zeros_like(weight, dtype=x.dtype)
+        pixels, upper = x.permute(0, 2, 3, 1), grad.permute(0, 2, 3, 1)
+        _, mean, scale = torch.native_layer_norm(pixels, [channels], *weights, eps)
+        found = torch.ops.aten.native_layer_norm_backward(
+            upper, pixels, [channels], mean, scale, *weights, [True, True, True]
+        )
+        return dx.copy_(found[0].permute(0, 3, 1, 2)), found[1].to(weight.dtype), found[2].to(weight.dtype)
     real = real_type(x)
     sums = np.zeros((_GROUPS, 2, channels), real)
     if x.numel():

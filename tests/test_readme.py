@@ -1,0 +1,78 @@
+"""Every command and the Python of the README run as written."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = re.findall(r"^    (xyscan .+?)(?:\s{2,}#.*)?$", README, flags=re.MULTILINE)
+PYTHON = re.search(r"```python\n(.+?)```", README, flags=re.DOTALL)
+
+
+def run(command: list[str], folder: Path) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=500, check=False
+    )
+
+
+def xyscan(command: str, folder: Path) -> subprocess.CompletedProcess:
+    return run([sys.executable, "-m", "xyscan_cli", *shlex.split(command)[1:]], folder)
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """What the README's commands expect to find: a photograph, folders of blurred and of sharp ones."""
+    grain = np.random.default_rng(0).integers(0, 255, (40, 40, 3), dtype=np.uint8)
+    texture = cv2.resize(grain, (320, 320), interpolation=cv2.INTER_NEAREST)
+    small = texture[:64, :80]
+    for name in ("blurry.jpg", "photos/a.png", "photos/trip/b.jpg", "raw/c.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / name), small)
+    for name in ("sharp/d.png", "sharp/e.png", "val/f.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / name), texture)
+    return tmp_path
+
+
+def test_the_readme_has_its_two_commands():
+    assert "\n    pip install . && xyscan deblur examples out\n" in README
+    assert '\n    pip install ".[test]" && pytest -m "not gpu"\n' in README
+    assert len(COMMANDS) >= 9 and PYTHON
+
+
+def test_the_example_photographs_are_deblurred(tmp_path):
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    done = xyscan("xyscan deblur examples out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    for photo in (ROOT / "examples").glob("*.jpg"):
+        blur, restored = cv2.imread(str(photo)), cv2.imread(str(tmp_path / "out" / photo.name))
+        assert restored.shape == blur.shape
+        assert np.abs(restored.astype(int) - blur).mean() > 0.05  # it did something,
+        assert abs(restored.mean() - blur.mean()) < 1  # and shifted no tone
+
+
+@pytest.mark.slow  # `bench` and `train smoke` take up to a minute each
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command(command, folder):
+    done = xyscan(command, folder)
+    assert done.returncode == 0, done.stderr
+    if command.startswith("xyscan deblur"):
+        results = [p for p in folder.rglob("*") if p.name in ("sharp.jpg",) or "out" in p.parts]
+        assert results
+
+
+def test_python(folder):
+    done = run([sys.executable, "-c", PYTHON[1]], folder)
+    assert done.returncode == 0, done.stderr
