@@ -11,7 +11,7 @@ from xyscannet.ops.simd import BF16, F32, F64
 CODES = {torch.float32: F32, torch.bfloat16: BF16, torch.float64: F64}
 
 
-def compiled(*tensors: Tensor) -> bool:
+def kernels_read(*tensors: Tensor) -> bool:
     """Whether the compiled kernels can read all of these tensors."""
     return all(t.device.type == "cpu" and t.dtype in CODES for t in tensors)
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numba import njit
 from torch import Tensor
 
-from xyscannet.ops.channels_last import compiled, describe, empty, real_type, rows
+from xyscannet.ops.channels_last import describe, empty, kernels_read, real_type, rows
+from xyscannet.ops.compiling import compiled
 from xyscannet.ops.simd import ITEM_SIZE, LANES, read_lanes, sigmoid, write_lanes
 from xyscannet.ops.threads import run_tasks
 
@@ -25,7 +25,7 @@ def silu_gate_reference(gate: Tensor, value: Tensor) -> Tensor:
     return F.silu(gate) * value
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _forward(tensors, channels, pixels, tasks, like, first, last):
     """Tensors gate, value, out as (address, code, bytes from pixel to pixel)."""
     (gate, gate_code, gate_step), (value, value_code, value_step), (out, out_code, out_step) = tensors
@@ -38,7 +38,7 @@ def _forward(tensors, channels, pixels, tasks, like, first, last):
             write_lanes(out_code, out + p * out_step + e * out_size, g * sigmoid(g) * v, some)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _backward(tensors, channels, pixels, tasks, like, first, last):
     """Tensors gate, value, gradient of out, gradient of gate, gradient of value."""
     (gate, gate_code, gate_step), (value, value_code, value_step) = tensors[0], tensors[1]
@@ -70,7 +70,7 @@ def _run(kernel, *maps: Tensor) -> None:
 
 
 def _forward_into(out: Tensor, gate: Tensor, value: Tensor) -> Tensor:
-    if compiled(gate, value, out):
+    if kernels_read(gate, value, out):
         _run(_forward, rows(gate), rows(value), rows(out))
         return out
     return out.copy_(silu_gate_reference(gate, value))
@@ -79,7 +79,7 @@ def _forward_into(out: Tensor, gate: Tensor, value: Tensor) -> Tensor:
 def _backward_into(both: Tensor, gate: Tensor, value: Tensor, grad: Tensor) -> Tensor:
     """Fills `both` (B, 2C, H, W) with the gradients of gate and of value."""
     dgate, dvalue = both.chunk(2, dim=1)
-    if compiled(gate, value, grad, both):
+    if kernels_read(gate, value, grad, both):
         _run(_backward, rows(gate), rows(value), rows(grad), rows(dgate), rows(dvalue))
         return both
     gate, value, grad = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (gate, value, grad))

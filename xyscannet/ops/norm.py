@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from numba import njit
 from torch import Tensor
 
-from xyscannet.ops.channels_last import compiled, describe, empty, real_type, rows
+from xyscannet.ops.channels_last import describe, empty, kernels_read, real_type, rows
+from xyscannet.ops.compiling import compiled
 from xyscannet.ops.simd import ITEM_SIZE, LANES, load, read_lanes, splat, store, total, write_lanes
 from xyscannet.ops.threads import run_tasks
 
@@ -41,7 +42,7 @@ def _statistics(row, valid, channels, eps):
     return mean, 1.0 / np.sqrt(total(squares) / channels + eps)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _forward(tensors, weight, bias, valid, eps, pixels, groups, first, last):
     """Tensors x, out as (address, code, bytes from pixel to pixel); weight, bias, valid padded to whole vectors."""
     (x, x_code, x_step), (out, out_code, out_step) = tensors
@@ -57,7 +58,7 @@ def _forward(tensors, weight, bias, valid, eps, pixels, groups, first, last):
             write_lanes(out_code, out + p * out_step + e * out_size, y, channels - e)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _backward(tensors, weight, valid, eps, pixels, groups, sums, first, last):
     """Tensors x, gradient of out, gradient of x; sums (groups, 2, width) gets the gradients of weight and bias."""
     (x, x_code, x_step), (grad, grad_code, grad_step), (dx, dx_code, dx_step) = tensors
@@ -105,7 +106,7 @@ def _valid(channels: int, real: np.dtype) -> np.ndarray:
 @torch.library.custom_op("xyscannet::layer_norm", mutates_args=())
 def _layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     out = empty(x, x.shape[1])
-    if not compiled(x):
+    if not kernels_read(x):
         return out.copy_(layer_norm_reference(x, weight.to(x.dtype), bias.to(x.dtype), eps))
     if x.numel():
         source, target, real = rows(x), rows(out), real_type(x)
@@ -122,7 +123,7 @@ def _layer_norm_backward(
     x: Tensor, weight: Tensor, grad: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     dx, channels = empty(x, x.shape[1]), x.shape[1]
-    if not compiled(x, grad):
+    if not kernels_read(x, grad):
         weights = weight.to(x.dtype), torch.zeros_like(weight, dtype=x.dtype)
         pixels, upper = x.permute(0, 2, 3, 1), grad.permute(0, 2, 3, 1)
         _, mean, scale = torch.native_layer_norm(pixels, [channels], *weights, eps)
