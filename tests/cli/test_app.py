@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import signal
 import subprocess
@@ -198,3 +199,13 @@ def test_progress_in_plain_lines_is_sparse(capsys: pytest.CaptureFixture[str], m
         "2/4 images, 10.0/20.0 MP, 1.0 MP/s, 10 s left",
         "3/4 images, 15.0/20.0 MP, 1.0 MP/s, 5.0 s left",
     ]
+
+
+def test_large_pages_are_asked_for_unless_the_user_decided(monkeypatch):
+    for before, after in ((None, "1"), ("0", "0")):
+        monkeypatch.delenv("THP_MEM_ALLOC_ENABLE", raising=False)
+        if before is not None:
+            monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", before)
+        with pytest.raises(SystemExit):
+            app(["--version"])
+        assert os.environ["THP_MEM_ALLOC_ENABLE"] == after
