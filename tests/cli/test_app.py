@@ -159,7 +159,7 @@ sys.exit(console.exit_code_of(work))
         assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize(("line", "code"), [('console.data({"x": 1})', 0), ('print("x", flush=True)', 1)])
+@pytest.mark.parametrize(("line", "code"), [('console.data({"x": 1})', 0), ('print("x" * 99, flush=True)', 1)])
 def test_a_reader_that_leaves_is_no_traceback(line: str, code: int) -> None:
     program = f"""
 import sys
