@@ -58,6 +58,15 @@ def test_lossless_formats_give_the_same_pixels_back(tmp_path, format, dtype, gre
     )
 
 
+@pytest.mark.parametrize(("format", "dtype", "grey", "alpha"), EXACT)
+def test_pixels_that_lie_plane_by_plane_are_written_alike(tmp_path, format, dtype, grey, alpha):
+    """A restored photograph is a (3, H, W) array in memory, seen as (H, W, 3)."""
+    path, given_photo = tmp_path / f"x{SUFFIX[format]}", photo(format, dtype, grey, alpha)
+    planes = np.ascontiguousarray(given_photo.to_float().transpose(2, 0, 1)).transpose(1, 2, 0)
+    write(given_photo.with_float(planes), path)
+    np.testing.assert_array_equal(read(path).rgb, given_photo.rgb)
+
+
 @pytest.mark.parametrize(("dtype", "grey", "alpha"), [e[1:] for e in EXACT if e[0] == "png"])
 @pytest.mark.parametrize("format", ["png", "tiff"])
 def test_other_programs_read_what_is_written(tmp_path, format, dtype, grey, alpha):

@@ -45,7 +45,7 @@ def _encode_16(samples: np.ndarray) -> bytes:
     band = max(1, _BAND_BYTES // row_bytes)
     above = np.zeros((1, row_bytes), np.uint8)
     for top in range(0, height, band):
-        rows = samples[top : top + band].astype(">u2").view(np.uint8).reshape(-1, row_bytes)
+        rows = np.ascontiguousarray(samples[top : top + band], ">u2").view(np.uint8).reshape(-1, row_bytes)
         upper = np.concatenate([above, rows[:-1]])
         left, upper_left = np.zeros_like(rows), np.zeros_like(rows)
         left[:, step:], upper_left[:, step:] = rows[:, :-step], upper[:, :-step]
