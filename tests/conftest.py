@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
+
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as the command line does; read at torch's first allocation
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
