@@ -19,6 +19,7 @@ from typing import Any
 
 import typer
 
+from xyscan_cli.streams import Stderr, drop, open_closed
 from xyscannet.errors import ConfigError, InputError, UnavailableError, XYScanError
 
 EXIT_CODES: dict[type[XYScanError], int] = {InputError: 1, ConfigError: 2, UnavailableError: 3}
@@ -37,6 +38,7 @@ class Terminated(KeyboardInterrupt):
 class _State:
     debug = False
     quiet = False
+    lost = False  # data that stdout did not take
     rich: Any = None
 
 
@@ -57,7 +59,7 @@ def terminal() -> Any:
     if _State.rich is None:
         from rich.console import Console
 
-        _State.rich = Console(stderr=True, highlight=False, markup=False, emoji=False)
+        _State.rich = Console(file=Stderr(), highlight=False, markup=False, emoji=False)
     return _State.rich
 
 
@@ -107,14 +109,11 @@ def data(record: Any) -> None:
         sys.stdout.write(json.dumps(record) + "\n")
         sys.stdout.flush()
     except BrokenPipeError:
-        _drop_stdout()
-
-
-def _drop_stdout() -> None:
-    """Lead stdout nowhere, so that neither a later line nor python's own flush at exit fails."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
+        drop(sys.stdout)
+    except OSError as failure:  # a full disk
+        drop(sys.stdout)
+        _State.lost = True
+        error(f"stdout cannot be written, its records are lost: {failure.strerror}")
 
 
 def interrupted(interrupt: KeyboardInterrupt) -> int:
@@ -126,11 +125,12 @@ def interrupted(interrupt: KeyboardInterrupt) -> int:
 
 def exit_code_of(run: Callable[[], Any]) -> int:
     """Run a command; print what went wrong as one message; return the exit code (the table is at the top)."""
-    _State.debug = _State.quiet = False
+    _State.debug = _State.quiet = _State.lost = False
+    open_closed()
     try:
         with _signals(), _library_messages():
             code = run()
-            return code if isinstance(code, int) else 0
+            return code if isinstance(code, int) and code else int(_State.lost)
     except XYScanError as failure:
         _explain(failure, str(failure))
         return next((code for kind, code in EXIT_CODES.items() if isinstance(failure, kind)), 1)
@@ -139,7 +139,7 @@ def exit_code_of(run: Callable[[], Any]) -> int:
     except KeyboardInterrupt as interrupt:
         return interrupted(interrupt)
     except BrokenPipeError:
-        _drop_stdout()
+        drop(sys.stdout)
         return 1
     except Exception as failure:
         _explain(

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shlex
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated
 
 import pytest
@@ -22,6 +24,7 @@ from xyscannet import __version__
 from xyscannet.errors import ConfigError, InputError, UnavailableError, XYScanError
 
 runner = CliRunner()
+ROOT = Path(__file__).parents[2]
 
 
 def python(code: str, *arguments: str, **options) -> subprocess.CompletedProcess[str]:
@@ -159,7 +162,9 @@ sys.exit(console.exit_code_of(work))
         assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize(("line", "code"), [('console.data({"x": 1})', 0), ('print("x" * 99, flush=True)', 1)])
+@pytest.mark.parametrize(
+    ("line", "code"), [('console.data({"x": 1})', 0), ('print("x" * 99, flush=True)', 1)]
+)
 def test_a_reader_that_leaves_is_no_traceback(line: str, code: int) -> None:
     program = f"""
 import sys
@@ -176,6 +181,44 @@ sys.exit(console.exit_code_of(work))
     process.stdout.close()
     assert process.stderr.read() == ""
     assert process.wait() == code
+
+
+@pytest.mark.parametrize("shell", ["2>&-", ">&-", "2>&- >&- <&-", "2>/dev/full", "2>&1 | head -n 1"])
+def test_the_work_goes_on_without_streams(tmp_path: Path, shell: str) -> None:
+    program = """
+import sys
+from xyscan_cli import console
+def work():
+    for n in range(2000):
+        console.warn("x" * 99) if n < 1000 else console.data(n)
+    open("done", "x").write("yes")
+sys.exit(console.exit_code_of(work))
+"""
+    (tmp_path / "work.py").write_text(program)
+    command = f"set -o pipefail; {shlex.quote(sys.executable)} work.py {shell}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    run = subprocess.run(
+        ["bash", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert (run.returncode, "Traceback" in run.stdout + run.stderr) == (0, False)
+    assert (tmp_path / "done").read_text() == "yes"
+
+
+def test_data_that_stdout_cannot_take_is_an_error(tmp_path: Path) -> None:
+    program = """
+import sys
+from xyscan_cli import console
+def work():
+    console.data(1); console.data(2); console.say("went on")
+sys.exit(console.exit_code_of(work))
+"""
+    with open("/dev/full", "w") as full:
+        run = subprocess.run([sys.executable, "-c", program], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert run.returncode == 1
+    assert (
+        run.stderr
+        == "error: stdout cannot be written, its records are lost: No space left on device\nwent on\n"
+    )
 
 
 @pytest.mark.parametrize(

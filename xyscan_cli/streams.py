@@ -1,0 +1,41 @@
+"""The process's standard streams where they are closed, full or no longer read."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+
+class Stderr:
+    """stderr. Where it takes no more, as when a pipe's reader has gone, the work goes on without."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
+
+    def write(self, text: str) -> int:
+        try:
+            return sys.stderr.write(text)
+        except OSError:
+            drop(sys.stderr)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            sys.stderr.flush()
+        except OSError:
+            drop(sys.stderr)
+
+
+def drop(stream: Any) -> None:
+    """Lead a stream nowhere, so that neither a later line nor python's own flush at exit fails."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+def open_closed() -> None:
+    """Streams that the process was started without lead nowhere: no file that it opens takes their place."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
