@@ -172,3 +172,17 @@ def test_help_does_not_import_torch():
 
 def test_images_need_no_torch():
     assert "torch" not in loaded_by("import xyscannet.images")
+
+
+def test_restoring_does_not_import_the_compiler(tmp_path):
+    """torch._dynamo and sympy take 2 s of processor time: the checkpoint's check and the operators do without."""
+    path = str(tmp_path / "w.safetensors")
+    run = (
+        "import torch; from xyscannet import checkpoint; from xyscannet.models import XYScanNet, XYScanNetConfig; "
+        "config = XYScanNetConfig(width=8, encoder_blocks=(1, 1, 1), decoder_blocks=(1, 1, 1)); "
+        f"checkpoint.save({path!r}, XYScanNet(config), config); model = checkpoint.load_model({path!r}); "
+        "torch.inference_mode()(model)(torch.rand(1, 3, 8, 8))"
+    )
+    loaded = loaded_by(run)
+    assert "xyscannet.models.mamba" in loaded
+    assert not loaded & {"torch._dynamo", "sympy"}

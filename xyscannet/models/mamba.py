@@ -34,14 +34,17 @@ class Mamba(nn.Module):
         self.conv1d = nn.Conv1d(d_inner, d_inner, d_conv, groups=d_inner, padding=d_conv - 1)
         self.x_proj = nn.Linear(d_inner, self.dt_rank + 2 * d_state, bias=False)
         self.dt_proj = nn.Linear(self.dt_rank, d_inner)
-        self.A_log = nn.Parameter(torch.arange(1.0, d_state + 1).log().repeat(d_inner, 1))
+        self.A_log = nn.Parameter(torch.ones(d_inner, d_state))
         self.D = nn.Parameter(torch.ones(d_inner))
         self.out_proj = nn.Linear(d_inner, d_model, bias=False)
-        self._init_delta()
+        if not self.A_log.is_meta:  # where only shapes are asked for, this would import torch._dynamo (2 s)
+            self._init_scan()
 
     @torch.no_grad()
-    def _init_delta(self) -> None:
-        """softplus(bias) is log-uniform in [DT_MIN, DT_MAX]; the rank-to-channel map keeps the variance."""
+    def _init_scan(self) -> None:
+        """A is -1, -2, ... in every channel; softplus(bias) is log-uniform in [DT_MIN, DT_MAX]; the rank-to-channel
+        map keeps the variance."""
+        self.A_log.copy_(torch.arange(1.0, self.d_state + 1).log())
         bound = self.dt_rank**-0.5
         nn.init.uniform_(self.dt_proj.weight, -bound, bound)
         low, high = math.log(DT_MIN), math.log(DT_MAX)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from xyscannet.ops.channels_last import describe, empty, kernels_read, real_type, rows
 from xyscannet.ops.compiling import compiled
+from xyscannet.ops.library import operator
 from xyscannet.ops.simd import ITEM_SIZE, LANES, read_lanes, sigmoid, write_lanes
 from xyscannet.ops.threads import run_tasks
 
@@ -89,22 +90,22 @@ def _backward_into(both: Tensor, gate: Tensor, value: Tensor, grad: Tensor) -> T
     return both
 
 
-@torch.library.custom_op("xyscannet::silu_gate", mutates_args=())
+@operator("silu_gate")
 def _silu_gate(x: Tensor) -> Tensor:
     return _forward_into(empty(x, x.shape[1] // 2), *x.chunk(2, dim=1))
 
 
-@torch.library.custom_op("xyscannet::silu_gate_backward", mutates_args=())
+@operator("silu_gate_backward")
 def _silu_gate_backward(x: Tensor, grad: Tensor) -> Tensor:
     return _backward_into(empty(x, x.shape[1]), *x.chunk(2, dim=1), grad)
 
 
-@torch.library.custom_op("xyscannet::silu_mul", mutates_args=())
+@operator("silu_mul")
 def _silu_mul(gate: Tensor, value: Tensor) -> Tensor:
     return _forward_into(empty(value, value.shape[1]), gate, value)
 
 
-@torch.library.custom_op("xyscannet::silu_mul_backward", mutates_args=())
+@operator("silu_mul_backward")
 def _silu_mul_backward(gate: Tensor, value: Tensor, grad: Tensor) -> Tensor:
     return _backward_into(empty(value, 2 * value.shape[1]), gate, value, grad)
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from xyscannet.ops.channels_last import describe, empty, kernels_read, real_type, rows
 from xyscannet.ops.compiling import compiled
+from xyscannet.ops.library import operator
 from xyscannet.ops.simd import ITEM_SIZE, LANES, load, read_lanes, splat, store, total, write_lanes
 from xyscannet.ops.threads import run_tasks
 
@@ -103,7 +104,7 @@ def _valid(channels: int, real: np.dtype) -> np.ndarray:
     return wide
 
 
-@torch.library.custom_op("xyscannet::layer_norm", mutates_args=())
+@operator("layer_norm")
 def _layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     out = empty(x, x.shape[1])
     if not kernels_read(x):
@@ -118,7 +119,7 @@ def _layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     return out
 
 
-@torch.library.custom_op("xyscannet::layer_norm_backward", mutates_args=())
+@operator("layer_norm_backward")
 def _layer_norm_backward(
     x: Tensor, weight: Tensor, grad: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import importlib
 
-import torch
-
+from xyscannet.ops.library import operator
 from xyscannet.ops.selective_scan.operator import empty_image
 
 
@@ -13,9 +12,8 @@ def _kernels(backend: str):
     return importlib.import_module(f"xyscannet.ops.causal_conv1d.{backend}")
 
 
-@torch.library.custom_op(
-    "xyscannet::conv1d",
-    mutates_args=(),
+@operator(
+    "conv1d",
     schema="(Tensor x, Tensor weight, Tensor? bias, bool silu, str directions, str backend, bool channels_first)"
     " -> Tensor",
 )
@@ -36,9 +34,8 @@ def _gradients(x, weight, bias, channels_first):
     return empty_image(x, channels_first), weight.new_empty(weight.shape), d_bias
 
 
-@torch.library.custom_op(
-    "xyscannet::conv1d_backward",
-    mutates_args=(),
+@operator(
+    "conv1d_backward",
     schema="(Tensor grad_out, Tensor x, Tensor weight, Tensor? bias, bool silu, str directions, str backend, "
     "bool channels_first) -> (Tensor, Tensor, Tensor)",
 )

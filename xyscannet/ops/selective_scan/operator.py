@@ -7,6 +7,8 @@ import importlib
 import torch
 from torch import Tensor
 
+from xyscannet.ops.library import operator
+
 
 def _kernels(backend: str):
     """The module of a backend: states_shape, forward and backward."""
@@ -42,9 +44,8 @@ def _outputs(
     )
 
 
-@torch.library.custom_op(
-    "xyscannet::scan",
-    mutates_args=(),
+@operator(
+    "scan",
     schema="(Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, "
     "bool delta_softplus, str directions, str backend, bool save, bool last, bool channels_first) "
     "-> (Tensor, Tensor, Tensor)",
@@ -85,9 +86,8 @@ def _gradients(u, delta, A, B, C, D, z, delta_bias, channels_first):
     return image(u), image(delta), same(A), same(B), same(C), same(D), image(z), same(delta_bias)
 
 
-@torch.library.custom_op(
-    "xyscannet::scan_backward",
-    mutates_args=(),
+@operator(
+    "scan_backward",
     schema="(Tensor grad_out, Tensor? grad_last, Tensor states, Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, "
     "Tensor? D, Tensor? z, Tensor? delta_bias, bool delta_softplus, str directions, str backend, "
     "bool channels_first) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
