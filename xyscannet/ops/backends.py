@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from dataclasses import dataclass
 
 from xyscannet.errors import UnavailableError
@@ -27,12 +28,28 @@ def _cpu() -> Backend:
     return Backend("cpu", usable, reason, ("cpu",))
 
 
+def _triton() -> Backend:
+    """Triton is imported only where a GPU is, or where it is asked to interpret its kernels on the CPU."""
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    devices = ("cuda", "cpu") if interpreted else ("cuda",)
+    try:
+        import torch
+
+        if not interpreted and not torch.cuda.is_available():
+            return Backend("triton", False, "there is no CUDA device", devices)
+        version = importlib.import_module("triton").__version__
+    except Exception as failure:  # a broken package or driver must not stop the other backends
+        return Backend("triton", False, f"{type(failure).__name__}: {failure}", devices)
+    how = "interpreted, for tests" if interpreted else "compiled"
+    return Backend("triton", True, f"{how} by triton {version}", devices)
+
+
 def _reference() -> Backend:
     return Backend("reference", True, "a loop in plain torch; any device, slow")
 
 
 # The fastest first; a backend for another device is one more line here and a branch in operator.py.
-_TABLE = tuple(probe() for probe in (_cpu, _reference))
+_TABLE = tuple(probe() for probe in (_cpu, _triton, _reference))
 _DEVICES = ("cpu", "cuda")
 _chosen = "auto"
 _active: dict[str, str] = {}

@@ -1,0 +1,220 @@
+"""The Triton kernels: interpreted on the CPU, compiled for GPUs that need not be there, and run where one is."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.ops.compare import (
+    BOUND,
+    DIRECTIONS,
+    assert_matches_reference,
+    conv_inputs,
+    rms_ratio,
+    run,
+    scan_inputs,
+)
+from xyscannet.errors import UnavailableError
+from xyscannet.ops import active_backend, backends, selective_scan_fn, slice_conv1d, slice_scan, use_backend
+
+ROOT = Path(__file__).parents[2]
+IMAGES = {"u", "delta", "z", "out", "dout", "du", "ddelta", "dz", "B", "C", "x", "dx"}
+FLOATS = {"A", "D", "bias", "states", "dlast", "dB", "dC", "sums", "weight"}
+
+
+def _environment(**more: str) -> dict[str, str]:
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]),
+        "OMP_NUM_THREADS": "1",
+        **more,
+    }
+
+
+@pytest.mark.slow
+def test_interpreted():
+    """Every case of triton_cases.py, in a process of its own: a kernel is interpreted or compiled for good."""
+    pytest.importorskip("triton")
+    cases = str(ROOT / "tests/ops/triton_cases.py")
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", cases]
+    done = subprocess.run(
+        command, cwd=ROOT, env=_environment(TRITON_INTERPRET="1"), capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    assert re.search(r"\d\d passed", done.stdout) and "skipped" not in done.stdout
+
+
+def _resources(module: str, name: str, capability: int, real: str) -> dict[str, int]:
+    """Registers and bytes of stack of a kernel compiled for a GPU, read from its binary."""
+    triton = pytest.importorskip("triton")
+    import triton.language as tl
+    from triton.backends.compiler import GPUTarget
+
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        pytest.skip("the kernels are interpreted in this process")
+    tools = Path(triton.__file__).parent / "backends/nvidia/bin"
+    if not (tools / "ptxas").exists() or not (tools / "cuobjdump").exists():
+        pytest.skip("triton is installed without ptxas and cuobjdump")
+    kernel = getattr(pytest.importorskip(module), name)
+    values = {
+        "N": 16,
+        "NP": 16,
+        "BLOCK": 32,
+        "CHUNK": 8,
+        "GROUP": 2,
+        "SPAN": 4,
+        "SOFTPLUS": True,
+        "REAL": tl.float32,
+    }
+    values |= {"TERMS": 8, "TAPS": 4, "TAPS_PADDED": 4, "TILE": 16, "SILU": True, "last": None}
+    signature, constants = {}, {}
+    for index, argument in enumerate(kernel.arg_names):
+        if argument in values or argument.endswith("_e"):
+            signature[argument] = "constexpr"
+            constants[(index,)] = values.get(argument, 1)
+        elif argument in IMAGES:
+            signature[argument] = f"*{real}"
+        elif argument in FLOATS:
+            signature[argument] = "*fp32"
+        elif argument.endswith("_s"):
+            signature[argument] = ("i32",) * (2 if argument in ("d_s", "bias_s") else 4)
+        else:
+            signature[argument] = "i64" if argument.endswith("_block") else "i32"
+    source = triton.compiler.ASTSource(kernel, signature, constants)
+    warps = 1 if name.startswith("scan") else 4
+    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": warps})
+    binary = Path(os.environ["TRITON_CACHE_DIR"]) / f"{name}.cubin"
+    binary.write_bytes(compiled.asm["cubin"])
+    command = [str(tools / "cuobjdump"), "--dump-resource-usage", str(binary)]
+    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return {key: int(value) for key, value in re.findall(r"(REG|STACK|SHARED|LOCAL):(\d+)", found)}
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+
+
+SCAN, CONV = "xyscannet.ops.selective_scan.triton_kernels", "xyscannet.ops.causal_conv1d.triton_kernels"
+
+
+@pytest.mark.parametrize(("capability", "real"), [(80, "fp32"), (90, "bf16")])
+@pytest.mark.parametrize(
+    ("module", "name"), [(SCAN, "scan_forward"), (CONV, "conv_forward"), (CONV, "conv_backward")]
+)
+def test_compiles_without_spills(own_cache, module, name, capability, real):
+    used = _resources(module, name, capability, real)
+    assert 16 < used["REG"] < 255 and used["STACK"] == 0 and used["LOCAL"] == 0, used
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("capability", "real"), [(80, "bf16"), (90, "bf16")])
+def test_the_backward_scan_compiles(own_cache, capability, real):
+    used = _resources(SCAN, "scan_backward", capability, real)
+    assert used["STACK"] <= 768, used  # it holds the states of four steps and spills a little
+
+
+def test_backend_table():
+    table = {b.name: b for b in backends()}
+    assert table["triton"].reason
+    if not torch.cuda.is_available():
+        assert active_backend("cuda") == "reference"
+        with pytest.raises(UnavailableError, match="CUDA device"):
+            use_backend("triton")
+
+
+def test_the_cpu_path_does_not_import_triton():
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    code = "import sys, torch; before = 'triton' in sys.modules; import xyscannet.ops; "
+    code += "print(before or 'triton' not in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=_environment(), capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "True"
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("no driver"), OSError("no library")])
+def test_a_broken_driver_is_a_reason(monkeypatch, failure):
+    def broken():
+        raise failure
+
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", broken)
+    backend = sys.modules["xyscannet.ops.backends"]._triton()
+    assert not backend.usable and str(failure) in backend.reason
+
+
+def _on_gpu(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: x.detach().cuda().requires_grad_() for name, x in inputs.items()}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize(
+    ("height", "width", "channels"),
+    [(1, 2, 12), (3, 17, 24), (63, 129, 36), (128, 130, 48), (64, 257, 72), (33, 40, 144)],
+)
+def test_on_gpu(height, width, channels, dtype):
+    assert active_backend("cuda") == "triton"
+    scan = _on_gpu(scan_inputs(3, height, width, 4, channels, dtype=dtype))
+    bound = {**BOUND, torch.float32: 2e-5}[dtype]  # thousands of terms are added up
+    assert_matches_reference(slice_scan, scan, bound, delta_softplus=True, directions=DIRECTIONS)
+    conv = _on_gpu(conv_inputs(3, height, width, 4, channels, dtype=dtype))
+    assert_matches_reference(slice_conv1d, conv, bound, directions=DIRECTIONS)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("groups", [(None, None), (2, 2), (0, 3)])
+def test_sequences_on_gpu(groups):
+    from tests.ops.test_selective_scan_fn import sequence_inputs
+
+    inputs = _on_gpu(sequence_inputs(length=129, groups_b=groups[0], groups_c=groups[1]))
+    assert_matches_reference(selective_scan_fn, inputs, delta_softplus=True, return_last_state=True)
+
+
+@pytest.mark.gpu
+def test_twice_the_same_bits_on_gpu():
+    inputs = _on_gpu(scan_inputs(2, 64, 65, 4, 72, dtype=torch.bfloat16))
+    results, grads, weights = run(slice_scan, inputs, delta_softplus=True, directions=DIRECTIONS)
+    for _ in range(3):
+        again, more, _ = run(slice_scan, inputs, weights, delta_softplus=True, directions=DIRECTIONS)
+        assert torch.equal(again[0], results[0]) and all(
+            torch.equal(more[name], grads[name]) for name in grads
+        )
+
+
+@pytest.mark.gpu
+def test_beyond_31_bits_of_offset_on_gpu():
+    """A view whose elements lie more than 2**31 apart."""
+    storage = torch.empty(2, 2**31 // 16 + 64, 16, device="cuda", dtype=torch.bfloat16)
+    far = {}
+    inputs = scan_inputs(2, 2, 3, 1, 16, dtype=torch.bfloat16)
+    for i, name in enumerate(("u", "delta")):
+        view = storage[:, -24 - 12 * i : -24 - 12 * i + 6].view(2, 2, 3, 1, 16)
+        far[name] = view.copy_(inputs[name].detach().cuda()).detach().requires_grad_()
+    found = {**_on_gpu(inputs), **far}
+    assert_matches_reference(slice_scan, found, delta_softplus=True, directions=("y",))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["xyscannet-s", "xyscannet-b"])
+def test_network_on_gpu(name, monkeypatch):
+    from xyscannet.models import zoo
+
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+    model = zoo.build(name).eval()
+    x = torch.rand(1, 3, 256, 256)
+    with torch.no_grad():
+        expected = model(x)
+        found = model.cuda()(x.cuda()).cpu()
+    error = float((found - expected).abs().max())
+    psnr = -10 * torch.log10((found - expected).square().mean()).item()
+    assert psnr >= 80 and error < 1e-3 and rms_ratio(found - x, expected - x) < 1e-3, (psnr, error)
