@@ -6,6 +6,7 @@ Only tensors are ever taken from such a file: a pickle that calls for anything e
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -54,13 +55,16 @@ def read_pth(path: Path) -> tuple[State, XYScanNetConfig]:
     Raises ConfigError where the file is damaged, holds code, or is not such a state dict.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a newer pickle protocol, which is then refused
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for damaged files
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if found:
+        if found or "Unsupported operand" in str(error):
+            doubt, named = ("", f" ({found[1]})") if found else ("it is damaged, or ", "")
             raise ConfigError(
-                f"{path}: refused: reading it would run Python code ({found[1]}). "
-                "Save only the tensors of its state dict and try again"
+                f"{path}: refused: {doubt}reading it would run Python code{named}. "
+                "Save only the tensors of its state dict, with torch.save, and try again"
             ) from None
         raise ConfigError(
             f"{path}: is damaged or not a PyTorch checkpoint; fetch or export it again"

@@ -98,7 +98,8 @@ def read(path: str | Path, channel_order: str = "rgb") -> Checkpoint:
         raise UnavailableError(f"{path}: cannot be read: {error.strerror or error}") from None
     if not start:
         raise ConfigError(f"{path}: is empty (zero bytes); fetch or export the checkpoint again")
-    if start[:4] == b"PK\x03\x04" or start[:1] == b"\x80":
+    # a safetensors file begins with the length of its header, whose low byte may be a pickle's 0x80
+    if start[:4] == b"PK\x03\x04" or (start[:1] == b"\x80" and start[4:9] != b"\0\0\0\0{"):
         (state, config), metadata = read_pth(path), {"imported_from": path.name}
     else:
         state, config, metadata = _read_safetensors(path, start)
