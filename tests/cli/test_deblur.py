@@ -123,6 +123,15 @@ def test_json_file(deblur) -> None:
     result = deblur("in", "out", "--json", "in/a.png", "--exist", "overwrite")
     assert result.exit_code == 2 and "also an input" in result.stderr
     assert left_over() == ["in/a.png", "log.jsonl", "out/a.png"]
+    assert deblur("in", "new", "--json", "new/logs/log.jsonl").exit_code == 0
+    assert json.loads(Path("new/logs/log.jsonl").read_text())["output"] == "new/a.png"
+
+
+def test_every_scan_backend_offered_is_in_the_table() -> None:
+    from xyscan_cli.options import Scan
+    from xyscannet import ops
+
+    assert {scan.value for scan in Scan} == {"auto", *(backend.name for backend in ops.backends())}
 
 
 def test_dry_run_writes_nothing(deblur) -> None:
@@ -235,8 +244,8 @@ def test_refused_before_anything_starts(deblur, arguments: list[str], words: str
 
 def test_what_the_machine_lacks_exits_3(deblur) -> None:
     picture("in/a.png")
-    for option, value in (("--device", "cuda:9"), ("--scan", "mamba_ssm")):
-        result = deblur("in", "out", option, value)
+    for options in (["--device", "cuda:99"], ["--device", "cpu", "--scan", "triton"]):
+        result = deblur("in", "out", *options)
         assert result.exit_code == 3, result.output
         assert result.stderr.startswith("error: ") and not Path("out").exists()
 

@@ -184,3 +184,10 @@ def test_names_with_newlines_are_escaped_in_messages(here: Path) -> None:
     with pytest.raises(ConfigError) as raised:
         make_jobs(["go\nne.png"], "out")
     assert "\n" not in str(raised.value) and "go\\nne" in str(raised.value)
+
+
+@pytest.mark.parametrize(("inputs", "output"), [([""], "out"), (["in", ""], "out"), (["in"], "")])
+def test_empty_names_are_not_the_folder_here(here: Path, inputs: list[str], output: str) -> None:
+    picture("in/a.png")
+    with pytest.raises(ConfigError, match="empty name"):
+        make_jobs(inputs, output)

@@ -127,6 +127,7 @@ class Records:
     def __enter__(self) -> Records:
         if self._path is not None and str(self._path) != "-":
             try:
+                self._temporary.parent.mkdir(parents=True, exist_ok=True)
                 self._file = open(self._temporary, "w")
             except OSError as error:
                 raise ConfigError(f"--json {shown(self._path)} cannot be written: {error.strerror}") from None

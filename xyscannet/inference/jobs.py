@@ -78,10 +78,14 @@ def make_jobs(inputs: Sequence[str], output: str, *, format: str | None = None, 
         exist: "error", "skip" or "overwrite", for outputs that exist.
 
     Raises:
-        ConfigError: an input is missing, no image is found, the output lies in an input folder or is an input, two
+        ConfigError: an input is missing or a name is empty, no image is found, the output lies in an input folder or is an input, two
             inputs go to one output, or outputs exist and `exist` is "error".
     """
     found = _Found()
+    if (
+        not all(inputs) or not output
+    ):  # as from a shell variable that is not set; it would mean the folder here
+        raise ConfigError("an input or the output is an empty name; the folder you are in is .")
     for text in inputs:
         _find(text, found)
     target = _single_file(inputs, output, found)
