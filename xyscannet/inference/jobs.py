@@ -78,8 +78,8 @@ def make_jobs(inputs: Sequence[str], output: str, *, format: str | None = None, 
         exist: "error", "skip" or "overwrite", for outputs that exist.
 
     Raises:
-        ConfigError: an input is missing or a name is empty, no image is found, the output lies in an input folder or is an input, two
-            inputs go to one output, or outputs exist and `exist` is "error".
+        ConfigError: a name is empty, an input is missing, no image is found, the output lies in an input folder or is
+            an input, two inputs go to one output, or outputs exist and `exist` is "error".
     """
     found = _Found()
     if (

@@ -195,7 +195,7 @@ def _find(source: str | Path) -> Path:
     near = difflib.get_close_matches(str(source), recipes(), n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     known = ", ".join(recipes())
-    raise ConfigError(f"no recipe is called {str(source)!r}{hint} Recipes: {known}. Or give a .yaml file")
+    raise ConfigError(f"no recipe is called {str(source)!r}{hint}; there are {known}; or give a .yaml file")
 
 
 def _override(values: dict[str, Any], item: str) -> None:
