@@ -13,15 +13,15 @@ MOST_BRANCHES = 31  # directions of one launch travel as the bits of an int32
 
 
 @triton.jit
-def line(s, image, row, branch, vertical, backward, steps):
+def line(batch, high, wide, each, image, row, branch, vertical, backward, steps):
     """Offset of the first step of a row (column if `vertical`) and the offset from step to step, in elements.
 
-    s = strides of batch, height, width and branch; every product is taken in 64 bits.
+    batch, high, wide, each: strides of (B, H, W, K); every product is taken in 64 bits.
     """
-    across = tl.where(vertical, s[2], s[1]).to(tl.int64)
-    along = tl.where(vertical, s[1], s[2]).to(tl.int64)
+    across = tl.where(vertical, wide, high).to(tl.int64)
+    along = tl.where(vertical, high, wide).to(tl.int64)
     start = (
-        tl.cast(image, tl.int64) * s[0] + tl.cast(row, tl.int64) * across + tl.cast(branch, tl.int64) * s[3]
+        tl.cast(image, tl.int64) * batch + tl.cast(row, tl.int64) * across + tl.cast(branch, tl.int64) * each
     )
     return start + tl.where(backward, (steps - 1) * along, 0), tl.where(backward, -along, along)
 
@@ -36,6 +36,15 @@ def softplus(x, TERMS: tl.constexpr):
     for i in tl.static_range(TERMS):
         series = series * square + 1.0 / (2 * (TERMS - 1 - i) + 1)
     return tl.maximum(x, 0.0) + 2.0 * s * series
+
+
+def unspecialised(images: Sequence[str], plain: Sequence[str]) -> dict[str, list[str]]:
+    """Options of `triton.jit`: nothing compiles again for other sizes or strides, but for channels side by side."""
+    names = [f"{name}_{axis}" for name in images for axis in "bhwk"]
+    return {
+        "do_not_specialize": [*plain, *names],
+        "do_not_specialize_on_alignment": [f"{name}_e" for name in images],
+    }
 
 
 def real_type(x: Tensor) -> tuple[torch.dtype, tl.dtype, int]:

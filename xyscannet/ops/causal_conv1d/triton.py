@@ -55,16 +55,8 @@ def forward(
         grid = (tiles, triton.cdiv(channels, _block(channels)), count)
         with torch.cuda.device_of(x):
             kernels.conv_forward[grid](
-                *(
-                    x_k,
-                    weight,
-                    bias,
-                    out_k,
-                    strides(x_k),
-                    strides(out_k),
-                    last_stride(x_k),
-                    last_stride(out_k),
-                ),
+                *(x_k, weight, bias, out_k, *strides(x_k), *strides(out_k)),
+                *(last_stride(x_k), last_stride(out_k)),
                 *(batch, height, width, channels, vertical, reverse),
                 **_constants(x, weight, silu),
             )
@@ -97,7 +89,7 @@ def backward(
         with torch.cuda.device_of(x):
             kernels.conv_backward[(programs, triton.cdiv(channels, _block(channels)), count)](
                 *(x_k, weight, bias, dout_k, dx_k, sums[first : first + count]),
-                *map(strides, (x_k, dout_k, dx_k)),
+                *(stride for image in (x_k, dout_k, dx_k) for stride in strides(image)),
                 *map(last_stride, (x_k, dout_k, dx_k)),
                 *(batch, height, width, channels, vertical, reverse),
                 TAPS_PADDED=triton.next_power_of_2(taps),

@@ -5,9 +5,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from xyscannet.ops.triton_walk import line
+from xyscannet.ops.triton_walk import line, unspecialised
 
-_PLAIN = ["x_s", "out_s", "dout_s", "dx_s", "batch", "height", "width", "channels", "vertical", "backward"]
+_SIZES = ("batch", "height", "width", "channels", "vertical", "backward")
+_PLAIN = unspecialised(("x", "out", "dout", "dx"), _SIZES)
 
 
 @triton.jit
@@ -24,16 +25,16 @@ def _convolve(x, step, e, weight, bias, t, steps, lane, on, TAPS: tl.constexpr, 
     return value
 
 
-@triton.jit(do_not_specialize=_PLAIN)
+@triton.jit(**_PLAIN)
 def conv_forward(
-    x, weight, bias, out, x_s, out_s, x_e, out_e,
+    x, weight, bias, out, x_b, x_h, x_w, x_k, out_b, out_h, out_w, out_k, x_e, out_e,
     batch, height, width, channels, vertical, backward,
     TAPS: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr, SILU: tl.constexpr, REAL: tl.constexpr,
 ):  # fmt: skip
     """Grid (tiles of all rows, blocks of channels, branches).
 
-    x, out (B, H, W, K, E) with strides *_s of their first four axes and *_e of the last; weight (E, TAPS) and bias
-    (E,) contiguous, bias may be None. `vertical` and `backward` hold one bit a branch.
+    x, out (B, H, W, K, E) with strides *_b, *_h, *_w, *_k, *_e; weight (E, TAPS) and bias (E,)
+    contiguous, bias may be None. `vertical` and `backward` hold one bit a branch.
     """
     branch = tl.program_id(2)
     upright = ((vertical >> branch) & 1) != 0
@@ -47,8 +48,8 @@ def conv_forward(
         row = tile // per_row
         image = row // lines
         across = row - image * lines
-        x_at, x_step = line(x_s, image, across, branch, upright, reverse, steps)
-        out_at, out_step = line(out_s, image, across, branch, upright, reverse, steps)
+        x_at, x_step = line(x_b, x_h, x_w, x_k, image, across, branch, upright, reverse, steps)
+        out_at, out_step = line(out_b, out_h, out_w, out_k, image, across, branch, upright, reverse, steps)
         t = (tile - row * per_row) * TILE + tl.arange(0, TILE)
         y = _convolve(x + x_at, x_step, x_e, weight, bias, t, steps, lane, on, TAPS, REAL)
         if SILU:
@@ -57,9 +58,10 @@ def conv_forward(
         tl.store(place, y.to(out.dtype.element_ty), mask=(t < steps)[:, None] & on[None, :])
 
 
-@triton.jit(do_not_specialize=_PLAIN)
+@triton.jit(**_PLAIN)
 def conv_backward(
-    x, weight, bias, dout, dx, sums, x_s, dout_s, dx_s, x_e, dout_e, dx_e,
+    x, weight, bias, dout, dx, sums, x_b, x_h, x_w, x_k, dout_b, dout_h, dout_w, dout_k, dx_b, dx_h,
+    dx_w, dx_k, x_e, dout_e, dx_e,
     batch, height, width, channels, vertical, backward,
     TAPS_PADDED: tl.constexpr,
     TAPS: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr, SILU: tl.constexpr, REAL: tl.constexpr,
@@ -83,9 +85,11 @@ def conv_backward(
         row = tile // per_row
         image = row // lines
         across = row - image * lines
-        x_at, x_step = line(x_s, image, across, branch, upright, reverse, steps)
-        dout_at, dout_step = line(dout_s, image, across, branch, upright, reverse, steps)
-        dx_at, dx_step = line(dx_s, image, across, branch, upright, reverse, steps)
+        x_at, x_step = line(x_b, x_h, x_w, x_k, image, across, branch, upright, reverse, steps)
+        dout_at, dout_step = line(
+            dout_b, dout_h, dout_w, dout_k, image, across, branch, upright, reverse, steps
+        )
+        dx_at, dx_step = line(dx_b, dx_h, dx_w, dx_k, image, across, branch, upright, reverse, steps)
         s = (tile - row * per_row) * TILE + tl.arange(0, TILE)
         inside = (s < steps)[:, None] & on[None, :]
         here = tl.load(x + x_at + s[:, None] * x_step + lane[None, :] * x_e, mask=inside, other=0).to(REAL)

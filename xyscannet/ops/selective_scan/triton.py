@@ -98,8 +98,8 @@ def forward(
         with torch.cuda.device_of(u):
             kernels.scan_forward[grid](
                 *(u_k, delta_k, a_k, b_k, c_k, d_k, z_k, bias_k, out_k, states_k, last_k),
-                *(strides(u_k), strides(delta_k), strides(b_k), strides(c_k)),
-                *(_both_strides(d_k), strides(z_k), _both_strides(bias_k), strides(out_k)),
+                *(*strides(u_k), *strides(delta_k), *strides(b_k), *strides(c_k)),
+                *(*_both_strides(d_k), *strides(z_k), *_both_strides(bias_k), *strides(out_k)),
                 *map(last_stride, (u_k, delta_k, b_k, c_k, z_k, out_k)),
                 *(batch, height, width, channels, vertical, reverse, _chunks(u.shape, directions)),
                 GROUP=GROUP,
@@ -155,9 +155,9 @@ def backward(
             kernels.scan_backward[(programs, blocks, count)](
                 *(u_k, delta_k, a_k, b_k, c_k, d_k, z_k, bias_k, dout_k, states_k, dlast_k),
                 *(du_k, ddelta_k, db_k, dc_k, dz_k, sums_k),
-                *(strides(u_k), strides(delta_k), strides(b_k), strides(c_k)),
-                *(_both_strides(d_k), strides(z_k), _both_strides(bias_k), strides(dout_k)),
-                *map(strides, (du_k, ddelta_k, db_k, dc_k, dz_k)),
+                *(*strides(u_k), *strides(delta_k), *strides(b_k), *strides(c_k)),
+                *(*_both_strides(d_k), *strides(z_k), *_both_strides(bias_k), *strides(dout_k)),
+                *(stride for x in (du_k, ddelta_k, db_k, dc_k, dz_k) for stride in strides(x)),
                 *map(last_stride, (u_k, delta_k, b_k, c_k, z_k, dout_k, du_k, ddelta_k, db_k, dc_k, dz_k)),
                 *(db_parts.stride(0), dc_parts.stride(0)),
                 *(batch, height, width, channels, vertical, reverse, _chunks(u.shape, directions)),

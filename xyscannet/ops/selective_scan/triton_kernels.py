@@ -11,14 +11,14 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from xyscannet.ops.triton_walk import line, softplus
+from xyscannet.ops.triton_walk import line, softplus, unspecialised
 
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
 
-_SIZES = ["batch", "height", "width", "channels", "vertical", "backward", "chunks"]
-_FORWARD = ["u_s", "delta_s", "b_s", "c_s", "z_s", "out_s", "d_s", "bias_s"]
-_BACKWARD = ["dout_s", "du_s", "ddelta_s", "dz_s", "db_s", "dc_s", "db_block", "dc_block"]
+_SIZES = ("batch", "height", "width", "channels", "vertical", "backward", "chunks", "db_block", "dc_block")
+_IMAGES = ("u", "delta", "b", "c", "z", "out", "dout", "du", "ddelta", "db", "dc", "dz")
+_PLAIN = unspecialised(_IMAGES, (*_SIZES, "d_k", "d_e", "bias_k", "bias_e"))
 
 
 @triton.jit
@@ -38,10 +38,11 @@ def _rows_before(branch, batch, height, width, vertical):
     return rows
 
 
-@triton.jit(do_not_specialize=[*_SIZES, *_FORWARD])
+@triton.jit(**_PLAIN)
 def scan_forward(
     u, delta, A, B, C, D, z, bias, out, states, last,
-    u_s, delta_s, b_s, c_s, d_s, z_s, bias_s, out_s,
+    u_b, u_h, u_w, u_k, delta_b, delta_h, delta_w, delta_k, b_b, b_h, b_w, b_k, c_b, c_h, c_w, c_k, d_k,
+    d_e, z_b, z_h, z_w, z_k, bias_k, bias_e, out_b, out_h, out_w, out_k,
     u_e, delta_e, b_e, c_e, z_e, out_e,
     batch, height, width, channels, vertical, backward, chunks,
     N: tl.constexpr, NP: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr, GROUP: tl.constexpr,
@@ -49,9 +50,9 @@ def scan_forward(
 ):  # fmt: skip
     """Grid (rows, blocks of channels, branches).
 
-    u, delta, z, out (B, H, W, K, E) and B, C (B, H, W, K, N) with strides *_s of their first four axes and *_e of
-    the last; D, bias (K, E) with both strides; A (K, N, E), states (K, chunks, N, E) and last (rows, N, E) of the
-    real type, contiguous. `vertical` and `backward` hold one bit a branch. D, z, bias, states and last may be None.
+    u, delta, z, out (B, H, W, K, E) and B, C (B, H, W, K, N) with strides *_b, *_h, *_w, *_k, *_e; D, bias (K, E)
+    with strides *_k, *_e; A (K, N, E), states (K, chunks, N, E) and last (rows, N, E) of the real type, contiguous.
+    `vertical` and `backward` hold one bit a branch. D, z, bias, states and last may be None.
     """
     branch = tl.program_id(2)
     upright = ((vertical >> branch) & 1) != 0
@@ -67,23 +68,25 @@ def scan_forward(
     decay = tl.load(A + k * N * channels + n[:, None] * channels + lane[None, :], mask=both, other=0) * LOG2E
     through = tl.zeros([BLOCK], REAL)
     if D is not None:
-        through = tl.load(D + k * d_s[0] + lane * d_s[1], mask=on, other=0).to(REAL)
+        through = tl.load(D + k * d_k + lane * d_e, mask=on, other=0).to(REAL)
     shift = tl.zeros([BLOCK], REAL)
     if bias is not None:
-        shift = tl.load(bias + k * bias_s[0] + lane * bias_s[1], mask=on, other=0).to(REAL)
+        shift = tl.load(bias + k * bias_k + lane * bias_e, mask=on, other=0).to(REAL)
     per_row = tl.cdiv(steps, CHUNK)
     if last is not None:
         before = _rows_before(branch, batch, height, width, vertical)
     for row in range(tl.program_id(0), batch * lines, tl.num_programs(0)):
         image = row // lines
         across = row - image * lines
-        u_at, u_step = line(u_s, image, across, branch, upright, reverse, steps)
-        delta_at, delta_step = line(delta_s, image, across, branch, upright, reverse, steps)
-        b_at, b_step = line(b_s, image, across, branch, upright, reverse, steps)
-        c_at, c_step = line(c_s, image, across, branch, upright, reverse, steps)
-        out_at, out_step = line(out_s, image, across, branch, upright, reverse, steps)
+        u_at, u_step = line(u_b, u_h, u_w, u_k, image, across, branch, upright, reverse, steps)
+        delta_at, delta_step = line(
+            delta_b, delta_h, delta_w, delta_k, image, across, branch, upright, reverse, steps
+        )
+        b_at, b_step = line(b_b, b_h, b_w, b_k, image, across, branch, upright, reverse, steps)
+        c_at, c_step = line(c_b, c_h, c_w, c_k, image, across, branch, upright, reverse, steps)
+        out_at, out_step = line(out_b, out_h, out_w, out_k, image, across, branch, upright, reverse, steps)
         if z is not None:
-            z_at, z_step = line(z_s, image, across, branch, upright, reverse, steps)
+            z_at, z_step = line(z_b, z_h, z_w, z_k, image, across, branch, upright, reverse, steps)
         h = tl.zeros([NP, BLOCK], REAL)
         for first in range(0, steps, GROUP):
             if states is not None:
@@ -121,10 +124,13 @@ def scan_forward(
             tl.store(last + place + n[:, None] * channels + lane[None, :], h, mask=both)
 
 
-@triton.jit(do_not_specialize=[*_SIZES, *_FORWARD, *_BACKWARD])
+@triton.jit(**_PLAIN)
 def scan_backward(
     u, delta, A, B, C, D, z, bias, dout, states, dlast, du, ddelta, dB, dC, dz, sums,
-    u_s, delta_s, b_s, c_s, d_s, z_s, bias_s, dout_s, du_s, ddelta_s, db_s, dc_s, dz_s,
+    u_b, u_h, u_w, u_k, delta_b, delta_h, delta_w, delta_k, b_b, b_h, b_w, b_k, c_b, c_h, c_w, c_k, d_k,
+    d_e, z_b, z_h, z_w, z_k, bias_k, bias_e, dout_b, dout_h, dout_w, dout_k, du_b, du_h, du_w, du_k,
+    ddelta_b, ddelta_h, ddelta_w, ddelta_k, db_b, db_h, db_w, db_k, dc_b, dc_h, dc_w, dc_k, dz_b, dz_h,
+    dz_w, dz_k,
     u_e, delta_e, b_e, c_e, z_e, dout_e, du_e, ddelta_e, db_e, dc_e, dz_e, db_block, dc_block,
     batch, height, width, channels, vertical, backward, chunks,
     N: tl.constexpr, NP: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr, SPAN: tl.constexpr,
@@ -150,10 +156,10 @@ def scan_backward(
     decay = tl.load(A + k * N * channels + n[:, None] * channels + lane[None, :], mask=both, other=0) * LOG2E
     through = tl.zeros([BLOCK], REAL)
     if D is not None:
-        through = tl.load(D + k * d_s[0] + lane * d_s[1], mask=on, other=0).to(REAL)
+        through = tl.load(D + k * d_k + lane * d_e, mask=on, other=0).to(REAL)
     shift = tl.zeros([BLOCK], REAL)
     if bias is not None:
-        shift = tl.load(bias + k * bias_s[0] + lane * bias_s[1], mask=on, other=0).to(REAL)
+        shift = tl.load(bias + k * bias_k + lane * bias_e, mask=on, other=0).to(REAL)
     per_row = tl.cdiv(steps, CHUNK)
     if dlast is not None:
         before = _rows_before(branch, batch, height, width, vertical)
@@ -163,20 +169,26 @@ def scan_backward(
     for row in range(tl.program_id(0), batch * lines, tl.num_programs(0)):
         image = row // lines
         across = row - image * lines
-        u_at, u_step = line(u_s, image, across, branch, upright, reverse, steps)
-        delta_at, delta_step = line(delta_s, image, across, branch, upright, reverse, steps)
-        b_at, b_step = line(b_s, image, across, branch, upright, reverse, steps)
-        c_at, c_step = line(c_s, image, across, branch, upright, reverse, steps)
-        dout_at, dout_step = line(dout_s, image, across, branch, upright, reverse, steps)
-        du_at, du_step = line(du_s, image, across, branch, upright, reverse, steps)
-        ddelta_at, ddelta_step = line(ddelta_s, image, across, branch, upright, reverse, steps)
-        db_at, db_step = line(db_s, image, across, branch, upright, reverse, steps)
-        dc_at, dc_step = line(dc_s, image, across, branch, upright, reverse, steps)
+        u_at, u_step = line(u_b, u_h, u_w, u_k, image, across, branch, upright, reverse, steps)
+        delta_at, delta_step = line(
+            delta_b, delta_h, delta_w, delta_k, image, across, branch, upright, reverse, steps
+        )
+        b_at, b_step = line(b_b, b_h, b_w, b_k, image, across, branch, upright, reverse, steps)
+        c_at, c_step = line(c_b, c_h, c_w, c_k, image, across, branch, upright, reverse, steps)
+        dout_at, dout_step = line(
+            dout_b, dout_h, dout_w, dout_k, image, across, branch, upright, reverse, steps
+        )
+        du_at, du_step = line(du_b, du_h, du_w, du_k, image, across, branch, upright, reverse, steps)
+        ddelta_at, ddelta_step = line(
+            ddelta_b, ddelta_h, ddelta_w, ddelta_k, image, across, branch, upright, reverse, steps
+        )
+        db_at, db_step = line(db_b, db_h, db_w, db_k, image, across, branch, upright, reverse, steps)
+        dc_at, dc_step = line(dc_b, dc_h, dc_w, dc_k, image, across, branch, upright, reverse, steps)
         db_at += block.to(tl.int64) * db_block
         dc_at += block.to(tl.int64) * dc_block
         if z is not None:
-            z_at, z_step = line(z_s, image, across, branch, upright, reverse, steps)
-            dz_at, dz_step = line(dz_s, image, across, branch, upright, reverse, steps)
+            z_at, z_step = line(z_b, z_h, z_w, z_k, image, across, branch, upright, reverse, steps)
+            dz_at, dz_step = line(dz_b, dz_h, dz_w, dz_k, image, across, branch, upright, reverse, steps)
         g = tl.zeros([NP, BLOCK], REAL)  # the gradient of the state
         if dlast is not None:
             place = (before + row) * channels * N
