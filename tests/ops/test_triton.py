@@ -82,8 +82,6 @@ def _resources(module: str, name: str, capability: int, real: str) -> dict[str, 
             signature[argument] = f"*{real}"
         elif argument in FLOATS:
             signature[argument] = "*fp32"
-        elif argument.endswith("_s"):
-            signature[argument] = ("i32",) * (2 if argument in ("d_s", "bias_s") else 4)
         else:
             signature[argument] = "i64" if argument.endswith("_block") else "i32"
     source = triton.compiler.ASTSource(kernel, signature, constants)
@@ -118,6 +116,59 @@ def test_compiles_without_spills(own_cache, module, name, capability, real):
 def test_the_backward_scan_compiles(own_cache, capability, real):
     used = _resources(SCAN, "scan_backward", capability, real)
     assert used["STACK"] <= 768, used  # it holds the states of four steps and spills a little
+
+
+_SIZES = """
+import torch
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+
+class Absent:  # a driver that only says for which GPU to compile
+    get_current_target = staticmethod(lambda: GPUTarget("cuda", 90, 32))
+    get_current_device = staticmethod(lambda: 0)
+    get_current_stream = staticmethod(lambda device: 0)
+
+driver.set_active(Absent())
+from tests.ops.compare import DIRECTIONS, conv_inputs, scan_inputs
+from xyscannet.ops.causal_conv1d import triton as conv
+from xyscannet.ops.selective_scan import triton as scan
+
+class Compiled:
+    def __init__(self, kernel):
+        self.kernel = kernel
+
+    def __getitem__(self, grid):
+        return lambda *args, **options: self.kernel.warmup(*args, grid=grid, **options)
+
+kernels = []
+ways = ("forward", "backward")
+for module, names in ((scan.kernels, [f"scan_{w}" for w in ways]), (conv.kernels, [f"conv_{w}" for w in ways])):
+    for name in names:
+        kernels.append(getattr(module, name))
+        setattr(module, name, Compiled(kernels[-1]))
+for height, width in ((3, 5), (1, 1), (2, 2), (16, 3), (1, 128)):
+    x = {name: value.detach() for name, value in scan_inputs(2, height, width, 4, 33).items()}
+    each = {name: x[name].expand(4, *x[name].shape) for name in ("A", "D", "delta_bias")}
+    inputs = [each.get(name, x.get(name)) for name in ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")]
+    out, states = torch.empty(x["u"].shape), torch.empty(scan.states_shape(x["u"].shape, 16, DIRECTIONS))
+    scan.forward(*inputs, True, DIRECTIONS, out, states, None)
+    scan.backward(out, None, states, *inputs, True, DIRECTIONS, [torch.empty(value.shape) for value in inputs])
+    x, weight, bias = (value.detach() for value in conv_inputs(2, height, width, 4, 33).values())
+    conv.forward(x, weight, bias, True, DIRECTIONS, out)
+    conv.backward(out, x, weight, bias, True, DIRECTIONS, [torch.empty(value.shape) for value in (x, weight, bias)])
+print([len(cache[0]) for kernel in kernels for cache in kernel.device_caches.values()])
+"""
+
+
+@pytest.mark.slow
+def test_one_binary_serves_every_size(own_cache):
+    triton = pytest.importorskip("triton")
+    if not (Path(triton.__file__).parent / "backends/nvidia/bin/ptxas").exists():
+        pytest.skip("triton is installed without ptxas")
+    done = subprocess.run(
+        [sys.executable, "-c", _SIZES], env=_environment(TRITON_INTERPRET="0"), capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "[1, 1, 1, 1]", done.stdout + done.stderr[-3000:]
 
 
 def test_backend_table():
