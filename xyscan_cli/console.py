@@ -32,7 +32,7 @@ _CLICK_EXCEPTION = typer.BadParameter.__mro__[2]
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM arrived: what Ctrl-C does, with another exit code."""
+    """SIGTERM or SIGHUP arrived: what Ctrl-C does, with another exit code."""
 
 
 class _State:
@@ -167,15 +167,21 @@ def _usage(failure: Any) -> int:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[None]:
-    """The first SIGINT or SIGTERM raises in the main thread; later ones are ignored while the work is wound up."""
+    """The first signal to end raises in the main thread; later ones are ignored while the work is wound up.
+
+    They are SIGINT, SIGTERM and, unless `nohup` has it ignored, SIGHUP of a terminal that is closed.
+    """
+    watched = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+        watched.append(signal.SIGHUP)
 
     def stop(number: int, frame: Any) -> None:
-        for each in (signal.SIGINT, signal.SIGTERM):
+        for each in watched:
             signal.signal(each, signal.SIG_IGN)
-        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+        raise KeyboardInterrupt if number == signal.SIGINT else Terminated
 
     try:
-        before = [(each, signal.signal(each, stop)) for each in (signal.SIGINT, signal.SIGTERM)]
+        before = [(each, signal.signal(each, stop)) for each in watched]
     except ValueError:  # not in the main thread: whoever runs us there handles signals
         yield
         return

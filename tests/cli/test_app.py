@@ -156,7 +156,7 @@ def work():
         os.kill(os.getpid(), signal.SIGINT); print("wound up", flush=True)
 sys.exit(console.exit_code_of(work))
 """
-    for number, exit_code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+    for number, exit_code in ((signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)):
         done = python(code.replace("NUMBER", str(int(number))))
         assert (done.returncode, done.stdout) == (exit_code, "wound up\n")
         assert done.stderr.count("\n") == 1
