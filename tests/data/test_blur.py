@@ -199,7 +199,7 @@ def test_moving_object_blurs_only_where_it_is() -> None:
 
 def test_paths_have_the_length_asked_for_and_stay_within_the_margin() -> None:
     for strength, (low, high) in STRENGTHS.items():
-        config = BlurConfig.preset(strength, object_share=0.0)
+        config = BlurConfig.preset(strength)
         parameters = sample_blur(config, 200, 128, 160, generator(1))
         tracks = motion.tracks(parameters.transforms(), 128, 160)
         length = motion.lengths(tracks).mean(1)

@@ -55,6 +55,8 @@ class BlurConfig(BaseModel):
     object_share: Share = 0.25
     object_px: Range = (2.0, 16.0)
     """Path of a moving object relative to the scene; the camera's own path is then shortened at random."""
+    object_camera: Share = 0.0
+    """Least share of the camera's path that is left where an object moves (uniform from here to 1)."""
     object_size: Range = (0.12, 0.4)
     """Radius of the object relative to the image's short side."""
     object_edge_px: Range = (1.0, 5.0)
@@ -93,11 +95,12 @@ class BlurConfig(BaseModel):
 
     @classmethod
     def preset(cls, strength: str, **changes: Any) -> BlurConfig:
-        """The distribution for validation: one of `STRENGTHS`, every image blurred."""
+        """The distribution for validation: one of `STRENGTHS`, which every image's camera path has."""
         if strength not in STRENGTHS:
             raise ValueError(f"unknown blur strength {strength!r}; known: {', '.join(STRENGTHS)}")
         low, high = STRENGTHS[strength]
-        settings: dict[str, Any] = {"path_px": (low, high), "object_px": (low, high), "sharp_share": 0.0}
+        settings: dict[str, Any] = {"path_px": (low, high), "object_px": (low, high)}
+        settings |= {"sharp_share": 0.0, "object_camera": 1.0}
         return cls(**{**settings, **changes})
 
     @property
@@ -143,7 +146,8 @@ def sample_blur(
     length = logarithmic(config.path_px, (uniform() + uniform()) / 2) * ~sharp
 
     moving = (uniform() < config.object_share) & ~sharp
-    length = torch.where(moving, length * uniform(), length)
+    left = config.object_camera + (1 - config.object_camera) * uniform()
+    length = torch.where(moving, length * left, length)
     drift = motion.smooth_path(curvature, torch.zeros_like(jitter), 2, generator)
     drift_length = logarithmic(config.object_px) * moving
     drift = drift * (drift_length / motion.lengths(drift[:, :, None])[:, 0].clamp_min(1e-9)).view(-1, 1, 1)
