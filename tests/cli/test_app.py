@@ -204,6 +204,17 @@ sys.exit(console.exit_code_of(work))
     assert (tmp_path / "done").read_text() == "yes"
 
 
+def test_nohup_outlives_the_terminal() -> None:
+    code = """
+import os, signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+from xyscan_cli import console
+sys.exit(console.exit_code_of(lambda: os.kill(os.getpid(), signal.SIGHUP)))
+"""
+    done = python(code)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_data_that_stdout_cannot_take_is_an_error(tmp_path: Path) -> None:
     program = """
 import sys
