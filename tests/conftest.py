@@ -6,7 +6,8 @@ import os
 
 import pytest
 
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as the command line does; read at torch's first allocation
+# As the command line does; read at torch's first allocation.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

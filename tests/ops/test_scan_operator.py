@@ -205,7 +205,9 @@ def test_backends_are_listed_and_chosen():
     use_backend("reference")
     assert active_backend("cpu") == "reference"
     use_backend("auto")
-    with pytest.raises(UnavailableError, match="no scan backend 'tritn'; known are auto, cpu, triton, reference"):
+    with pytest.raises(
+        UnavailableError, match="no scan backend 'tritn'; known are auto, cpu, triton, reference"
+    ):
         use_backend("tritn")
 
 

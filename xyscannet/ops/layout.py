@@ -42,7 +42,7 @@ class Layout:
     def __init__(
         self, shape: tuple[int, ...], directions: Sequence[str], tensors: int, inner: int, *flags: bool
     ):
-        """`shape` is (B, H, W, K, E); `tensors` a count of descriptors; `inner` states or taps; flags for the kernel."""
+        """`shape` is (B, H, W, K, E); `tensors` counts descriptors; `inner` states or taps; flags of the kernel."""
         batch, height, width, branches, channels = shape
         self.directions = directions
         self.block, self.blocks = channel_blocks(channels)
