@@ -148,6 +148,9 @@ def test_messages_are_escaped_and_never_wrapped_or_marked_up(failing) -> None:
 def test_ctrl_c_raises_once_then_winds_up() -> None:
     code = """
 import os, signal, sys, time
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # whatever the tests were started under
+    signal.signal(number, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from xyscan_cli import console
 def work():
     try:

@@ -2,37 +2,49 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from functools import partial
+import json
+import os
+import subprocess
+import sys
 from statistics import median
 
 import pytest
 import torch
 
+from xyscannet.models import XYScanNet, XYScanNetConfig
+
+RACE = """
+import json, time, torch
 from xyscannet.analysis.eager import eager_forward
-from xyscannet.models import XYScanNet, XYScanNetConfig, zoo
+from xyscannet.models import zoo
 
-
-def seconds(network: Callable, image: torch.Tensor) -> float:
+def seconds(forward):
     start = time.perf_counter()
-    network(image)
+    forward()
     return time.perf_counter() - start
+
+torch.manual_seed(0)
+network, image = zoo.build("xyscannet-b").eval(), torch.rand(1, 3, 256, 256)
+torch.nn.init.normal_(network.output.weight, std=0.05)
+ours, plain = lambda: network(image), lambda: eager_forward(network, image)
+with torch.inference_mode():
+    a, b = ours(), plain()
+    times = [(seconds(ours), seconds(plain)) for _ in range(3)]
+error = (a - b).abs().max() / (b - image).abs().max()
+print(json.dumps({"error": error.item(), "ours": [t[0] for t in times], "plain": [t[1] for t in times]}))
+"""
 
 
 @pytest.mark.slow  # the plain formulation takes several seconds a forward
 def test_the_network_is_four_times_faster_than_its_plain_formulation_with_a_loop():
-    torch.manual_seed(0)
-    network, image = zoo.build("xyscannet-b").eval(), torch.rand(1, 3, 256, 256)
-    torch.nn.init.normal_(network.output.weight, std=0.05)
-    fast_times, plain_times = [], []
-    with torch.inference_mode():
-        fast, plain = network(image), eager_forward(network, image)
-        for _ in range(3):
-            fast_times.append(seconds(network, image))
-            plain_times.append(seconds(partial(eager_forward, network), image))
-    assert (fast - plain).abs().max() < 1e-4 * (plain - image).abs().max()
-    assert median(plain_times) >= 4 * median(fast_times)
+    """In a process of its own, since torch's default (small) pages are asked for before it starts."""
+    environment = {**os.environ, "THP_MEM_ALLOC_ENABLE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", RACE], env=environment, capture_output=True, text=True, check=True, timeout=300
+    )
+    found = json.loads(done.stdout)
+    assert found["error"] < 1e-4
+    assert median(found["plain"]) >= 4 * median(found["ours"]), found
 
 
 @pytest.mark.slow  # twelve megapixels
