@@ -6,6 +6,7 @@ import contextlib
 import logging
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -150,7 +151,7 @@ def _in_tiles(run: _Pass, image: Tensor, plan: ImagePlan, progress: Callable[[fl
         for j, left in enumerate(lefts):
             part = (..., slice(top, top + tile_height), slice(left, left + tile_width))
             done = i * len(lefts) + j
-            result = run(image[part], progress and (lambda share: progress((done + share) / count)))  # noqa: B023
+            result = run(image[part], progress and partial(_report, progress, done, count))
             out[part].addcmul_(result.to(image.device), down[i][:, None] * across[j])
     return out.clamp_(0, 1)
 
@@ -222,3 +223,8 @@ def _shares(model: nn.Module) -> list[tuple[nn.Module, float]]:
             found += [(block, factor * 0.5**level) for block in blocks]
     total = sum(share for _, share in found)
     return [(block, share / total) for block, share in found]
+
+
+def _report(progress: Callable[[float], None], done: int, count: int, share: float) -> None:
+    """A share of the tile number `done` as a share of all `count` tiles."""
+    progress((done + share) / count)
