@@ -16,6 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from xyscannet.models import XYScanNetConfig, zoo
 from xyscannet.models.fusion import KLFF
 from xyscannet.models.mamba import Mamba
+from xyscannet.models.ss2d import DIRECTIONS as FLAT
+from xyscannet.models.ss2d import SS2D
 
 
 @dataclass(frozen=True)
@@ -74,14 +76,20 @@ def count(config: XYScanNetConfig, height: int, width: int, batch: int = 1) -> C
         scans[ScanShape(*x.shape[:3], channels, states, tuple(directions))] += 1
         taps[name.partition(".")[0]] += x.shape[:4].numel() * mixer.conv1d.weight.numel()
 
+    def note_flat(name: str, module: SS2D, inputs: tuple[torch.Tensor]) -> None:
+        batch, _, height, width = inputs[0].shape
+        _, channels, states = module.A_logs.shape
+        scans[ScanShape(batch, 1, height * width, channels, states, FLAT)] += 1
+
     def note_fusion(name: str, fusion: KLFF, inputs: tuple[torch.Tensor, ...]) -> None:
         batch, _, height, width = inputs[0].shape
         fusions[name] = batch * height * width * _weights(fusion)
 
+    notes = {Mamba: note_mixer, SS2D: note_flat, KLFF: note_fusion}
     with torch.device("meta"):
         model = zoo.build(config)
     for name, module in model.named_modules():
-        note = note_mixer if isinstance(module, Mamba) else note_fusion if isinstance(module, KLFF) else None
+        note = notes.get(type(module))
         if note:
             module.register_forward_pre_hook(lambda m, inputs, note=note, name=name: note(name, m, inputs))
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}

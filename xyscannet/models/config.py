@@ -9,7 +9,7 @@ from typing import Any
 
 from xyscannet.errors import ConfigError
 
-SCANNERS = ("intra", "inter")
+SCANNERS = ("intra", "inter", "ss2d")
 FUSIONS = ("klff", "aff", "none")
 GATES = ("element", "mean")
 
@@ -27,9 +27,11 @@ class XYScanNetConfig:
         d_conv: taps of the mixer's causal convolution.
         expand: inner width of the mixer over its input width.
         scanners: kinds of the two VSSMs of a decoder block, "intra" or "inter"; the paper's hybrid is
-            ("intra", "inter"), its Table 7 also has ("intra", "intra") and ("inter", "inter").
+            ("intra", "inter"), its Table 7 also has ("intra", "intra") and ("inter", "inter"). "ss2d" puts
+            MambaIR's flatten-and-scan module in a VSSM's place, ("ss2d", "ss2d") is the variant of Table 5;
+            of the mixer's options only d_state is that module's.
         bidirectional: scan each sequence in both directions with one set of weights and add the results
-            (Table 6). The default is one direction.
+            (Table 6). The default is one direction. Not for "ss2d", which scans four ways.
         fusion: how encoder levels meet at the skips: "klff" (Section 3.4), "aff" (MIMO-UNet's), "none".
         gate: KLFF's attention, "element" (Eq. 6, one value an element) or "mean" (one value an image, which
             is what the authors' released weights were trained with).
@@ -72,6 +74,8 @@ class XYScanNetConfig:
         ok = len(self.scanners) == 2 and all(s in SCANNERS for s in self.scanners)
         _require(ok, "scanners", self.scanners, f"two of {SCANNERS}")
         _require(isinstance(self.bidirectional, bool), "bidirectional", self.bidirectional, "true or false")
+        if self.bidirectional and "ss2d" in self.scanners:
+            raise ConfigError("bidirectional does not go with the scanner 'ss2d', which scans four ways")
         _require(self.fusion in FUSIONS, "fusion", self.fusion, f"one of {FUSIONS}")
         _require(self.gate in GATES, "gate", self.gate, f"one of {GATES}")
 

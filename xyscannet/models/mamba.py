@@ -13,6 +13,21 @@ from xyscannet.ops import slice_conv1d, slice_scan
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 0.1, 1e-4
 
 
+@torch.no_grad()
+def init_scan(A_log: Tensor, dt_weight: Tensor, dt_bias: Tensor) -> None:
+    """Initial values of a selective scan's parameters, in place.
+
+    A is -1, -2, ... in every channel; softplus(dt_bias) is log-uniform in [DT_MIN, DT_MAX]; dt_weight (..., dt_rank),
+    the map from rank to channels, keeps the variance.
+    """
+    A_log.copy_(torch.arange(1.0, A_log.shape[-1] + 1).log())
+    bound = dt_weight.shape[-1] ** -0.5
+    nn.init.uniform_(dt_weight, -bound, bound)
+    low, high = math.log(DT_MIN), math.log(DT_MAX)
+    delta = torch.exp(torch.rand_like(dt_bias) * (high - low) + low).clamp_(min=DT_FLOOR)
+    dt_bias.copy_(delta + torch.log(-torch.expm1(-delta)))  # inverse of softplus
+
+
 class Mamba(nn.Module):
     """Selective state space mixer; parameter names and shapes as in the package mamba-ssm.
 
@@ -38,18 +53,7 @@ class Mamba(nn.Module):
         self.D = nn.Parameter(torch.ones(d_inner))
         self.out_proj = nn.Linear(d_inner, d_model, bias=False)
         if not self.A_log.is_meta:  # where only shapes are asked for, this would import torch._dynamo (2 s)
-            self._init_scan()
-
-    @torch.no_grad()
-    def _init_scan(self) -> None:
-        """A is -1, -2, ... in every channel; softplus(bias) is log-uniform in [DT_MIN, DT_MAX]; the rank-to-channel
-        map keeps the variance."""
-        self.A_log.copy_(torch.arange(1.0, self.d_state + 1).log())
-        bound = self.dt_rank**-0.5
-        nn.init.uniform_(self.dt_proj.weight, -bound, bound)
-        low, high = math.log(DT_MIN), math.log(DT_MAX)
-        delta = torch.exp(torch.rand_like(self.dt_proj.bias) * (high - low) + low).clamp_(min=DT_FLOOR)
-        self.dt_proj.bias.copy_(delta + torch.log(-torch.expm1(-delta)))  # inverse of softplus
+            init_scan(self.A_log, self.dt_proj.weight, self.dt_proj.bias)
 
     def forward(self, x: Tensor, directions: tuple[str, ...]) -> Tensor:
         u, z = linear_channels_last(x, self.in_proj.weight).chunk(2, dim=-1)  # (B, H, W, K, E) each

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from xyscannet.models.config import XYScanNetConfig
 from xyscannet.models.fusion import FUSIONS
 from xyscannet.models.layers import GDFN, Downsample, LayerNorm2d, Upsample, pointwise, spatial
+from xyscannet.models.ss2d import SS2D
 from xyscannet.models.vssm import VSSM
 
 
@@ -27,24 +28,26 @@ class EncoderBlock(nn.Module):
         return x + self.ffn2(self.norm2_ffn(x))
 
 
+def _state_space(kind: str, channels: int, config: XYScanNetConfig) -> nn.Module:
+    """The module of a decoder block that scans: (B, C, H, W) -> (B, C, H, W)."""
+    if kind == "ss2d":
+        return SS2D(channels, config.d_state)
+    mixer = {"d_state": config.d_state, "d_conv": config.d_conv, "expand": config.expand}
+    return VSSM(channels, kind, bidirectional=config.bidirectional, **mixer)
+
+
 class DecoderBlock(nn.Module):
-    """Two VSSMs, each followed by a GDFN, all residual and pre-normalised; (B, C, H, W) -> (B, C, H, W)."""
+    """Two VSSMs (or SS2Ds), each followed by a GDFN, all residual and pre-normalised; (B, C, H, W) -> (B, C, H, W)."""
 
     def __init__(self, channels: int, config: XYScanNetConfig) -> None:
         super().__init__()
-        mixer = {
-            "bidirectional": config.bidirectional,
-            "d_state": config.d_state,
-            "d_conv": config.d_conv,
-            "expand": config.expand,
-        }
         first, second = config.scanners
         self.norm1_ssm = LayerNorm2d(channels)
-        self.vssm1 = VSSM(channels, first, **mixer)
+        self.vssm1 = _state_space(first, channels, config)
         self.norm1_ffn = LayerNorm2d(channels)
         self.ffn1 = GDFN(channels, config.ffn_expansion)
         self.norm2_ssm = LayerNorm2d(channels)
-        self.vssm2 = VSSM(channels, second, **mixer)
+        self.vssm2 = _state_space(second, channels, config)
         self.norm2_ffn = LayerNorm2d(channels)
         self.ffn2 = GDFN(channels, config.ffn_expansion)
 

@@ -42,7 +42,7 @@ def register(name: str, config: XYScanNetConfig, description: str) -> None:
 
 
 def names() -> list[str]:
-    """All names, smallest network first."""
+    """All names: the sizes of the network, smallest first, then the variants it is compared with."""
     return list(_REGISTRY)
 
 
@@ -83,3 +83,8 @@ register(
 register("xyscannet-b", XYScanNetConfig(width=48), "the network of the paper's tables")
 register("xyscannet", XYScanNetConfig(width=72), "the authors' released network")
 register("xyscannet-plus", XYScanNetConfig(width=144), "the authors' large network")
+register(
+    "mambair-variant",
+    XYScanNetConfig(width=48, scanners=("ss2d", "ss2d")),
+    "the paper's baseline: MambaIR's flatten-and-scan in both places of xyscannet-b",
+)

@@ -48,6 +48,14 @@ def _expect_real(**tensors: Tensor | None) -> None:
             raise TypeError(f"{name} is {x.dtype}; the scan takes real floating-point tensors only")
 
 
+def _per_branch(name: str, x: Tensor | None, shape: tuple[int, ...]) -> Tensor | None:
+    """A parameter of each branch, or of all of them, as one of each."""
+    if x is None or x.shape == shape:
+        return x
+    _expect(name, x, shape[1:])
+    return x.expand(shape)
+
+
 def slice_scan(
     u: Tensor,
     delta: Tensor,
@@ -65,26 +73,28 @@ def slice_scan(
     h_t = exp(delta_t A) h_{t-1} + delta_t u_t B_t,  y_t = C_t . h_t + D u_t,  out_t = y_t silu(z_t); delta is
     softplus(delta + delta_bias) where asked (Gu and Dao, 2023).
 
-    u, delta, z: (B, H, W, K, E); B, C: (B, H, W, K, N); A: (E, N); D, delta_bias: (E,); any strides, any mix of
-    dtypes; the state is float32 (float64 if u is). Branch k runs along directions[k]: "x" left to right, "-x" right
+    u, delta, z: (B, H, W, K, E); B, C: (B, H, W, K, N); A: (E, N); D, delta_bias: (E,), the last three also with a
+    leading K where the branches do not share them; any strides, any mix of dtypes; the state is float32 (float64 if
+    u is). Branch k runs along directions[k]: "x" left to right, "-x" right
     to left, "y" top down, "-y" bottom up, each row or column a sequence of its own. Returns (B, H, W, K, E)
     contiguous in u's dtype. Raises ValueError or TypeError where shapes, directions or dtypes do not fit.
     """
-    if u.dim() != 5 or A.dim() != 2:
-        raise ValueError(f"u must be (B, H, W, K, E) and A (E, N), not {tuple(u.shape)} and {tuple(A.shape)}")
+    if u.dim() != 5 or A.dim() not in (2, 3):
+        raise ValueError(
+            f"u must be (B, H, W, K, E) and A (E, N) or (K, E, N), not {tuple(u.shape)} and {tuple(A.shape)}"
+        )
     branches, channels = u.shape[3:]
     _expect_real(u=u, delta=delta, A=A, B=B, C=C, D=D, z=z, delta_bias=delta_bias)
     ways = check_directions(directions, branches)
     _expect("delta", delta, u.shape)
     _expect("z", z, u.shape)
-    _expect("A", A, (channels, A.shape[1]))
+    states = A.shape[-1]
     for name, x in (("B", B), ("C", C)):
-        _expect(name, x, (*u.shape[:4], A.shape[1]))
-    for name, x in (("D", D), ("delta_bias", delta_bias)):
-        _expect(name, x, (channels,))
-    each = None if D is None else D.expand(branches, -1)
-    bias = None if delta_bias is None else delta_bias.expand(branches, -1)
-    tensors = (u, delta, A.expand(branches, -1, -1), B, C, each, z, bias)
+        _expect(name, x, (*u.shape[:4], states))
+    A = _per_branch("A", A, (branches, channels, states))
+    D = _per_branch("D", D, (branches, channels))
+    delta_bias = _per_branch("delta_bias", delta_bias, (branches, channels))
+    tensors = (u, delta, A, B, C, D, z, delta_bias)
     return _run(tensors, delta_softplus, ways, False, False)[0]
 
 
