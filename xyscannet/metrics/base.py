@@ -1,0 +1,104 @@
+"""The two kinds of metric that the registry builds: one value per image, or one value per set of images."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from xyscannet.errors import InputError
+from xyscannet.metrics.pixels import rgb8, size
+
+
+@dataclass(frozen=True)
+class MetricInfo:
+    """What is known of a metric before it is built.
+
+    `kind` is "image" (a value per image) or "distribution" (a value per set); `title` is the tables' heading, and
+    `unit` is "dB" or empty.
+    """
+
+    name: str
+    title: str
+    higher_is_better: bool
+    needs_sharp: bool
+    kind: str = "image"
+    unit: str = ""
+
+
+class Metric:
+    """A metric ready to use; `note` says what computes it: package and version, backbone, flavour, settings."""
+
+    def __init__(self, info: MetricInfo, note: str):
+        self.info = info
+        self.note = note
+
+    @property
+    def name(self) -> str:
+        return self.info.name
+
+    @property
+    def title(self) -> str:
+        return self.info.title
+
+    @property
+    def kind(self) -> str:
+        return self.info.kind
+
+    @property
+    def higher_is_better(self) -> bool:
+        return self.info.higher_is_better
+
+    @property
+    def needs_sharp(self) -> bool:
+        return self.info.needs_sharp
+
+
+class ImageMetric(Metric):
+    """A metric with a value per image, computed by `compute(restored, sharp or None)` on (H, W, 3) uint8."""
+
+    def __init__(
+        self, info: MetricInfo, note: str, compute: Callable[[np.ndarray, np.ndarray | None], float]
+    ):
+        super().__init__(info, note)
+        self._compute = compute
+
+    def update(self, restored: np.ndarray, sharp: np.ndarray | None = None) -> float:
+        """The value of one image. PSNR of equal images is inf.
+
+        Arrays are what `pixels.rgb8` takes. Raises InputError where it refuses, where the two differ in size, where
+        the image is too small for the metric, and for a value that is not a number.
+        """
+        restored = rgb8(restored)
+        if not self.needs_sharp:
+            sharp = None
+        elif sharp is None:
+            raise InputError(f"{self.name} needs the sharp image")
+        else:
+            sharp = rgb8(sharp)
+            if restored.shape != sharp.shape:
+                raise InputError(
+                    f"the restored image has {size(restored)} pixels, the sharp one {size(sharp)}"
+                )
+        try:
+            value = float(self._compute(restored, sharp))
+        except ValueError as error:
+            raise InputError(f"{self.name}: {error}") from error
+        if math.isnan(value):
+            raise InputError(f"{self.name} is not a number for this image")
+        return value
+
+
+class DistributionMetric(Metric, ABC):
+    """A metric that compares the set of restored images with the set of sharp ones."""
+
+    @abstractmethod
+    def update(self, restored: np.ndarray | None, sharp: np.ndarray | None = None) -> None:
+        """Adds an image to one set or to both; they need not correspond, nor agree in size."""
+
+    @abstractmethod
+    def compute(self) -> dict[str, float]:
+        """The values of the two sets, by name. Raises InputError for sets too small."""
