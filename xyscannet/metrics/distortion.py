@@ -9,7 +9,8 @@ import numpy as np
 from xyscannet.errors import UnavailableError
 
 
-def _metrics() -> ModuleType:
+def scikit_image() -> ModuleType:
+    """scikit-image's metrics. Raises UnavailableError where the package is missing."""
     try:
         from skimage import metrics
     except ImportError as error:
@@ -32,7 +33,7 @@ def psnr(restored: np.ndarray, sharp: np.ndarray) -> float:
     _check(restored, sharp)
     if np.array_equal(restored, sharp):
         return float("inf")
-    return float(_metrics().peak_signal_noise_ratio(sharp, restored, data_range=255))
+    return float(scikit_image().peak_signal_noise_ratio(sharp, restored, data_range=255))
 
 
 def ssim(restored: np.ndarray, sharp: np.ndarray) -> float:
@@ -44,7 +45,7 @@ def ssim(restored: np.ndarray, sharp: np.ndarray) -> float:
     if min(sharp.shape[:2]) < 11:
         raise ValueError(f"SSIM's window of 11 pixels does not fit into {sharp.shape[:2]}")
     return float(
-        _metrics().structural_similarity(
+        scikit_image().structural_similarity(
             sharp,
             restored,
             data_range=255,

@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from xyscannet.errors import ConfigError
 from xyscannet.metrics.base import ImageMetric, Metric, MetricInfo
 from xyscannet.metrics.packages import version
 
+T = TypeVar("T")
+WINDOW = "Gaussian 11x11, sigma 1.5, K1 0.01, K2 0.03"
+ALIGNMENT = "over the valid pixels of RealBlur's alignment: intensity scale, ECC homography, 100 iterations"
+
 
 @dataclass(frozen=True)
 class Setup:
-    """Where metrics compute and what they may do. `offline`: never download."""
+    """Where metrics compute, what they may do (`offline`: never download) and the work that they share."""
 
     device: str = "cpu"
     offline: bool = False
+    _shared: dict[type, Any] = field(default_factory=dict)
+
+    def share(self, kind: type[T], *arguments: Any) -> T:
+        """The one object of a class that the metrics of this setup share, made on first use."""
+        if kind not in self._shared:
+            self._shared[kind] = kind(*arguments)
+        return self._shared[kind]
 
 
 def _psnr(info: MetricInfo, setup: Setup) -> Metric:
@@ -28,8 +40,23 @@ def _psnr(info: MetricInfo, setup: Setup) -> Metric:
 def _ssim(info: MetricInfo, setup: Setup) -> Metric:
     from xyscannet.metrics.distortion import ssim
 
-    note = f"scikit-image {version('scikit-image')}, 8-bit RGB, Gaussian 11x11, sigma 1.5, K1 0.01, K2 0.03"
-    return ImageMetric(info, note, ssim)
+    return ImageMetric(info, f"scikit-image {version('scikit-image')}, 8-bit RGB, {WINDOW}", ssim)
+
+
+def _aligned_psnr(info: MetricInfo, setup: Setup) -> Metric:
+    from xyscannet.metrics.alignment import Aligner, psnr
+
+    align = setup.share(Aligner)
+    note = f"scikit-image {version('scikit-image')}, {ALIGNMENT}, OpenCV {_opencv()}"
+    return ImageMetric(info, note, lambda restored, sharp: psnr(align(restored, sharp)))
+
+
+def _aligned_ssim(info: MetricInfo, setup: Setup) -> Metric:
+    from xyscannet.metrics.alignment import Aligner, ssim
+
+    align = setup.share(Aligner)
+    note = f"scikit-image {version('scikit-image')}, {WINDOW}, {ALIGNMENT}"
+    return ImageMetric(info, note, lambda restored, sharp: ssim(align(restored, sharp)))
 
 
 _REGISTRY: dict[str, tuple[MetricInfo, Callable[[MetricInfo, Setup], Metric]]] = {}
@@ -41,6 +68,8 @@ def _register(info: MetricInfo, make: Callable[[MetricInfo, Setup], Metric]) -> 
 
 _register(MetricInfo("psnr", "PSNR", True, True, unit="dB"), _psnr)
 _register(MetricInfo("ssim", "SSIM", True, True), _ssim)
+_register(MetricInfo("psnr-realblur", "PSNR (aligned)", True, True, unit="dB"), _aligned_psnr)
+_register(MetricInfo("ssim-realblur", "SSIM (aligned)", True, True), _aligned_ssim)
 
 
 def names() -> list[str]:
@@ -70,7 +99,9 @@ def build(name: str, *, device: str = "cpu", offline: bool = False) -> Metric:
 
 def build_all(wanted: Iterable[str], *, device: str = "cpu", offline: bool = False) -> list[Metric]:
     """The metrics of several names, which share work that they have in common. Raises as `build`."""
-    return [build(name, device=device, offline=offline) for name in dict.fromkeys(wanted)]
+    setup = Setup(device, offline)
+    found = [_find(name) for name in dict.fromkeys(wanted)]
+    return [make(known, setup) for known, make in found]
 
 
 def _find(name: str) -> tuple[MetricInfo, Callable[[MetricInfo, Setup], Metric]]:
@@ -79,3 +110,9 @@ def _find(name: str) -> tuple[MetricInfo, Callable[[MetricInfo, Setup], Metric]]
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(_REGISTRY)}, pyiqa:NAME"
         raise ConfigError(f"no metric is named {name!r}; {hint}")
     return _REGISTRY[name]
+
+
+def _opencv() -> str:
+    import cv2
+
+    return cv2.__version__
