@@ -166,7 +166,7 @@ def _load(weights: str | None, device: torch.device, channel_order: str) -> tupl
     model = checkpoint.load_model(weights, device=device, channel_order=channel_order)
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
     embedded = " (embedded weights)" if weights in zoo.names() else ""
-    return model, f"{weights}{embedded}, {parameters:.2f} M parameters, width {model.config.width}"
+    return model.fuse(), f"{weights}{embedded}, {parameters:.2f} M parameters, width {model.config.width}"
 
 
 def _plans(jobs: Jobs, model: XYScanNet, settings: Settings, device: torch.device) -> list[Record]:

@@ -34,9 +34,9 @@ def eager_forward(network: XYScanNet, x: Tensor) -> Tensor:
     e3 = _blocks(network.encoder_level3, network.down2_3.conv(_resize(e2, 0.5)))
     skip1, skip2 = _klff(network.fusion_level1, e1, e2, e3), _klff(network.fusion_level2, e2, e1, e3)
     y = network.up3_2.conv(_resize(_blocks(network.decoder_level3, e3), 2.0))
-    y = _blocks(network.decoder_level2, network.reduce_level2(torch.cat([y, skip2], 1)))
+    y = _blocks(network.decoder_level2, network.reduce_level2(y, skip2))
     y = network.up2_1.conv(_resize(y, 2.0))
-    y = _blocks(network.decoder_level1, network.reduce_level1(torch.cat([y, skip1], 1)))
+    y = _blocks(network.decoder_level1, network.reduce_level1(y, skip1))
     return (image + network.output(y))[:, :, : x.shape[2], : x.shape[3]]
 
 

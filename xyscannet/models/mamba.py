@@ -56,11 +56,14 @@ class Mamba(nn.Module):
             init_scan(self.A_log, self.dt_proj.weight, self.dt_proj.bias)
 
     def forward(self, x: Tensor, directions: tuple[str, ...]) -> Tensor:
+        return linear_channels_last(self.inner(x, directions), self.out_proj.weight)  # (B, H, W, K, d_model)
+
+    def inner(self, x: Tensor, directions: tuple[str, ...]) -> Tensor:
+        """Everything before out_proj: (B, H, W, K, d_model) -> (B, H, W, K, E)."""
         u, z = linear_channels_last(x, self.in_proj.weight).chunk(2, dim=-1)  # (B, H, W, K, E) each
         u = slice_conv1d(u, self.conv1d.weight[:, 0], self.conv1d.bias, "silu", directions)
         dbc = linear_channels_last(u, self.x_proj.weight)  # (B, H, W, K, dt_rank + 2N)
         dt, B, C = dbc.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         delta = linear_channels_last(dt.contiguous(), self.dt_proj.weight)  # (B, H, W, K, E)
         A = -torch.exp(self.A_log.float())  # (E, N)
-        y = slice_scan(u, delta, A, B, C, self.D, z, self.dt_proj.bias, True, directions)
-        return linear_channels_last(y, self.out_proj.weight)  # (B, H, W, K, d_model)
+        return slice_scan(u, delta, A, B, C, self.D, z, self.dt_proj.bias, True, directions)

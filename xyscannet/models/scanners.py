@@ -6,6 +6,8 @@ Inter-Scanner; the second half the other way. Both halves share one mixer.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -39,11 +41,12 @@ class Scanner(nn.Module):
         self.mamba = Mamba(channels // 2, d_state, d_conv, expand)
         self.conv_out = pointwise(channels, channels)
 
-    def mix(self, x: Tensor, directions: tuple[str, ...]) -> Tensor:
+    def mix(self, x: Tensor, directions: tuple[str, ...], mixer: Callable | None = None) -> Tensor:
         """x (B, H, W, K, C/2) through the mixer, forwards and, where asked, backwards too."""
+        mixer = mixer or self.mamba
         if not self.bidirectional:
-            return self.mamba(x, directions)
-        both = self.mamba(torch.cat([x, x], dim=3), directions + tuple(f"-{d}" for d in directions))
+            return mixer(x, directions)
+        both = mixer(torch.cat([x, x], dim=3), directions + tuple(f"-{d}" for d in directions))
         forwards, backwards = both.chunk(2, dim=3)
         return forwards + backwards
 

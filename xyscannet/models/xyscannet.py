@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from xyscannet.models.config import XYScanNetConfig
 from xyscannet.models.fusion import FUSIONS
-from xyscannet.models.layers import GDFN, Downsample, LayerNorm2d, Upsample, pointwise, spatial
+from xyscannet.models.layers import GDFN, Downsample, LayerNorm2d, Upsample, spatial
 from xyscannet.models.ss2d import SS2D
 from xyscannet.models.vssm import VSSM
 
@@ -58,6 +58,16 @@ class DecoderBlock(nn.Module):
         return x + self.ffn2(self.norm2_ffn(x))
 
 
+class Reduce(nn.Conv2d):
+    """Skip connection: `concat(decoder, skip)` through a 1x1 convolution; two (B, C, H, W) -> (B, C, H, W)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(2 * channels, channels, 1, bias=False)
+
+    def forward(self, decoder: Tensor, skip: Tensor) -> Tensor:
+        return super().forward(torch.cat([decoder, skip], dim=1))
+
+
 def _level(block: type[nn.Module], count: int, channels: int, config: XYScanNetConfig) -> nn.Sequential:
     return nn.Sequential(*[block(channels, config) for _ in range(count)])
 
@@ -90,10 +100,10 @@ class XYScanNet(nn.Module):
 
         self.decoder_level3 = _level(DecoderBlock, config.decoder_blocks[2], c3, config)
         self.up3_2 = Upsample(c3)
-        self.reduce_level2 = pointwise(2 * c2, c2)
+        self.reduce_level2 = Reduce(c2)
         self.decoder_level2 = _level(DecoderBlock, config.decoder_blocks[1], c2, config)
         self.up2_1 = Upsample(c2)
-        self.reduce_level1 = pointwise(2 * c1, c1)
+        self.reduce_level1 = Reduce(c1)
         self.decoder_level1 = _level(DecoderBlock, config.decoder_blocks[0], c1, config)
         self.output = spatial(c1, 3)
         nn.init.zeros_(self.output.weight)  # an untrained network returns its input
@@ -116,10 +126,15 @@ class XYScanNet(nn.Module):
         skip2 = self.fusion_level2(x2, x1, x3)  # (B, 2C, H/2, W/2)
 
         x = self.up3_2(self.decoder_level3(x3))  # (B, 2C, H/2, W/2)
-        x = self.decoder_level2(self.reduce_level2(torch.cat([x, skip2], dim=1)))
-        x = self.up2_1(x)  # (B, C, H, W)
-        x = self.decoder_level1(self.reduce_level1(torch.cat([x, skip1], dim=1)))
+        x = self.up2_1(self.decoder_level2(self.reduce_level2(x, skip2)))  # (B, C, H, W)
+        x = self.decoder_level1(self.reduce_level1(x, skip1))
         return self.output(x)  # (B, 3, H, W)
+
+    def fuse(self) -> XYScanNet:
+        """A copy for inference with neighbouring linear maps folded into one; see `xyscannet.models.fuse`."""
+        from xyscannet.models.fuse import fuse
+
+        return fuse(self)
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
