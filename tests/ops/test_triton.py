@@ -25,7 +25,7 @@ from xyscannet.ops import active_backend, backends, selective_scan_fn, slice_con
 
 ROOT = Path(__file__).parents[2]
 IMAGES = {"u", "delta", "z", "out", "dout", "du", "ddelta", "dz", "B", "C", "x", "dx"}
-FLOATS = {"A", "D", "bias", "states", "dlast", "dB", "dC", "sums", "weight"}
+FLOATS = {"A", "D", "bias", "states", "dlast", "dB", "dC", "sums", "weight", "start", "ends", "spent"}
 
 
 def _environment(**more: str) -> dict[str, str]:
@@ -85,7 +85,7 @@ def _resources(module: str, name: str, capability: int, real: str) -> dict[str, 
         else:
             signature[argument] = "i64" if argument.endswith("_block") else "i32"
     source = triton.compiler.ASTSource(kernel, signature, constants)
-    warps = 1 if name.startswith("scan") else 4
+    warps = 4 if name.startswith("conv") else 1
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": warps})
     binary = Path(os.environ["TRITON_CACHE_DIR"]) / f"{name}.cubin"
     binary.write_bytes(compiled.asm["cubin"])
@@ -99,12 +99,20 @@ def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
 
 
+PARTS = "xyscannet.ops.selective_scan.triton_parts"
 SCAN, CONV = "xyscannet.ops.selective_scan.triton_kernels", "xyscannet.ops.causal_conv1d.triton_kernels"
 
 
 @pytest.mark.parametrize(("capability", "real"), [(80, "fp32"), (90, "bf16")])
 @pytest.mark.parametrize(
-    ("module", "name"), [(SCAN, "scan_forward"), (CONV, "conv_forward"), (CONV, "conv_backward")]
+    ("module", "name"),
+    [
+        (SCAN, "scan_forward"),
+        (PARTS, "part_ends"),
+        (PARTS, "part_starts"),
+        (CONV, "conv_forward"),
+        (CONV, "conv_backward"),
+    ],
 )
 def test_compiles_without_spills(own_cache, module, name, capability, real):
     used = _resources(module, name, capability, real)
@@ -146,7 +154,11 @@ for module, names in ((scan.kernels, [f"scan_{w}" for w in ways]), (conv.kernels
     for name in names:
         kernels.append(getattr(module, name))
         setattr(module, name, Compiled(kernels[-1]))
-for height, width in ((3, 5), (1, 1), (2, 2), (16, 3), (1, 128)):
+kernels += [scan.triton_parts.part_ends, scan.triton_parts.part_starts]
+for kernel in kernels[-2:]:
+    setattr(scan.triton_parts, kernel.__name__, Compiled(kernel))
+scan.FEW = 10**6  # rows are cut wherever they are long
+for height, width in ((3, 5), (1, 1), (2, 2), (16, 3), (1, 128), (1, 65)):
     x = {name: value.detach() for name, value in scan_inputs(2, height, width, 4, 33).items()}
     each = {name: x[name].expand(4, *x[name].shape) for name in ("A", "D", "delta_bias")}
     inputs = [each.get(name, x.get(name)) for name in ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")]
@@ -168,7 +180,7 @@ def test_one_binary_serves_every_size(own_cache):
     done = subprocess.run(
         [sys.executable, "-c", _SIZES], env=_environment(TRITON_INTERPRET="0"), capture_output=True, text=True
     )
-    assert done.stdout.strip() == "[1, 1, 1, 1]", done.stdout + done.stderr[-3000:]
+    assert done.stdout.strip() == "[2, 1, 1, 1, 1, 1]", done.stdout + done.stderr[-3000:]
 
 
 def test_backend_table():

@@ -19,7 +19,15 @@ from xyscannet.ops import (
     use_backend,
 )
 
-LENGTHS = [(1, 72, "x"), (2, 48, "-y"), (3, 36, "y"), (17, 24, "-x"), (63, 12, "y"), (129, 12, "-x")]
+LENGTHS = [
+    (1, 72, "x"),
+    (2, 48, "-y"),
+    (3, 36, "y"),
+    (17, 24, "-x"),
+    (63, 12, "y"),
+    (129, 12, "-x"),
+    (257, 12, "-y"),
+]
 
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("for TRITON_INTERPRET=1 only", allow_module_level=True)
@@ -118,6 +126,37 @@ def test_last_states_of_rows_and_columns():
     expected, states = reference.scan(*inputs, True, DIRECTIONS)
     torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(last, states, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("size", "directions"), [((1, 9), ("x", "-x")), ((33, 1), ("y",)), ((2, 17), ("-x", "y", "-y"))]
+)
+def test_long_rows_are_walked_in_parts(monkeypatch, size, directions):
+    from xyscannet.ops.selective_scan import triton
+
+    cuts = []
+    cut = triton._cut
+    monkeypatch.setattr(triton, "PART", 4 * triton.GROUP)
+    monkeypatch.setattr(triton, "CHUNK", 4)
+    monkeypatch.setattr(triton, "_cut", lambda *args: cuts.append(cut(*args)) or (-(-max(size) // 8), 8))
+    inputs = scan_inputs(3, *size, len(directions), 36, 3)
+    inputs["u"] = among_nan(inputs["u"], (0, 3, 4, 1, 2))
+    assert_matches_reference(slice_scan, inputs, delta_softplus=True, directions=directions)
+    assert cuts
+
+
+def test_last_state_of_a_row_in_parts():
+    inputs = sequence_inputs(batch=1, length=129, channels=12, states=2, groups_b=0)
+    assert_matches_reference(selective_scan_fn, inputs, delta_softplus=True, return_last_state=True)
+
+
+def test_rows_are_cut_only_where_they_are_few_and_long():
+    from xyscannet.ops.selective_scan.triton import PART, _cut
+
+    assert _cut((1, 1, 1280, 1, 48), ("x",)) == (40, PART)
+    assert _cut((1, 720, 1280, 2, 48), ("x", "y"))[0] == 1
+    assert _cut((1, 1, 2 * PART, 1, 48), ("x",))[0] == 1
+    assert _cut((2, 3, 5, 4, 12), DIRECTIONS) == (1, 8)
 
 
 def test_programs_share_many_rows(monkeypatch):

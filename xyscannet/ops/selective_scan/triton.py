@@ -9,12 +9,15 @@ import triton
 from torch import Tensor
 
 from xyscannet.ops.selective_scan import triton_kernels as kernels
+from xyscannet.ops.selective_scan import triton_parts
 from xyscannet.ops.triton_walk import last_stride, launches, most, real_type, strides
 
 BLOCK = 32  # channels of a program: the lanes of its one warp
 CHUNK = 8  # steps from one kept state to the next
 SPAN = 4  # steps whose states the backward pass holds in registers; a divisor of CHUNK
 GROUP = 2  # steps loaded together in the forward pass; a divisor of CHUNK
+PART = 32  # steps of a part where rows are cut; a multiple of CHUNK and GROUP
+FEW = 512  # warps: where whole rows give fewer, rows are cut
 PROGRAMS = 512  # programs that share the rows of one branch and block of channels in the backward pass
 
 
@@ -39,6 +42,40 @@ def _part(first: int, count: int, images: Sequence[Tensor | None], parameters: S
 
 def _rows(shape: Sequence[int], directions: Sequence[str]) -> int:
     return sum(shape[0] * (shape[2] if way.endswith("y") else shape[1]) for way in directions)
+
+
+def _cut(shape: Sequence[int], directions: Sequence[str]) -> tuple[int, int]:
+    """Parts of a row and steps of a part: one part of any length, unless there are few rows for a GPU."""
+    batch, height, width, _, channels = shape
+    longest = most(width, height, directions)
+    warps = batch * most(height, width, directions) * triton.cdiv(channels, BLOCK) * len(directions)
+    if warps >= FEW or longest <= 2 * PART:
+        return 1, triton.cdiv(longest, CHUNK) * CHUNK
+    return triton.cdiv(longest, PART), PART
+
+
+def _starts(images, rates, bias, softplus, cut, grid, place) -> Tensor:
+    """The state at the start of every part, (K, items, N, E); `place` is (batch, height, width, vertical, reverse)."""
+    u, delta, B = images
+    batch, height, width, vertical, reverse = place
+    count, states, channels = rates.shape
+    ends = rates.new_empty((count, grid[0], states, channels))
+    spent = rates.new_empty((count, grid[0], channels))
+    constants = _constants(u, states, softplus)
+    del constants["CHUNK"]
+    triton_parts.part_ends[grid](
+        *(u, delta, rates, B, bias, ends, spent),
+        *(*strides(u), *strides(delta), *strides(B), *_both_strides(bias)),
+        *map(last_stride, (u, delta, B)),
+        *(batch, height, width, channels, vertical, reverse, cut[0], grid[0], cut[1]),
+        GROUP=GROUP,
+        **constants,
+    )
+    triton_parts.part_starts[grid[0] // cut[0], grid[1], grid[2]](
+        *(rates, ends, spent, batch, height, width, channels, vertical, cut[0], grid[0]),
+        **{name: constants[name] for name in ("N", "NP", "BLOCK", "REAL", "num_warps")},
+    )
+    return ends
 
 
 def _constants(u: Tensor, states: int, softplus: bool) -> dict:
@@ -94,14 +131,21 @@ def forward(
         a_k, d_k, bias_k, states_k = parameters
         last_k = None if final is None else final[_rows(u.shape, directions[:first]) :]
         ways = directions[first : first + count]
-        grid = (batch * most(height, width, ways), triton.cdiv(channels, BLOCK), count)
+        cut = _cut((batch, height, width, count, channels), ways)
+        items = batch * most(height, width, ways) * cut[0]
+        grid = (items, triton.cdiv(channels, BLOCK), count)
         with torch.cuda.device_of(u):
+            start_k = None
+            if cut[0] > 1:
+                place = (batch, height, width, vertical, reverse)
+                start_k = _starts((u_k, delta_k, b_k), a_k, bias_k, delta_softplus, cut, grid, place)
             kernels.scan_forward[grid](
-                *(u_k, delta_k, a_k, b_k, c_k, d_k, z_k, bias_k, out_k, states_k, last_k),
+                *(u_k, delta_k, a_k, b_k, c_k, d_k, z_k, bias_k, out_k, states_k, last_k, start_k),
                 *(*strides(u_k), *strides(delta_k), *strides(b_k), *strides(c_k)),
                 *(*_both_strides(d_k), *strides(z_k), *_both_strides(bias_k), *strides(out_k)),
                 *map(last_stride, (u_k, delta_k, b_k, c_k, z_k, out_k)),
                 *(batch, height, width, channels, vertical, reverse, _chunks(u.shape, directions)),
+                *(cut[0], items, cut[1]),
                 GROUP=GROUP,
                 **_constants(u, A.shape[2], delta_softplus),
             )

@@ -16,7 +16,20 @@ from xyscannet.ops.triton_walk import line, softplus, unspecialised
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
 
-_SIZES = ("batch", "height", "width", "channels", "vertical", "backward", "chunks", "db_block", "dc_block")
+_SIZES = (
+    "batch",
+    "height",
+    "width",
+    "channels",
+    "vertical",
+    "backward",
+    "chunks",
+    "db_block",
+    "dc_block",
+    "parts",
+    "items",
+    "span",
+)
 _IMAGES = ("u", "delta", "b", "c", "z", "out", "dout", "du", "ddelta", "db", "dc", "dz")
 _PLAIN = unspecialised(_IMAGES, (*_SIZES, "d_k", "d_e", "bias_k", "bias_e"))
 
@@ -40,19 +53,22 @@ def _rows_before(branch, batch, height, width, vertical):
 
 @triton.jit(**_PLAIN)
 def scan_forward(
-    u, delta, A, B, C, D, z, bias, out, states, last,
+    u, delta, A, B, C, D, z, bias, out, states, last, start,
     u_b, u_h, u_w, u_k, delta_b, delta_h, delta_w, delta_k, b_b, b_h, b_w, b_k, c_b, c_h, c_w, c_k, d_k,
     d_e, z_b, z_h, z_w, z_k, bias_k, bias_e, out_b, out_h, out_w, out_k,
     u_e, delta_e, b_e, c_e, z_e, out_e,
-    batch, height, width, channels, vertical, backward, chunks,
+    batch, height, width, channels, vertical, backward, chunks, parts, items, span,
     N: tl.constexpr, NP: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr, GROUP: tl.constexpr,
     SOFTPLUS: tl.constexpr, REAL: tl.constexpr, TERMS: tl.constexpr,
 ):  # fmt: skip
-    """Grid (rows, blocks of channels, branches).
+    """Grid (parts of rows, blocks of channels, branches).
 
     u, delta, z, out (B, H, W, K, E) and B, C (B, H, W, K, N) with strides *_b, *_h, *_w, *_k, *_e; D, bias (K, E)
     with strides *_k, *_e; A (K, N, E), states (K, chunks, N, E) and last (rows, N, E) of the real type, contiguous.
     `vertical` and `backward` hold one bit a branch. D, z, bias, states and last may be None.
+
+    A row is walked in `parts` of `span` steps (a multiple of CHUNK and GROUP), each from the state that `start`
+    (K, items, N, E) holds for it; without `start` a row is one part, from zero.
     """
     branch = tl.program_id(2)
     upright = ((vertical >> branch) & 1) != 0
@@ -75,7 +91,9 @@ def scan_forward(
     per_row = tl.cdiv(steps, CHUNK)
     if last is not None:
         before = _rows_before(branch, batch, height, width, vertical)
-    for row in range(tl.program_id(0), batch * lines, tl.num_programs(0)):
+    for item in range(tl.program_id(0), batch * lines * parts, tl.num_programs(0)):
+        row = item // parts
+        part = item - row * parts
         image = row // lines
         across = row - image * lines
         u_at, u_step = line(u_b, u_h, u_w, u_k, image, across, branch, upright, reverse, steps)
@@ -88,7 +106,10 @@ def scan_forward(
         if z is not None:
             z_at, z_step = line(z_b, z_h, z_w, z_k, image, across, branch, upright, reverse, steps)
         h = tl.zeros([NP, BLOCK], REAL)
-        for first in range(0, steps, GROUP):
+        if start is not None:
+            place = (k * items + item) * N * channels
+            h = tl.load(start + place + n[:, None] * channels + lane[None, :], mask=both, other=0)
+        for first in range(part * span, tl.minimum(steps, (part + 1) * span), GROUP):
             if states is not None:
                 if first % CHUNK == 0:
                     place = (k * chunks + tl.cast(row, tl.int64) * per_row + first // CHUNK) * N * channels
@@ -121,7 +142,7 @@ def scan_forward(
                 tl.store(out + out_at + t * out_step + lane * out_e, y, mask=on & live)
         if last is not None:
             place = (before + row) * channels * N
-            tl.store(last + place + n[:, None] * channels + lane[None, :], h, mask=both)
+            tl.store(last + place + n[:, None] * channels + lane[None, :], h, mask=both & (part == parts - 1))
 
 
 @triton.jit(**_PLAIN)
