@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils import _device
 
+_device._device_constructors()  # `with torch.device(...)` remembers torch.empty from its first use: not a patched one
 _EMPTY = ("empty", "empty_like", "empty_strided")
 
 

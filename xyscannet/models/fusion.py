@@ -7,25 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xyscannet.models.layers import pointwise
+from xyscannet.ops.kl_gate import kl_gated_sum
+from xyscannet.ops.kl_gate.reference import kl_gate, resize_nearest
 
-
-def resize_nearest(x: Tensor, like: Tensor) -> Tensor:
-    """x (B, C, h, w) at the height and width of `like`, by nearest neighbour."""
-    if x.shape[2:] == like.shape[2:]:
-        return x
-    return F.interpolate(x, size=like.shape[2:], mode="nearest")
-
-
-def kl_gate(other: Tensor, current: Tensor, gate: str) -> Tensor:
-    """sigmoid(KL(other, current)) with KL = p (log p - log q), p = sigmoid(current), q = sigmoid(other) (Eq. 6).
-
-    Both (B, C, H, W). `gate="element"` gives an attention value for each element; `gate="mean"` averages the
-    divergence over each image first and gives (B, 1, 1, 1).
-    """
-    divergence = torch.sigmoid(current) * (F.logsigmoid(current) - F.logsigmoid(other))
-    if gate == "mean":
-        divergence = divergence.mean(dim=(1, 2, 3), keepdim=True)
-    return torch.sigmoid(divergence)
+__all__ = ["FUSIONS", "kl_gate", "resize_nearest"]
 
 
 class KLFF(nn.Module):
@@ -47,18 +32,15 @@ class KLFF(nn.Module):
 
     def forward(self, current: Tensor, first: Tensor, second: Tensor) -> Tensor:
         x = self.conv(current)  # (B, C, H, W)
-        fused = None
-        for conv, other in ((self.conv_n1, first), (self.conv_n2, second)):
-            n = self._project(conv, other, current)  # (B, C, H, W)
-            n = kl_gate(n, x, self.gate) * n
-            fused = n if fused is None else fused + n
+        n1, n2 = self._project(self.conv_n1, first, x), self._project(self.conv_n2, second, x)
+        fused = kl_gated_sum(x, n1, n2, self.gate)  # (B, C, H, W)
         return self.conv_out(torch.cat([x, fused], dim=1))
 
     @staticmethod
     def _project(conv: nn.Conv2d, other: Tensor, current: Tensor) -> Tensor:
-        """Resized and projected; a pixel-wise map and nearest neighbour commute, so the smaller size is projected."""
+        """Projected; a larger map is resized before it, a smaller one where it is read, which gives the same."""
         if other.shape[2] < current.shape[2]:
-            return resize_nearest(conv(other), current)
+            return conv(other)
         return conv(resize_nearest(other, current))
 
 
