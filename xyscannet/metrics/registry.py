@@ -31,6 +31,9 @@ class Setup:
         return self._shared[kind]
 
 
+Maker = Callable[[MetricInfo, Setup], Metric]
+
+
 def _psnr(info: MetricInfo, setup: Setup) -> Metric:
     from xyscannet.metrics.distortion import psnr
 
@@ -59,10 +62,37 @@ def _aligned_ssim(info: MetricInfo, setup: Setup) -> Metric:
     return ImageMetric(info, note, lambda restored, sharp: ssim(align(restored, sharp)))
 
 
-_REGISTRY: dict[str, tuple[MetricInfo, Callable[[MetricInfo, Setup], Metric]]] = {}
+def _lpips(backbone: str) -> Maker:
+    def make(info: MetricInfo, setup: Setup) -> Metric:
+        from xyscannet.metrics.perceptual import lpips
+
+        return lpips(info, backbone, device=setup.device, offline=setup.offline)
+
+    return make
 
 
-def _register(info: MetricInfo, make: Callable[[MetricInfo, Setup], Metric]) -> None:
+def _st_lpips(backbone: str) -> Maker:
+    def make(info: MetricInfo, setup: Setup) -> Metric:
+        from xyscannet.metrics.perceptual import st_lpips
+
+        return st_lpips(info, backbone, device=setup.device, offline=setup.offline)
+
+    return make
+
+
+def _iqa(function: str) -> Maker:
+    def make(info: MetricInfo, setup: Setup) -> Metric:
+        from xyscannet.metrics import iqa
+
+        return getattr(iqa, function)(info, device=setup.device, offline=setup.offline)
+
+    return make
+
+
+_REGISTRY: dict[str, tuple[MetricInfo, Maker]] = {}
+
+
+def _register(info: MetricInfo, make: Maker) -> None:
     _REGISTRY[info.name] = (info, make)
 
 
@@ -70,6 +100,13 @@ _register(MetricInfo("psnr", "PSNR", True, True, unit="dB"), _psnr)
 _register(MetricInfo("ssim", "SSIM", True, True), _ssim)
 _register(MetricInfo("psnr-realblur", "PSNR (aligned)", True, True, unit="dB"), _aligned_psnr)
 _register(MetricInfo("ssim-realblur", "SSIM (aligned)", True, True), _aligned_ssim)
+_register(MetricInfo("lpips-alex", "LPIPS (AlexNet)", False, True), _lpips("alex"))
+_register(MetricInfo("lpips-vgg", "LPIPS (VGG)", False, True), _lpips("vgg"))
+_register(MetricInfo("st-lpips", "ST-LPIPS", False, True), _st_lpips("alex"))
+_register(MetricInfo("st-lpips-vgg", "ST-LPIPS (VGG)", False, True), _st_lpips("vgg"))
+_register(MetricInfo("niqe", "NIQE", False, False), _iqa("niqe"))
+_register(MetricInfo("dists", "DISTS", False, True), _iqa("dists"))
+ALIASES = {"lpips": "lpips-alex"}
 
 
 def names() -> list[str]:
@@ -104,7 +141,12 @@ def build_all(wanted: Iterable[str], *, device: str = "cpu", offline: bool = Fal
     return [make(known, setup) for known, make in found]
 
 
-def _find(name: str) -> tuple[MetricInfo, Callable[[MetricInfo, Setup], Metric]]:
+def _find(name: str) -> tuple[MetricInfo, Maker]:
+    if name.startswith("pyiqa:"):
+        from xyscannet.metrics import iqa
+
+        return iqa.info(name), _iqa("metric")
+    name = ALIASES.get(name, name)
     if name not in _REGISTRY:
         near = difflib.get_close_matches(name, _REGISTRY, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(_REGISTRY)}, pyiqa:NAME"
