@@ -112,6 +112,14 @@ def test_print_config_is_the_resolved_configuration(capfd: pytest.CaptureFixture
     assert yaml.safe_load(capfd.readouterr().out)["optimiser"]["lr"] == 1e-4
 
 
+@pytest.mark.parametrize("arguments", [[], ["--deterministic"]])
+def test_deterministic_is_a_value_of_the_configuration(
+    arguments: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert train_here("smoke", *arguments, "--print-config") == 0
+    assert yaml.safe_load(capfd.readouterr().out)["deterministic"] is bool(arguments)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

@@ -29,6 +29,13 @@ def command(
         bool, typer.Option("--resume", help="Go on from the last state in the run's folder.")
     ] = False,
     device: DeviceOption = "auto",
+    deterministic: Annotated[
+        bool,
+        typer.Option(
+            "--deterministic",
+            help="The same bits from the same seed, somewhat slower: deterministic=true.",
+        ),
+    ] = False,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print the resolved configuration and exit.")
     ] = False,
@@ -40,7 +47,8 @@ def command(
     """
     from xyscannet.training.config import load_config
 
-    resolved = load_config(config, overrides or [])
+    overrides = [*(overrides or []), *(["deterministic=true"] if deterministic else [])]
+    resolved = load_config(config, overrides)
     if print_config:
         typer.echo(resolved.to_yaml(), nl=False)
         return

@@ -102,6 +102,8 @@ class TrainConfig(_Section):
     precision: Literal["fp32", "bf16"] = "fp32"
     channels_last: bool = True
     compile: bool = False
+    deterministic: bool = False
+    """Only algorithms that give the same bits each time: two runs of one seed then have one loss curve."""
     iterations: int | None = Field(None, ge=1)
     time_budget_minutes: float | None = Field(None, gt=0)
     """Wall-clock minutes of the whole run, validation included; a resumed run goes on counting."""

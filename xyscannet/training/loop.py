@@ -20,6 +20,7 @@ from xyscannet.errors import ConfigError, XYScanError
 from xyscannet.losses import DeblurLoss
 from xyscannet.models import zoo
 from xyscannet.training.config import TrainConfig, network_config
+from xyscannet.training.deterministic import deterministic
 from xyscannet.training.record import Event, RunFolder
 from xyscannet.training.samples import Batch, SampleSource, SynthesisedPairs
 from xyscannet.training.state import (
@@ -114,6 +115,10 @@ class Trainer:
         Raises Interrupted once the state is saved when `should_stop` says so, DivergedError when the loss or
         the gradient is not finite (the batch is saved in `diverged.pt`, the last saved state stays).
         """
+        with deterministic(self.config.deterministic):
+            return self._run()
+
+    def _run(self) -> dict[str, float]:
         config, figures = self.config, {}
         self._clock_zero = time.perf_counter() - self.elapsed
         total, done = config.iterations, self.step
