@@ -17,6 +17,7 @@ from torch import nn
 from xyscannet.errors import ConfigError, InputError, UnavailableError, XYScanError
 from xyscannet.images import Photo, read, write
 from xyscannet.images.formats import shown
+from xyscannet.inference.graphs import CudaGraphs
 from xyscannet.inference.jobs import Job
 from xyscannet.inference.plan import ImagePlan, plan_image
 from xyscannet.inference.restore import restore
@@ -128,6 +129,8 @@ def run_jobs(
     for job in jobs:
         if job.skip:
             finished(Record(job, "skipped"))
+    if next(model.parameters()).is_cuda:
+        model = CudaGraphs(model)
     with _Pipeline([job for job in jobs if not job.skip], settings, finished) as pipeline:
 
         def advance(job: Job, share: float) -> None:

@@ -1,0 +1,90 @@
+"""CUDA graphs for image sizes that come again (video, tiles, benchmarks): one launch instead of some hundreds.
+
+A forward of this network is several hundred short kernels, whose launching takes a CPU longer than a GPU needs to run
+them at moderate sizes. A graph records them once and replays them at once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+logger = logging.getLogger("xyscannet.inference")
+
+_WARMUPS = 2  # calls before recording: compile kernels, let libraries choose theirs
+
+
+class _Recorded:
+    """A forward for one size and type, replayed on its own input and output memory."""
+
+    def __init__(self, network: Callable[[Tensor], Tensor], x: Tensor, dtype: torch.dtype | None) -> None:
+        self.graph = torch.cuda.CUDAGraph()
+        self.input = x.clone(memory_format=torch.preserve_format)
+        torch.cuda.synchronize(x.device)
+        # A cast weight in autocast's cache would be freed when the caller's context ends, under the graph.
+        cast = torch.autocast("cuda", dtype=dtype, enabled=dtype is not None, cache_enabled=False)
+        with torch.cuda.graph(self.graph), cast:
+            self.output = network(self.input)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        self.input.copy_(x)
+        self.graph.replay()
+        return self.output.clone(memory_format=torch.preserve_format)
+
+
+class CudaGraphs(nn.Module):
+    """A network for inference that is replayed from a CUDA graph when an input's size comes for the third time.
+
+    Input and output as the network's. Where there is nothing to gain or a graph cannot be right (CPU tensors,
+    gradients), the network itself runs. A graph keeps the memory of its forward; those of the `keep` sizes used
+    last are kept, and none of an input above `most_pixels` pixels, where launching takes a small part of the time.
+    Weights must not be replaced in the meantime; changes in place are seen.
+    """
+
+    def __init__(self, network: nn.Module, keep: int = 1, most_pixels: int = 4_000_000) -> None:
+        super().__init__()
+        self.network, self.keep, self.most_pixels = network, keep, most_pixels
+        self._seen: dict[tuple, int] = {}
+        self._recorded: OrderedDict[tuple, _Recorded] = OrderedDict()
+
+    @property
+    def config(self):
+        return self.network.config
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self._suits(x):
+            return self.network(x)
+        dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else None
+        key = (tuple(x.shape), x.stride(), x.dtype, dtype, x.device)
+        if key in self._recorded:
+            self._recorded.move_to_end(key)
+            return self._recorded[key](x)
+        self._seen[key] = self._seen.get(key, 0) + 1
+        if self._seen[key] <= _WARMUPS:
+            return self.network(x)
+        return self._record(key, x, dtype)
+
+    def forget(self) -> None:
+        """Drop all graphs and the memory that they keep."""
+        self._recorded.clear()
+        self._seen.clear()
+
+    def _suits(self, x: Tensor) -> bool:
+        few = x.shape[0] * x.shape[-2] * x.shape[-1] <= self.most_pixels
+        return x.is_cuda and few and not torch.is_grad_enabled()
+
+    def _record(self, key: tuple, x: Tensor, dtype: torch.dtype | None) -> Tensor:
+        while len(self._recorded) >= self.keep:
+            self._recorded.popitem(last=False)
+        try:
+            self._recorded[key] = _Recorded(self.network, x, dtype)
+        except RuntimeError as error:  # out of memory, or an operation that cannot be recorded
+            logger.warning("CUDA graphs are not used for %s: %s", "x".join(map(str, key[0])), error)
+            self.most_pixels = 0
+            torch.cuda.synchronize(x.device)
+            return self.network(x)
+        return self._recorded[key](x)
