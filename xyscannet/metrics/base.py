@@ -32,9 +32,13 @@ class MetricInfo:
 class Metric:
     """A metric ready to use; `note` says what computes it: package and version, backbone, flavour, settings."""
 
-    def __init__(self, info: MetricInfo, note: str):
+    def __init__(self, info: MetricInfo, note: str = ""):
         self.info = info
-        self.note = note
+        self._note = note
+
+    @property
+    def note(self) -> str:
+        return self._note
 
     @property
     def name(self) -> str:
@@ -98,6 +102,14 @@ class DistributionMetric(Metric, ABC):
     @abstractmethod
     def update(self, restored: np.ndarray | None, sharp: np.ndarray | None = None) -> None:
         """Adds an image to one set or to both; they need not correspond, nor agree in size."""
+
+    @abstractmethod
+    def state(self) -> dict[str, np.ndarray]:
+        """What was gathered so far, for `resume` in a later run."""
+
+    @abstractmethod
+    def resume(self, state: dict[str, np.ndarray]) -> None:
+        """Replaces what was gathered by an earlier `state`."""
 
     @abstractmethod
     def compute(self) -> dict[str, float]:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from xyscannet.errors import ConfigError
 from xyscannet.metrics.base import ImageMetric, Metric, MetricInfo
 from xyscannet.metrics.packages import version
+
+if TYPE_CHECKING:
+    from xyscannet.metrics.distribution import DistributionSettings
 
 T = TypeVar("T")
 WINDOW = "Gaussian 11x11, sigma 1.5, K1 0.01, K2 0.03"
@@ -22,12 +25,13 @@ class Setup:
 
     device: str = "cpu"
     offline: bool = False
+    distribution: DistributionSettings | None = None
     _shared: dict[type, Any] = field(default_factory=dict)
 
-    def share(self, kind: type[T], *arguments: Any) -> T:
+    def share(self, kind: type[T], make: Callable[[], T]) -> T:
         """The one object of a class that the metrics of this setup share, made on first use."""
         if kind not in self._shared:
-            self._shared[kind] = kind(*arguments)
+            self._shared[kind] = make()
         return self._shared[kind]
 
 
@@ -49,7 +53,7 @@ def _ssim(info: MetricInfo, setup: Setup) -> Metric:
 def _aligned_psnr(info: MetricInfo, setup: Setup) -> Metric:
     from xyscannet.metrics.alignment import Aligner, psnr
 
-    align = setup.share(Aligner)
+    align = setup.share(Aligner, Aligner)
     note = f"scikit-image {version('scikit-image')}, {ALIGNMENT}, OpenCV {_opencv()}"
     return ImageMetric(info, note, lambda restored, sharp: psnr(align(restored, sharp)))
 
@@ -57,7 +61,7 @@ def _aligned_psnr(info: MetricInfo, setup: Setup) -> Metric:
 def _aligned_ssim(info: MetricInfo, setup: Setup) -> Metric:
     from xyscannet.metrics.alignment import Aligner, ssim
 
-    align = setup.share(Aligner)
+    align = setup.share(Aligner, Aligner)
     note = f"scikit-image {version('scikit-image')}, {WINDOW}, {ALIGNMENT}"
     return ImageMetric(info, note, lambda restored, sharp: ssim(align(restored, sharp)))
 
@@ -89,6 +93,19 @@ def _iqa(function: str) -> Maker:
     return make
 
 
+def _distribution(kind: str) -> Maker:
+    def make(info: MetricInfo, setup: Setup) -> Metric:
+        from xyscannet.metrics import distribution
+
+        def features() -> distribution.Features:
+            network = distribution.inception(info.name, device=setup.device, offline=setup.offline)
+            return distribution.Features(network, setup.distribution or distribution.DistributionSettings())
+
+        return getattr(distribution, kind)(info, setup.share(distribution.Features, features))
+
+    return make
+
+
 _REGISTRY: dict[str, tuple[MetricInfo, Maker]] = {}
 
 
@@ -106,6 +123,8 @@ _register(MetricInfo("st-lpips", "ST-LPIPS", False, True), _st_lpips("alex"))
 _register(MetricInfo("st-lpips-vgg", "ST-LPIPS (VGG)", False, True), _st_lpips("vgg"))
 _register(MetricInfo("niqe", "NIQE", False, False), _iqa("niqe"))
 _register(MetricInfo("dists", "DISTS", False, True), _iqa("dists"))
+_register(MetricInfo("fid", "FID", False, True, kind="distribution"), _distribution("FID"))
+_register(MetricInfo("kid", "KID", False, True, kind="distribution"), _distribution("KID"))
 ALIASES = {"lpips": "lpips-alex"}
 
 
@@ -123,22 +142,33 @@ def info(name: str) -> MetricInfo:
     return _find(name)[0]
 
 
-def build(name: str, *, device: str = "cpu", offline: bool = False) -> Metric:
-    """The metric of a name, with its network and weights loaded.
+def build(
+    name: str,
+    *,
+    device: str = "cpu",
+    offline: bool = False,
+    distribution: DistributionSettings | None = None,
+) -> Metric:
+    """The metric of a name, with its network and weights loaded; `distribution` says how FID and KID are taken.
 
     Raises:
         ConfigError: the name is unknown (the nearest known one is given).
         UnavailableError: a package or weights that it needs are missing; with `offline` nothing is downloaded.
     """
-    known, make = _find(name)
-    return make(known, Setup(device, offline))
+    return build_all([name], device=device, offline=offline, distribution=distribution)[0]
 
 
-def build_all(wanted: Iterable[str], *, device: str = "cpu", offline: bool = False) -> list[Metric]:
-    """The metrics of several names, which share work that they have in common. Raises as `build`."""
-    setup = Setup(device, offline)
-    found = [_find(name) for name in dict.fromkeys(wanted)]
-    return [make(known, setup) for known, make in found]
+def build_all(
+    wanted: Iterable[str],
+    *,
+    device: str = "cpu",
+    offline: bool = False,
+    distribution: DistributionSettings | None = None,
+) -> list[Metric]:
+    """The metrics of several names, each once, which share work that they have in common. Raises as `build`."""
+    setup = Setup(device, offline, distribution)
+    found = {known.name: (known, make) for known, make in map(_find, wanted)}
+    return [make(known, setup) for known, make in found.values()]
 
 
 def _find(name: str) -> tuple[MetricInfo, Maker]:
