@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ def _niqe_parameters(offline: bool) -> tuple[Any, str]:
                 "mu_prisparam": file["mu_pris_param"].reshape(1, 36),
                 "cov_prisparam": file["cov_pris_param"].reshape(36, 36),
             }
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise UnavailableError(f"{path} does not hold NIQE's parameters: {error}") from error
     matlab = io.BytesIO()
     savemat(matlab, parameters)
