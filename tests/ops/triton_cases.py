@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 
-import numpy as np
 import pytest
 import torch
 
@@ -33,20 +32,7 @@ if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("for TRITON_INTERPRET=1 only", allow_module_level=True)
 
 
-def _scalars_are_indices() -> None:
-    """Triton 3.6 keeps scalars in arrays of one element, which NumPy 2.4 no longer takes for an index."""
-    from triton.runtime import interpreter
-
-    patch = interpreter._patch_lang_tensor
-
-    def patched(tensor, scope):
-        patch(tensor, scope)
-        scope.set_attr(tensor, "__index__", lambda self: int(np.asarray(self.handle.data).item()))
-
-    interpreter._patch_lang_tensor = patched
-
-
-_scalars_are_indices()
+import tests.ops.interpreting  # noqa: E402, F401 -- triton is imported where it interprets only
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,37 @@
+"""Two faults of Triton's interpreter, worked around for the tests that interpret kernels; importing this is enough."""
+
+from __future__ import annotations
+
+import numpy as np
+from triton.runtime import interpreter
+
+
+def _scalars_are_indices() -> None:
+    """Triton 3.6 keeps scalars in arrays of one element, which NumPy 2.4 no longer takes for an index."""
+    patch = interpreter._patch_lang_tensor
+
+    def patched(tensor, scope):
+        patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(np.asarray(self.handle.data).item()))
+
+    interpreter._patch_lang_tensor = patched
+
+
+def _masks_are_boolean() -> None:
+    """Triton 3.9 spreads a scalar condition as int32 and then refuses it in a mask."""
+    builder = interpreter.InterpreterBuilder
+
+    def boolean(access, position):
+        def patched(self, *args):
+            mask = args[position]
+            mask.data = mask.data.astype(bool)
+            return access(self, *args)
+
+        return patched
+
+    builder.create_masked_load = boolean(builder.create_masked_load, 1)
+    builder.create_masked_store = boolean(builder.create_masked_store, 2)
+
+
+_scalars_are_indices()
+_masks_are_boolean()
