@@ -24,11 +24,10 @@ from xyscannet.ops.simd import (
 
 
 @njit(inline="always")
-def _row(tensor, row, height, width):
-    """Address of the first pixel that row `row` of all images reads; heights and widths are those of `current`."""
+def _row(tensor, row, width):
+    """Address of the first pixel that row `row` of all images reads; rows and `width` are those of `current`."""
     address, _, step, high, wide = tensor
-    image = row // height
-    return address + (image * (height // high) + (row - image * height) // high) * (width // wide) * step
+    return address + row // high * (width // wide) * step
 
 
 @njit(inline="always")
@@ -75,8 +74,8 @@ def forward(tensors, shape, gates, like, first_task, last_task):
     zero = splat(like, 0.0)
     for row in range(first_task * rows // tasks, last_task * rows // tasks):
         image = row // height
-        x_row, a_row = _row(x_map, row, height, width), _row(a_map, row, height, width)
-        b_row, y_row = _row(b_map, row, height, width), _row(y_map, row, height, width)
+        x_row, a_row = _row(x_map, row, width), _row(a_map, row, width)
+        b_row, y_row = _row(b_map, row, width), _row(y_map, row, width)
         for c in range(width):
             x_at, y_at = x_row + c * x_map[2], y_row + c * y_map[2]
             a_at, b_at = a_row + c // a_map[4] * a_map[2], b_row + c // b_map[4] * b_map[2]
@@ -117,10 +116,10 @@ def backward(tensors, shape, gates, pull, like, first_task, last_task):
     zero = splat(like, 0.0)
     for row in range(first_task * rows // tasks, last_task * rows // tasks):
         image = row // height
-        x_row, grad_row = _row(x_map, row, height, width), _row(grad_map, row, height, width)
-        a_row, b_row = _row(a_map, row, height, width), _row(b_map, row, height, width)
-        dx_row, da_row = _row(dx_map, row, height, width), _row(da_map, row, height, width)
-        db_row = _row(db_map, row, height, width)
+        x_row, grad_row = _row(x_map, row, width), _row(grad_map, row, width)
+        a_row, b_row = _row(a_map, row, width), _row(b_map, row, width)
+        dx_row, da_row = _row(dx_map, row, width), _row(da_map, row, width)
+        db_row = _row(db_map, row, width)
         for c in range(width):
             a_at, b_at = a_row + c // a_map[4] * a_map[2], b_row + c // b_map[4] * b_map[2]
             for e in range(0, channels, LANES):
@@ -146,13 +145,13 @@ def sums(tensors, shape, divergence, found, like, first_task, last_task):
     Tensors current, first, second: of the divergences. With `divergence` false the first tensor is the gradient of
     out: of its products with first and second.
     """
-    channels, height, width, rows, tasks = shape
+    channels, _, width, rows, tasks = shape
     x_map, a_map, b_map = tensors
     x_size, a_size, b_size = ITEM_SIZE[x_map[1]], ITEM_SIZE[a_map[1]], ITEM_SIZE[b_map[1]]
     zero = splat(like, 0.0)
     for row in range(first_task * rows // tasks, last_task * rows // tasks):
-        x_row, a_row = _row(x_map, row, height, width), _row(a_map, row, height, width)
-        b_row = _row(b_map, row, height, width)
+        x_row, a_row = _row(x_map, row, width), _row(a_map, row, width)
+        b_row = _row(b_map, row, width)
         of_a, of_b = zero, zero
         for c in range(width):
             a_at, b_at = a_row + c // a_map[4] * a_map[2], b_row + c // b_map[4] * b_map[2]
