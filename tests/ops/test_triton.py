@@ -51,7 +51,7 @@ def test_interpreted():
 
 
 def _resources(module: str, name: str, capability: int, real: str) -> dict[str, int]:
-    """Registers and bytes of stack of a kernel compiled for a GPU, read from its binary."""
+    """Registers and bytes of stack of a kernel compiled for a GPU, read from its binary; all offsets are 64-bit."""
     triton = pytest.importorskip("triton")
     import triton.language as tl
     from triton.backends.compiler import GPUTarget
@@ -87,6 +87,8 @@ def _resources(module: str, name: str, capability: int, real: str) -> dict[str, 
     source = triton.compiler.ASTSource(kernel, signature, constants)
     warps = 4 if name.startswith("conv") else 1
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": warps})
+    offsets = re.findall(r"tt\.addptr .* : .*, (?:tensor<[^>]*x)?(i\d+)>? loc", compiled.asm["ttir"])
+    assert len(offsets) > 5 and set(offsets) == {"i64"}, set(offsets)
     binary = Path(os.environ["TRITON_CACHE_DIR"]) / f"{name}.cubin"
     binary.write_bytes(compiled.asm["cubin"])
     command = [str(tools / "cuobjdump"), "--dump-resource-usage", str(binary)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 
 import pytest
@@ -94,6 +95,23 @@ def test_small_and_large_steps():
 def test_more_branches_than_one_launch_takes():
     inputs = sequence_inputs(batch=1, channels=33, length=2, states=2, groups_b=0)
     assert_matches_reference(selective_scan_fn, inputs, delta_softplus=True, return_last_state=True)
+
+
+def test_offsets_of_a_map_of_8192_by_8192_pixels():
+    """The corners' rows of a bf16 map (1, 8192, 8192, 2, 48): 12.9 GB of addresses, of which a few pages are used."""
+    size, channels = 8192, 48
+    memory = mmap.mmap(-1, size * size * 2 * channels * 2, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    whole = torch.frombuffer(memory, dtype=torch.bfloat16).view(1, size, size, 2, channels)
+    corners = whole[:, :: size - 1, :: size - 1]  # (1, 2, 2, 2, 48)
+    assert corners.stride(1) * (corners.shape[1] - 1) > 2**32
+    inputs = scan_inputs(1, 2, 2, 2, channels, 2, torch.bfloat16)
+    with torch.no_grad():
+        corners.copy_(inputs["u"])
+        far = {**inputs, "u": corners}
+        out, expected = (slice_scan(**x, delta_softplus=True, directions=("-x", "y")) for x in (far, inputs))
+        weight = torch.randn(channels, 4)
+        conv, expected_conv = (slice_conv1d(x["u"], weight, directions=("y", "-y")) for x in (far, inputs))
+    assert torch.equal(out, expected) and torch.equal(conv, expected_conv)
 
 
 def test_last_state_of_groups():

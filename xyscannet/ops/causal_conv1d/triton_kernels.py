@@ -21,7 +21,7 @@ def _convolve(x, step, e, weight, bias, t, steps, lane, on, TAPS: tl.constexpr, 
         s = t - (TAPS - 1) + j
         inside = ((s >= 0) & (s < steps))[:, None] & on[None, :]
         tap = tl.load(x + s[:, None] * step + lane[None, :] * e, mask=inside, other=0).to(REAL)
-        value += tl.load(weight + lane * TAPS + j, mask=on, other=0).to(REAL)[None, :] * tap
+        value += tl.load(weight + (lane * TAPS + j), mask=on, other=0).to(REAL)[None, :] * tap
     return value
 
 
@@ -78,7 +78,7 @@ def conv_backward(
     per_row = tl.cdiv(steps, TILE)
     lane = (tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)).to(tl.int64)
     on = lane < channels
-    tap = tl.arange(0, TAPS_PADDED)
+    tap = tl.arange(0, TAPS_PADDED).to(tl.int64)
     grad_weight = tl.zeros([TAPS_PADDED, BLOCK], REAL)
     grad_bias = tl.zeros([BLOCK], REAL)
     for tile in range(tl.program_id(0), batch * lines * per_row, tl.num_programs(0)):
@@ -105,7 +105,7 @@ def conv_backward(
                 value = _convolve(x + x_at, x_step, x_e, weight, bias, t, steps, lane, on, TAPS, REAL)
                 share = tl.sigmoid(value)
                 grad = grad * (share * (1.0 + value * (1.0 - share)))
-            total += tl.load(weight + lane * TAPS + j, mask=on, other=0).to(REAL)[None, :] * grad
+            total += tl.load(weight + (lane * TAPS + j), mask=on, other=0).to(REAL)[None, :] * grad
             grad_weight += tl.where((tap == j)[:, None], tl.sum(grad * here, 0)[None, :], 0.0)
             if j == TAPS - 1:
                 grad_bias += tl.sum(grad, 0)
@@ -114,4 +114,4 @@ def conv_backward(
     place = sums + (branch.to(tl.int64) * tl.num_programs(0) + tl.program_id(0)) * (TAPS + 1) * channels
     both = (tap < TAPS)[:, None] & on[None, :]
     tl.store(place + tap[:, None] * channels + lane[None, :], grad_weight, mask=both)
-    tl.store(place + TAPS * channels + lane, grad_bias, mask=on)
+    tl.store(place + (TAPS * channels + lane), grad_bias, mask=on)

@@ -277,5 +277,5 @@ def scan_backward(
                 tl.store(ddelta + ddelta_at + t * ddelta_step + lane * ddelta_e, d_step, mask=on & live)
     place = (k * tl.num_programs(0) + tl.program_id(0)) * (N + 2) * channels
     tl.store(sums + place + n[:, None] * channels + lane[None, :], grad_a, mask=both)
-    tl.store(sums + place + N * channels + lane, grad_d, mask=on)
-    tl.store(sums + place + (N + 1) * channels + lane, grad_shift, mask=on)
+    tl.store(sums + place + (N * channels + lane), grad_d, mask=on)
+    tl.store(sums + place + ((N + 1) * channels + lane), grad_shift, mask=on)
