@@ -8,9 +8,17 @@ import time
 from functools import partial
 
 import pytest
+import torch
 
 from xyscannet.analysis import timing
-from xyscannet.analysis.timing import high_water, peak_memory, time_in_turn
+from xyscannet.analysis.timing import (
+    Once,
+    copy_bandwidth,
+    high_water,
+    peak_memory,
+    time_in_turn,
+    time_short,
+)
 from xyscannet.errors import UnavailableError
 
 MIB = 2**20
@@ -39,6 +47,49 @@ def test_slow_calls_are_repeated_less(monkeypatch):
     assert {name: len(held.seconds) for name, held in timings.items()} == {"slow": 3, "slowest": 1, "fast": 6}
 
 
+def starved() -> object:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+def test_out_of_memory_leaves_the_others_in_the_race():
+    seen = []
+
+    def later() -> None:
+        seen.append("later")
+        if len(seen) == 3:
+            torch.empty(1 << 60, dtype=torch.uint8)  # more than any machine's address space
+
+    timings = time_in_turn({"none": starved, "later": later, "fine": lambda: None}, repeats=4)
+    assert [len(timings[name].seconds) for name in ("none", "later", "fine")] == [0, 0, 4]
+    assert timings["none"].median is None
+    assert len(seen) == 3
+
+
+def test_other_errors_are_not_hidden():
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        time_in_turn({"wrong": lambda: torch.ones(2, 3) @ torch.ones(2, 3)}, repeats=1)
+
+
+def test_a_call_is_made_at_the_first_call():
+    made = []
+    call = Once(lambda: made.append("made") or (lambda: len(made)))
+    assert made == []
+    assert [call(), call()] == [1, 1]
+
+
+def test_short_calls_are_timed_many_at_once():
+    calls = []
+    timings = time_short({"short": lambda: calls.append(1), "none": starved}, repeats=3)
+    assert len(calls) > 300
+    assert len(timings["short"].seconds) == 3 and 0 < timings["short"].median < 1e-4
+    assert timings["none"].seconds == ()
+
+
+def test_copy_bandwidth_counts_reads_and_writes(monkeypatch):
+    monkeypatch.setattr(timing, "time_in_turn", lambda calls, **_: {"copy": timing.Timing((0.5,))})
+    assert copy_bandwidth() == 2 * (256 * MIB) / 0.5
+
+
 def test_peak_memory_is_the_growth_in_the_call():
     assert 60 * MIB < peak_memory(partial, operator.mul, b"x", 64 * MIB) < 100 * MIB
     assert high_water() > 10 * MIB
@@ -51,8 +102,6 @@ def test_a_dead_process_is_an_error():
 
 @pytest.mark.gpu
 def test_gpu_times_wait_for_the_work_and_memory_is_torchs():
-    import torch
-
     x = torch.rand(4096, 4096, device="cuda")
     timings = time_in_turn(
         {"one": lambda: x @ x, "many": lambda: [x @ x for _ in range(20)]}, repeats=3, device="cuda"

@@ -1,21 +1,24 @@
 """Time and memory, measured so that they can be believed.
 
 Competitors take turns in one process, after warm-up; GPU times are taken with events and synchronised; CPU memory is
-the high-water mark of a process of its own.
+the high-water mark of a process of its own. What runs out of memory is told, the others go on.
 """
 
 from __future__ import annotations
 
+import gc
+import math
 import multiprocessing
 import re
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,39 +28,109 @@ from xyscannet.errors import UnavailableError
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of each repetition."""
+    """Seconds of each repetition; none where there was too little memory."""
 
     seconds: tuple[float, ...]
 
     @property
-    def median(self) -> float:
-        return statistics.median(self.seconds)
+    def median(self) -> float | None:
+        return statistics.median(self.seconds) if self.seconds else None
+
+
+@dataclass
+class Once:
+    """A call that is made when it is first called: `build()` returns it."""
+
+    build: Callable[[], Callable[[], object]]
+    _call: Callable[[], object] | None = None
+
+    def __call__(self) -> object:
+        if self._call is None:
+            self._call = self.build()
+        return self._call()
+
+
+def memory_is_out(error: BaseException) -> bool:
+    """Whether the error says that there is too little memory, of the GPU or of the machine."""
+    told = ("out of memory", "can't allocate memory", "_STATUS_ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and any(text in str(error) for text in told)
+    )
+
+
+def fits(call: Callable[[], object]) -> bool:
+    """Call it; False where it runs out of memory, which is then free again."""
+    try:
+        call()
+        return True
+    except Exception as error:
+        if not memory_is_out(error):
+            raise
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return False
 
 
 def time_in_turn(
-    calls: Mapping[str, Callable[[], object]],
+    calls: Mapping[Hashable, Callable[[], object]],
     *,
     repeats: int,
     device: torch.device | str = "cpu",
     warmup: int = 1,
     budget: float = 60.0,
-) -> dict[str, Timing]:
+) -> dict[Hashable, Timing]:
     """Time every call `repeats` times, one after another, round by round.
 
     Each call is warmed up `warmup` times first. A call whose first measured run shows that all its repetitions
-    would take longer than `budget` seconds is repeated less often, once at least.
+    would take longer than `budget` seconds is repeated less often, once at least. A call that runs out of memory
+    is not called again and has no times.
     """
     measure = _measure_cuda if torch.device(device).type == "cuda" else _measure_cpu
-    for call in calls.values():
-        for _ in range(warmup):
-            call()
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    seconds: dict[Hashable, list[float]] = {
+        name: [] for name, call in calls.items() if all(fits(call) for _ in range(warmup))
+    }
     for turn in range(repeats):
-        for name, call in calls.items():
-            if turn and turn >= budget / seconds[name][0]:
+        for name, taken in list(seconds.items()):
+            if turn and turn >= budget / taken[0]:
                 continue
-            seconds[name].append(measure(call))
-    return {name: Timing(tuple(values)) for name, values in seconds.items()}
+            if not fits(lambda call=calls[name], taken=taken: taken.append(measure(call))):
+                del seconds[name]
+    return {name: Timing(tuple(seconds.get(name, ()))) for name in calls}
+
+
+def time_short(
+    calls: Mapping[Hashable, Callable[[], object]],
+    *,
+    repeats: int,
+    device: torch.device | str = "cpu",
+    shortest: float = 2e-3,
+) -> dict[Hashable, Timing]:
+    """`time_in_turn` for calls of microseconds: each is timed so many at once that it takes `shortest` seconds."""
+    once = time_in_turn(calls, repeats=3, device=device, warmup=2, budget=1)
+    counts = {name: math.ceil(shortest / timing.median) for name, timing in once.items() if timing.median}
+
+    def many(name: Hashable) -> None:
+        for _ in range(counts[name]):
+            calls[name]()
+
+    loops = {name: partial(many, name) for name in counts}
+    timings = time_in_turn(loops, repeats=repeats, device=device, warmup=0, budget=20)
+    found = {name: Timing(tuple(s / counts[name] for s in timings[name].seconds)) for name in counts}
+    return {name: found.get(name, Timing(())) for name in calls}
+
+
+def copy_bandwidth(device: torch.device | str = "cpu", *, repeats: int = 9) -> float:
+    """Bytes a second that a copy of a large tensor reads and writes: 1 GiB on a GPU, 256 MiB on a CPU."""
+    device = torch.device(device)
+    source = torch.ones((1 << 28) if device.type == "cuda" else (1 << 26), device=device)
+    target = torch.empty_like(source)
+    timing = time_in_turn({"copy": lambda: target.copy_(source)}, repeats=repeats, device=device, warmup=2)[
+        "copy"
+    ]
+    if timing.median is None:
+        raise UnavailableError("too little memory to measure the copy bandwidth")
+    return 2 * source.nbytes / timing.median
 
 
 def _measure_cpu(call: Callable[[], object]) -> float:
