@@ -141,7 +141,8 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     """x (B, C, H, W) padded right and below to multiples of `multiple`: reflected, or replicated where the
     image is too small to reflect."""
     height, width = x.shape[2:]
-    right, below = -width % multiple, -height % multiple
+    # -n % multiple, which torch.compile cannot trace for sizes that vary
+    right, below = (multiple - 1 - (n - 1) % multiple for n in (width, height))
     if right:
         x = F.pad(x, (0, right, 0, 0), mode="reflect" if right < width else "replicate")
     if below:
