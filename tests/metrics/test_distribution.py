@@ -154,6 +154,14 @@ def test_fid_and_kid_share_features_and_go_on_after_an_interruption() -> None:
     assert kid.compute() == metric(KID, images, subsets=2).compute()
 
 
+def test_a_scipy_that_clean_fid_does_not_know_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from scipy import linalg
+
+    monkeypatch.setattr(linalg, "sqrtm", lambda matrix: matrix)
+    with pytest.raises(UnavailableError, match=r"clean-fid .* does not work with SciPy .*scipy<1\.18"):
+        metric(FID, sets(3)).compute()
+
+
 def test_sets_may_differ_in_number_and_size() -> None:
     restored, sharp = sets()
     fid = metric(FID, ([], []))

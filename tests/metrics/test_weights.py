@@ -186,9 +186,12 @@ def test_offline_nothing_connects_from_this_thread() -> None:
     from xyscannet.metrics.loading import loading
 
     other = []
-    with pytest.raises(
-        UnavailableError, match=r"the metric test cannot be loaded offline here: .*example\.org"
-    ), loading("test", offline=True):
+    with (
+        pytest.raises(
+            UnavailableError, match=r"the metric test cannot be loaded offline here: .*example\.org"
+        ),
+        loading("test", offline=True),
+    ):
         thread = threading.Thread(target=lambda: other.append(socket.getaddrinfo("127.0.0.1", 80)))
         thread.start()
         thread.join()

@@ -160,8 +160,14 @@ class FID(_OverFeatures):
         """{"fid": distance}."""
         sets = [self._features.of(name).astype(np.float64) for name in ("restored", "sharp")]
         moments = [moment for each in sets for moment in (each.mean(axis=0), np.cov(each, rowvar=False))]
-        with _quiet():
-            value = load("cleanfid.fid", "clean-fid").frechet_distance(*moments)
+        try:
+            with _quiet():
+                value = load("cleanfid.fid", "clean-fid").frechet_distance(*moments)
+        except TypeError as error:  # sqrtm lost an argument
+            raise UnavailableError(
+                f"clean-fid {version('clean-fid')} does not work with SciPy {version('scipy')} ({error}): "
+                "pip install 'scipy<1.18'"
+            ) from error
         return {"fid": self._finite(value)}
 
 
