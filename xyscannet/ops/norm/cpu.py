@@ -1,31 +1,22 @@
-"""Layer normalisation over the channels of each pixel, in one pass over channels-last memory, forward and backward.
+"""Layer normalisation of pixels on the CPU: compiled kernels, one pass forward and one backward.
 
-The definition is `layer_norm_reference`. The compiled CPU kernels compute in float32 (float64 for float64 tensors)
-whatever the stored type and keep nothing for the backward but the input. Parameter gradients are summed in two
-stages over a fixed number of pixel groups, so they do not depend on the number of threads.
+Parameter gradients are summed in two stages over a fixed number of pixel groups, so they do not depend on the number
+of threads.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numba import njit
 from torch import Tensor
 
-from xyscannet.ops.channels_last import describe, empty, kernels_read, real_type, rows
+from xyscannet.ops.channels_last import describe, real_type, rows
 from xyscannet.ops.compiling import compiled
-from xyscannet.ops.library import operator
 from xyscannet.ops.simd import ITEM_SIZE, LANES, load, read_lanes, splat, store, total, write_lanes
 from xyscannet.ops.threads import run_tasks
 
 _GROUPS = 32
-
-
-def layer_norm_reference(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """`(x - mean) / sqrt(variance + eps) * weight + bias` over the channels of x (B, C, H, W), biased variance."""
-    x = x.permute(0, 2, 3, 1)
-    return F.layer_norm(x, (x.shape[-1],), weight, bias, eps).permute(0, 3, 1, 2)
 
 
 @njit(inline="always")
@@ -104,35 +95,24 @@ def _valid(channels: int, real: np.dtype) -> np.ndarray:
     return wide
 
 
-@operator("layer_norm")
-def _layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    out = empty(x, x.shape[1])
-    if not kernels_read(x):
-        return out.copy_(layer_norm_reference(x, weight.to(x.dtype), bias.to(x.dtype), eps))
-    if x.numel():
-        source, target, real = rows(x), rows(out), real_type(x)
-        pixels, channels = source.shape
-        groups = min(_GROUPS, pixels)
-        parameters = _padded(weight, real), _padded(bias, real), _valid(channels, real)
-        tensors = (describe(source), describe(target))
-        run_tasks(_forward, (tensors, *parameters, eps, pixels, groups), groups, 8 * x.numel())
-    return out
+def forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float, out: Tensor) -> None:
+    """Fill `out` (B, C, H, W), channels-last."""
+    if not x.numel():
+        return
+    source, target, real = rows(x), rows(out), real_type(x)
+    pixels, channels = source.shape
+    groups = min(_GROUPS, pixels)
+    parameters = _padded(weight, real), _padded(bias, real), _valid(channels, real)
+    tensors = (describe(source), describe(target))
+    run_tasks(_forward, (tensors, *parameters, eps, pixels, groups), groups, 8 * x.numel())
 
 
-@operator("layer_norm_backward")
-def _layer_norm_backward(
-    x: Tensor, weight: Tensor, grad: Tensor, eps: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    dx, channels = empty(x, x.shape[1]), x.shape[1]
-    if not kernels_read(x, grad):
-        weights = weight.to(x.dtype), torch.zeros_like(weight, dtype=x.dtype)
-        pixels, upper = x.permute(0, 2, 3, 1), grad.permute(0, 2, 3, 1)
-        _, mean, scale = torch.native_layer_norm(pixels, [channels], *weights, eps)
-        found = torch.ops.aten.native_layer_norm_backward(
-            upper, pixels, [channels], mean, scale, *weights, [True, True, True]
-        )
-        return dx.copy_(found[0].permute(0, 3, 1, 2)), found[1].to(weight.dtype), found[2].to(weight.dtype)
-    real = real_type(x)
+def backward(
+    x: Tensor, weight: Tensor, grad: Tensor, eps: float, grads: tuple[Tensor, Tensor, Tensor]
+) -> None:
+    """Fill `grads`, the gradients of x (channels-last), weight and bias."""
+    dx, dweight, dbias = grads
+    real, channels = real_type(x), x.shape[1]
     sums = np.zeros((_GROUPS, 2, channels), real)
     if x.numel():
         source, upper, lower = rows(x), rows(grad), rows(dx)
@@ -141,32 +121,6 @@ def _layer_norm_backward(
         tensors = (describe(source), describe(upper), describe(lower))
         arguments = (tensors, _padded(weight, real), _valid(channels, real), eps, pixels, groups, sums)
         run_tasks(_backward, arguments, groups, 16 * x.numel())
-    dweight, dbias = torch.from_numpy(sums.sum(0)).to(weight.dtype)
-    return dx, dweight.clone(), dbias.clone()
-
-
-_layer_norm.register_fake(lambda x, weight, bias, eps: empty(x, x.shape[1]))
-_layer_norm_backward.register_fake(
-    lambda x, weight, grad, eps: (empty(x, x.shape[1]), torch.empty_like(weight), torch.empty_like(weight))
-)
-
-
-def _save(ctx, inputs, output) -> None:
-    x, weight, _, ctx.eps = inputs
-    ctx.save_for_backward(x, weight)
-
-
-def _gradient(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-    x, weight = ctx.saved_tensors
-    return *_layer_norm_backward(x, weight, grad, ctx.eps), None
-
-
-_layer_norm.register_autograd(_gradient, setup_context=_save)
-
-
-def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
-    """Normalises the channels of every pixel: x (B, C, H, W), weight and bias (C,) -> (B, C, H, W), channels-last.
-
-    Statistics are float32 (float64 for float64) whatever the type of x, which is also the type of the result.
-    """
-    return _layer_norm(x, weight, bias, eps)
+    total_weight, total_bias = torch.from_numpy(sums.sum(0))
+    dweight.copy_(total_weight)
+    dbias.copy_(total_bias)

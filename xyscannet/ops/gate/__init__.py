@@ -1,0 +1,25 @@
+"""`silu(gate) * value`, the gate of GDFN and VSSM, in one pass over channels-last memory, forward and backward.
+
+The definition is `silu_gate_reference`. The kernels compute in float32 (float64 for float64 tensors) whatever the
+stored type.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from xyscannet.ops.backends import active_backend
+from xyscannet.ops.gate import operator
+from xyscannet.ops.gate.reference import silu_gate_reference
+
+__all__ = ["silu_gate", "silu_gate_reference", "silu_mul"]
+
+
+def silu_gate(x: Tensor) -> Tensor:
+    """`silu(first half) * second half` of the channels: (B, 2C, H, W) -> (B, C, H, W), channels-last."""
+    return operator.silu_gate(x, active_backend(x.device.type))
+
+
+def silu_mul(gate: Tensor, value: Tensor) -> Tensor:
+    """`silu(gate) * value` for two maps (B, C, H, W) of any strides; the result is channels-last."""
+    return operator.silu_mul(gate, value, active_backend(value.device.type))

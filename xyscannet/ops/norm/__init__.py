@@ -1,0 +1,24 @@
+"""Layer normalisation over the channels of each pixel, in one pass over channels-last memory, forward and backward.
+
+The definition is `layer_norm_reference`. The kernels compute in float32 (float64 for float64 tensors) whatever the
+stored type and keep nothing for the backward but the input. Parameter gradients are summed in two stages, in an order
+that depends only on the sizes.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from xyscannet.ops.backends import active_backend
+from xyscannet.ops.norm import operator
+from xyscannet.ops.norm.reference import layer_norm_reference
+
+__all__ = ["layer_norm", "layer_norm_reference"]
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
+    """Normalises the channels of every pixel: x (B, C, H, W), weight and bias (C,) -> (B, C, H, W), channels-last.
+
+    Statistics are float32 (float64 for float64) whatever the type of x, which is also the type of the result.
+    """
+    return operator.layer_norm(x, weight, bias, eps, active_backend(x.device.type))

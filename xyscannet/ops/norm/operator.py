@@ -1,0 +1,56 @@
+"""Layer normalisation of pixels as a torch.library operator, opaque to torch.compile."""
+
+from __future__ import annotations
+
+import importlib
+
+from torch import Tensor
+
+from xyscannet.ops.channels_last import empty, kernels_read
+from xyscannet.ops.library import operator
+
+
+def _kernels(backend: str, *maps: Tensor):
+    """The kernels of a backend; those of the CPU read not every type, and the definition stands in."""
+    if backend == "cpu" and not kernels_read(*maps):
+        backend = "reference"
+    return importlib.import_module(f"xyscannet.ops.norm.{backend}")
+
+
+@operator("layer_norm")
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, backend: str) -> Tensor:
+    """x (B, C, H, W), weight and bias (C,) -> (B, C, H, W), channels-last."""
+    out = empty(x, x.shape[1])
+    _kernels(backend, x).forward(x, weight, bias, eps, out)
+    return out
+
+
+def _gradients(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return empty(x, x.shape[1]), weight.new_empty(weight.shape), weight.new_empty(weight.shape)
+
+
+@operator("layer_norm_backward")
+def layer_norm_backward(
+    x: Tensor, weight: Tensor, grad: Tensor, eps: float, backend: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of x, weight and bias of `layer_norm`."""
+    grads = _gradients(x, weight)
+    _kernels(backend, x, grad).backward(x, weight, grad, eps, grads)
+    return grads
+
+
+layer_norm.register_fake(lambda x, weight, bias, eps, backend: empty(x, x.shape[1]))
+layer_norm_backward.register_fake(lambda x, weight, grad, eps, backend: _gradients(x, weight))
+
+
+def _save(ctx, inputs, output) -> None:
+    x, weight, _, ctx.eps, ctx.backend = inputs
+    ctx.save_for_backward(x, weight)
+
+
+def _gradient(ctx, grad: Tensor) -> tuple:
+    x, weight = ctx.saved_tensors
+    return *layer_norm_backward(x, weight, grad, ctx.eps, ctx.backend), None, None
+
+
+layer_norm.register_autograd(_gradient, setup_context=_save)
