@@ -46,6 +46,19 @@ def conv_inputs(batch=2, height=3, width=5, branches=4, channels=12, taps=4, dty
     return {name: x.detach().requires_grad_() for name, x in inputs.items() if x is not None}
 
 
+def mixer_inputs(batch, height, width, branches, channels, rank=2, states=16, taps=4, dtype=torch.float32):
+    return {
+        "xz": torch.randn(batch, height, width, branches, 2 * channels).to(dtype),
+        "conv_weight": torch.randn(channels, taps) / 2,
+        "conv_bias": torch.randn(channels) / 2,
+        "x_proj": torch.randn(rank + 2 * states, channels) / channels**0.5,
+        "dt_weight": torch.randn(channels, rank) / 2,
+        "dt_bias": torch.randn(channels) - 2,
+        "A": -torch.rand(channels, states) * 4,
+        "D": torch.randn(channels),
+    }
+
+
 def run(function, inputs, weights=None, **options):
     """The result(s) and the gradient of every input for one fixed random cotangent."""
     results = function(**inputs, **options)

@@ -1,8 +1,9 @@
-"""Two faults of Triton's interpreter, worked around for the tests that interpret kernels; importing this is enough."""
+"""Faults of Triton's interpreter, worked around for the tests that interpret kernels; importing this is enough."""
 
 from __future__ import annotations
 
 import numpy as np
+import triton.language as tl
 from triton.runtime import interpreter
 
 
@@ -33,5 +34,20 @@ def _masks_are_boolean() -> None:
     builder.create_masked_store = boolean(builder.create_masked_store, 2)
 
 
+def _products_of_bf16() -> None:
+    """Triton 3.6 to 3.9 keep bf16 as uint16 and multiply matrices of these integers."""
+    builder = interpreter.InterpreterBuilder
+    dot = builder.create_dot
+
+    def widened(handle):
+        if handle.dtype.scalar != tl.bfloat16:
+            return handle
+        data = (handle.data.astype(np.uint32) << 16).view(np.float32)
+        return interpreter.TensorHandle(data, tl.float32)
+
+    builder.create_dot = lambda self, a, b, *rest: dot(self, widened(a), widened(b), *rest)
+
+
+_products_of_bf16()
 _scalars_are_indices()
 _masks_are_boolean()

@@ -139,10 +139,10 @@ def test_long_rows_are_walked_in_parts(monkeypatch, size, directions):
     from xyscannet.ops.selective_scan import triton
 
     cuts = []
-    cut = triton._cut
+    cut = triton.cut
     monkeypatch.setattr(triton, "PART", 4 * triton.GROUP)
     monkeypatch.setattr(triton, "CHUNK", 4)
-    monkeypatch.setattr(triton, "_cut", lambda *args: cuts.append(cut(*args)) or (-(-max(size) // 8), 8))
+    monkeypatch.setattr(triton, "cut", lambda *args: cuts.append(cut(*args)) or (-(-max(size) // 8), 8))
     inputs = scan_inputs(1, *size, len(directions), 12, 3)
     inputs["u"] = among_nan(inputs["u"], (0, 3, 4, 1, 2))
     assert_matches_reference(slice_scan, inputs, delta_softplus=True, directions=directions)
@@ -158,12 +158,12 @@ def test_last_state_of_a_row_in_parts(monkeypatch):
 
 
 def test_rows_are_cut_only_where_they_are_few_and_long():
-    from xyscannet.ops.selective_scan.triton import PART, _cut
+    from xyscannet.ops.selective_scan.triton import PART, cut
 
-    assert _cut((1, 1, 1280, 1, 48), ("x",)) == (40, PART)
-    assert _cut((1, 720, 1280, 2, 48), ("x", "y"))[0] == 1
-    assert _cut((1, 1, 2 * PART, 1, 48), ("x",))[0] == 1
-    assert _cut((2, 3, 5, 4, 12), DIRECTIONS) == (1, 8)
+    assert cut((1, 1, 1280, 1, 48), ("x",)) == (40, PART)
+    assert cut((1, 720, 1280, 2, 48), ("x", "y"))[0] == 1
+    assert cut((1, 1, 2 * PART, 1, 48), ("x",))[0] == 1
+    assert cut((2, 3, 5, 4, 12), DIRECTIONS) == (1, 8)
 
 
 def test_programs_share_many_rows(monkeypatch):

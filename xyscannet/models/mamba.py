@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from xyscannet.models.layers import linear_channels_last
-from xyscannet.ops import slice_conv1d, slice_scan
+from xyscannet.ops.linear import linear_channels_last
+from xyscannet.ops.mixer import mamba_mixer
 
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 0.1, 1e-4
 
@@ -60,10 +60,8 @@ class Mamba(nn.Module):
 
     def inner(self, x: Tensor, directions: tuple[str, ...]) -> Tensor:
         """Everything before out_proj: (B, H, W, K, d_model) -> (B, H, W, K, E)."""
-        u, z = linear_channels_last(x, self.in_proj.weight).chunk(2, dim=-1)  # (B, H, W, K, E) each
-        u = slice_conv1d(u, self.conv1d.weight[:, 0], self.conv1d.bias, "silu", directions)
-        dbc = linear_channels_last(u, self.x_proj.weight)  # (B, H, W, K, dt_rank + 2N)
-        dt, B, C = dbc.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        delta = linear_channels_last(dt.contiguous(), self.dt_proj.weight)  # (B, H, W, K, E)
+        xz = linear_channels_last(x, self.in_proj.weight)  # (B, H, W, K, 2E)
+        taps, bias = self.conv1d.weight[:, 0], self.conv1d.bias
         A = -torch.exp(self.A_log.float())  # (E, N)
-        return slice_scan(u, delta, A, B, C, self.D, z, self.dt_proj.bias, True, directions)
+        projections = self.x_proj.weight, self.dt_proj.weight, self.dt_proj.bias
+        return mamba_mixer(xz, taps, bias, *projections, A, self.D, directions)

@@ -44,7 +44,7 @@ def _rows(shape: Sequence[int], directions: Sequence[str]) -> int:
     return sum(shape[0] * (shape[2] if way.endswith("y") else shape[1]) for way in directions)
 
 
-def _cut(shape: Sequence[int], directions: Sequence[str]) -> tuple[int, int]:
+def cut(shape: Sequence[int], directions: Sequence[str]) -> tuple[int, int]:
     """Parts of a row and steps of a part: one part of any length, unless there are few rows for a GPU."""
     batch, height, width, _, channels = shape
     longest = most(width, height, directions)
@@ -54,7 +54,7 @@ def _cut(shape: Sequence[int], directions: Sequence[str]) -> tuple[int, int]:
     return triton.cdiv(longest, PART), PART
 
 
-def _starts(images, rates, bias, softplus, cut, grid, place) -> Tensor:
+def _starts(images, rates, bias, softplus, part, grid, place) -> Tensor:
     """The state at the start of every part, (K, items, N, E); `place` is (batch, height, width, vertical, reverse)."""
     u, delta, B = images
     batch, height, width, vertical, reverse = place
@@ -67,12 +67,12 @@ def _starts(images, rates, bias, softplus, cut, grid, place) -> Tensor:
         *(u, delta, rates, B, bias, ends, spent),
         *(*strides(u), *strides(delta), *strides(B), *_both_strides(bias)),
         *map(last_stride, (u, delta, B)),
-        *(batch, height, width, channels, vertical, reverse, cut[0], grid[0], cut[1]),
+        *(batch, height, width, channels, vertical, reverse, part[0], grid[0], part[1]),
         GROUP=GROUP,
         **constants,
     )
-    triton_parts.part_starts[grid[0] // cut[0], grid[1], grid[2]](
-        *(rates, ends, spent, batch, height, width, channels, vertical, cut[0], grid[0]),
+    triton_parts.part_starts[grid[0] // part[0], grid[1], grid[2]](
+        *(rates, ends, spent, batch, height, width, channels, vertical, part[0], grid[0]),
         **{name: constants[name] for name in ("N", "NP", "BLOCK", "REAL", "num_warps")},
     )
     return ends
@@ -131,21 +131,21 @@ def forward(
         a_k, d_k, bias_k, states_k = parameters
         last_k = None if final is None else final[_rows(u.shape, directions[:first]) :]
         ways = directions[first : first + count]
-        cut = _cut((batch, height, width, count, channels), ways)
-        items = batch * most(height, width, ways) * cut[0]
+        part = cut((batch, height, width, count, channels), ways)
+        items = batch * most(height, width, ways) * part[0]
         grid = (items, triton.cdiv(channels, BLOCK), count)
         with torch.cuda.device_of(u):
             start_k = None
-            if cut[0] > 1:
+            if part[0] > 1:
                 place = (batch, height, width, vertical, reverse)
-                start_k = _starts((u_k, delta_k, b_k), a_k, bias_k, delta_softplus, cut, grid, place)
+                start_k = _starts((u_k, delta_k, b_k), a_k, bias_k, delta_softplus, part, grid, place)
             kernels.scan_forward[grid](
                 *(u_k, delta_k, a_k, b_k, c_k, d_k, z_k, bias_k, out_k, states_k, last_k, start_k),
                 *(*strides(u_k), *strides(delta_k), *strides(b_k), *strides(c_k)),
                 *(*_both_strides(d_k), *strides(z_k), *_both_strides(bias_k), *strides(out_k)),
                 *map(last_stride, (u_k, delta_k, b_k, c_k, z_k, out_k)),
                 *(batch, height, width, channels, vertical, reverse, _chunks(u.shape, directions)),
-                *(cut[0], items, cut[1]),
+                *(part[0], items, part[1]),
                 GROUP=GROUP,
                 **_constants(u, A.shape[2], delta_softplus),
             )

@@ -1,0 +1,74 @@
+"""The middle of Mamba's mixer: convolution, projections and scan, in two walks over the image on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from xyscannet.ops.backends import active_backend
+from xyscannet.ops.library import operator
+from xyscannet.ops.mixer import reference
+
+__all__ = ["mamba_mixer"]
+
+MOST_TAPS, MOST_RANK = 4, 8  # of the fused kernels: what a lane keeps in registers
+_TYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@operator(
+    "mixer",
+    schema="(Tensor xz, Tensor conv_weight, Tensor conv_bias, Tensor x_proj, Tensor dt_weight, Tensor dt_bias, "
+    "Tensor A, Tensor D, str directions) -> Tensor",
+)
+def _mixer(xz, conv_weight, conv_bias, x_proj, dt_weight, dt_bias, A, D, directions):
+    """The fused forward in Triton; no gradient."""
+    from xyscannet.ops.mixer import triton
+
+    out = xz.new_empty((*xz.shape[:4], xz.shape[4] // 2))
+    triton.forward(xz, conv_weight, conv_bias, x_proj, dt_weight, dt_bias, A, D, directions.split(","), out)
+    return out
+
+
+_mixer.register_fake(lambda xz, *rest: xz.new_empty((*xz.shape[:4], xz.shape[4] // 2)))
+
+
+def mamba_mixer(
+    xz: Tensor,
+    conv_weight: Tensor,
+    conv_bias: Tensor,
+    x_proj: Tensor,
+    dt_weight: Tensor,
+    dt_bias: Tensor,
+    A: Tensor,
+    D: Tensor,
+    directions: Sequence[str],
+) -> Tensor:
+    """u, z = halves of xz; u = silu(conv1d(u)); delta, B, C = projections of u; scan(u, delta, A, B, C, D) silu(z).
+
+    xz: (B, H, W, K, 2E); conv_weight (E, taps), conv_bias (E,); x_proj (dt_rank + 2N, E); dt_weight (E, dt_rank),
+    dt_bias (E,); A (E, N); D (E,). Branch k runs along directions[k] ("x", "-x", "y", "-y"). Returns (B, H, W, K, E)
+    in xz's type. Differentiable in every input.
+
+    On a GPU without gradients it runs as two kernels: one convolves and projects to delta's rank, B and C; the
+    other walks the rows, convolves again in registers, expands delta and scans. Neither the convolved u nor delta
+    goes through memory, 37 % less of it than operator by operator (C = 48). Few long rows, which are better cut in
+    parts, and everything else run operator by operator.
+    """
+    weights = (conv_weight, conv_bias, x_proj, dt_weight, dt_bias, A, D)
+    if _fused(xz, weights, directions):
+        return _mixer(xz, *weights, ",".join(directions))
+    return reference.mixer(xz, *weights, directions)
+
+
+def _fused(xz: Tensor, weights: Sequence[Tensor], directions: Sequence[str]) -> bool:
+    if active_backend(xz.device.type) != "triton" or xz.dtype not in _TYPES:
+        return False
+    if torch.is_grad_enabled() and any(x.requires_grad for x in (xz, *weights)):
+        return False
+    if weights[0].shape[1] > MOST_TAPS or weights[3].shape[1] > MOST_RANK:
+        return False
+    from xyscannet.ops.selective_scan.triton import cut
+
+    return cut((*xz.shape[:4], xz.shape[4] // 2), directions)[0] == 1
