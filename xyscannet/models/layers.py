@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from xyscannet.ops.gate import silu_gate
+from xyscannet.ops.depthwise import depthwise_silu_gate
 from xyscannet.ops.norm import layer_norm
 
 
@@ -58,8 +58,8 @@ class GDFN(nn.Module):
         self.project_out = pointwise(hidden, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.dwconv(self.project_in(x))  # (B, 2h, H, W)
-        return self.project_out(silu_gate(x))  # (B, C, H, W)
+        x = depthwise_silu_gate(self.project_in(x), self.dwconv.weight)  # (B, h, H, W)
+        return self.project_out(x)  # (B, C, H, W)
 
 
 class Downsample(nn.Module):

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from xyscannet.models.layers import depthwise, pointwise
 from xyscannet.models.scanners import SCANNERS
+from xyscannet.ops.depthwise import depthwise_conv
 from xyscannet.ops.gate import silu_mul
 
 
@@ -28,5 +29,5 @@ class VSSM(nn.Module):
         self.proj_out = pointwise(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        features, gate = self.dwconv(self.proj_in(x)).chunk(2, dim=1)  # (B, C, H, W) each
+        features, gate = depthwise_conv(self.proj_in(x), self.dwconv.weight).chunk(2, dim=1)  # (B, C, H, W)
         return self.proj_out(silu_mul(gate, self.scanner(features)))

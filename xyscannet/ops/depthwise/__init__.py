@@ -1,0 +1,41 @@
+"""Depth-wise 3x3 convolution of channels-last maps, plain or with GDFN's gate, in one pass on GPUs.
+
+On the CPU both run as torch's convolution, which is as fast, followed by the compiled gate.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from xyscannet.ops.backends import active_backend
+from xyscannet.ops.depthwise import reference
+from xyscannet.ops.depthwise.operator import depthwise
+
+__all__ = ["depthwise_conv", "depthwise_silu_gate"]
+
+
+def depthwise_conv(x: Tensor, weight: Tensor) -> Tensor:
+    """3x3 convolution of every channel by itself, zero padding: x (B, C, H, W), weight (C, 1, 3, 3) -> (B, C, H, W).
+
+    Sums are float32 (float64 for float64) whatever the type of x, which is also the type of the result.
+    Raises ValueError where the shapes do not fit.
+    """
+    return _run(x, weight, False)
+
+
+def depthwise_silu_gate(x: Tensor, weight: Tensor) -> Tensor:
+    """`silu(first half) * second half` of the channels of `depthwise_conv(x, weight)`: (B, 2C, H, W) -> (B, C, H, W).
+
+    Raises ValueError where the shapes do not fit or the number of channels is odd.
+    """
+    return _run(x, weight, True)
+
+
+def _run(x: Tensor, weight: Tensor, gated: bool) -> Tensor:
+    if x.dim() != 4 or weight.shape != (x.shape[1], 1, 3, 3):
+        raise ValueError(f"x has shape {tuple(x.shape)}, weight {tuple(weight.shape)}, expected (C, 1, 3, 3)")
+    if gated and x.shape[1] % 2:
+        raise ValueError(f"{x.shape[1]} channels have no halves")
+    if active_backend(x.device.type) == "triton":
+        return depthwise(x, weight, gated, "triton")
+    return (reference.depthwise_silu_gate if gated else reference.depthwise_conv)(x, weight)
