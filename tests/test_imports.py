@@ -30,6 +30,7 @@ ALLOWED = {
     "losses": set(),
     "inference": MODELS | {"checkpoint", "images", "video"},
     "training": MODELS | {"checkpoint"} | PLAIN,
+    "evaluation": MODELS | {"checkpoint", "inference", "images", "data", "metrics", "reports"},
     "analysis": MODELS | {"checkpoint", "inference", "training", "video"} | PLAIN,
     "reports": set(),
     "errors": set(),

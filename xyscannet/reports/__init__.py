@@ -1,0 +1,1 @@
+"""Plain data to tables, figures and pages. Knows no torch."""
