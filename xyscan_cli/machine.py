@@ -177,3 +177,20 @@ def gpus() -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def gpu_stack(index: int) -> dict[str, Any]:
+    """What a GPU's figures depend on: its name and the versions below torch."""
+    import torch
+
+    driver = None
+    with suppress(OSError, subprocess.SubprocessError, IndexError):
+        query = ["nvidia-smi", f"--id={index}", "--query-gpu=driver_version", "--format=csv,noheader"]
+        run = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True)
+        driver = run.stdout.split()[0]
+    return {
+        "device": torch.cuda.get_device_name(index),
+        "driver": driver,
+        "cuda": torch.version.cuda,
+        "triton": _version("triton"),
+    }

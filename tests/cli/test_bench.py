@@ -10,7 +10,6 @@ import torch
 from typer.testing import CliRunner
 
 from xyscan_cli.app import app
-from xyscan_cli.commands import bench as command
 from xyscannet import checkpoint
 from xyscannet.analysis import bench
 from xyscannet.models import XYScanNet, XYScanNetConfig
@@ -42,10 +41,10 @@ def test_table_and_files(tiny, tmp_path):
     table, markdown, record = tmp_path / "a.csv", tmp_path / "a.md", tmp_path / "a.json"
     result = small(tiny, "--scan", "cpu,reference", "--csv", table, "--markdown", markdown, "--json", record)
     lines = result.stdout.splitlines()
-    assert lines[0].split()[:4] == command.HEADER[:4]
-    assert [line.split()[:4] for line in lines[1:]] == [
-        ["tiny.safetensors", "16x24", "fp32", "cpu"],
-        ["tiny.safetensors", "16x24", "fp32", "reference"],
+    assert lines[0].split()[:5] == ["network", "form", "size", "dtype", "scan"]
+    assert [line.split()[:5] for line in lines[1:]] == [
+        ["tiny.safetensors", "fused", "16x24", "fp32", "cpu"],
+        ["tiny.safetensors", "fused", "16x24", "fp32", "reference"],
     ]
     with table.open() as file:
         rows = list(csv.DictReader(file))
@@ -54,6 +53,34 @@ def test_table_and_files(tiny, tmp_path):
     assert [row["scan"] for row in rows] == ["cpu", "reference"]
     assert markdown.read_text().count("| tiny.safetensors |") == 2
     assert {path.name for path in tmp_path.iterdir()} == {"a.csv", "a.md", "a.json", tiny.name}
+
+
+def test_compared_networks_and_forms_have_ratios(tiny, tmp_path):
+    other = tmp_path / "other.safetensors"
+    checkpoint.save(other, XYScanNet(TINY), TINY)
+    result = small(tiny, "--compare", other, "--forms", "unfused,eager-loop", "--json", "-")
+    found = json.loads(result.stdout)["results"]
+    cases = [(each["case"]["model"], each["case"]["form"]) for each in found]
+    assert cases == [(str(f), form) for f in (tiny, other) for form in ("unfused", "eager-loop")]
+    for each in found:
+        assert each["time_ratio"] == pytest.approx(each["seconds"] / found[0]["seconds"])
+
+
+def test_training_steps(tiny):
+    header, row = small(tiny, "--train", "--batch", 2).stdout.splitlines()
+    assert "gradient error" in header and "PSNR" not in header and "peak MiB" not in header
+    assert row.split()[:5] == ["tiny.safetensors", "unfused", "16x24x2", "fp32", "cpu"]
+
+
+def test_too_little_memory_is_a_row(tiny, monkeypatch):
+    def failing(model, case):
+        def step():
+            raise MemoryError
+
+        return step
+
+    monkeypatch.setattr(bench, "call", failing)
+    assert "out of memory" in small(tiny).stdout
 
 
 def test_json_on_stdout_is_alone(tiny):
@@ -65,13 +92,16 @@ def test_json_on_stdout_is_alone(tiny):
         "width": 24,
         "dtype": "fp32",
         "scan": "cpu",
+        "form": "fused",
+        "batch": 1,
+        "train": False,
     }
     assert record["machine"]["torch"] == torch.__version__
     assert "parity" in result.stderr
 
 
 def test_json_without_infinities(tiny, monkeypatch):
-    monkeypatch.setattr(bench, "compare", lambda *_: (0.0, float("inf")))
+    monkeypatch.setattr(bench, "compare", lambda *_: bench.Parity(0.0, float("inf")))
     stdout = small(tiny, "--json", "-").stdout
     assert json.loads(stdout, parse_constant=pytest.fail)["results"][0]["psnr"] is None
 

@@ -71,7 +71,7 @@ def test_broken_package_is_a_problem(monkeypatch, tmp_path):
 
 
 def test_wrong_results_are_a_problem(monkeypatch):
-    monkeypatch.setattr(bench, "compare", lambda *_: (0.3, 12.0))
+    monkeypatch.setattr(bench, "compare", lambda *_: bench.Parity(0.3, 12.0))
     result = run()
     assert result.exit_code == 3
     assert "WRONG" in result.stdout

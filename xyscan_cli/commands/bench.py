@@ -8,8 +8,11 @@ import json
 import math
 import os
 import re
+import shlex
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,20 +26,26 @@ if TYPE_CHECKING:
 
     from xyscannet.analysis.bench import Result
 
-HEADER = [
-    "network",
-    "size",
-    "dtype",
-    "scan",
-    "ms",
-    "MP/s",
-    "GFLOP/s",
-    "peak MiB",
-    "scan ms",
-    "scan G/s",
-    "max error",
-    "PSNR dB",
-]
+COLUMNS: dict[str, Callable[[Result], str | None]] = {
+    "network": lambda r: Path(r.case.model).name,
+    "form": lambda r: r.case.form,
+    "size": lambda r: f"{r.case.height}x{r.case.width}" + (f"x{r.case.batch}" if r.case.batch > 1 else ""),
+    "dtype": lambda r: r.case.dtype,
+    "scan": lambda r: r.case.scan,
+    "ms": lambda r: r.failure or f"{r.seconds * 1e3:.1f}",
+    "x time": lambda r: _figure(r.time_ratio, ".2f"),
+    "MP/s": lambda r: _figure(r.megapixels_per_second, ".3f"),
+    "GFLOP/s": lambda r: _figure(r.gflops, ".1f"),
+    "peak MiB": lambda r: _figure(r.peak_bytes, ".0f", 2**20),
+    "x memory": lambda r: _figure(r.memory_ratio, ".2f"),
+    "scan ms": lambda r: _figure(r.scan_seconds, ".1f", 1e-3),
+    "scan G/s": lambda r: _figure(r.scan_rate, ".2f", 1e9),
+    "max error": lambda r: _figure(r.max_error, ".1e"),
+    "PSNR dB": lambda r: _figure(r.psnr, ".1f"),
+    "gradient error": lambda r: _figure(r.gradient_error, ".1e"),
+}
+WORDS = 5  # the first columns, which are not figures
+ALIASES = {"mambair": "mambair-variant"}
 
 
 def command(
@@ -55,6 +64,25 @@ def command(
             "--scan", metavar="auto|NAME,...", help="Scan backends; auto takes the one that runs by default."
         ),
     ] = "auto",
+    forms: Annotated[
+        str | None,
+        typer.Option(
+            "--forms",
+            metavar="NAME,...",
+            help="How to execute: eager-loop, eager-cuda, unfused, fused, compiled, graph. "
+            "Default fused; unfused with --train.",
+        ),
+    ] = None,
+    compare: Annotated[
+        str | None,
+        typer.Option(
+            "--compare", metavar="NAME|FILE,...", help="More networks, measured in turn with --models."
+        ),
+    ] = None,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Images at once.")] = 1,
+    train: Annotated[
+        bool, typer.Option("--train", help="Training steps (forward, backward, Adam) instead of forwards.")
+    ] = False,
     device: options.DeviceOption = "auto",
     repeats: Annotated[int, typer.Option("--repeats", min=1, help="Repetitions; the median is shown.")] = 5,
     memory: Annotated[bool, typer.Option("--memory/--no-memory", help="Measure peak memory too.")] = True,
@@ -69,11 +97,12 @@ def command(
 ) -> None:
     """Measure networks: time, arithmetic rate, peak memory, scan rate, and the error against the definition.
 
-    Competitors take turns after a warm-up; GPU times are synchronised. Memory is what one forward adds. The
-    scan's rate is in state updates a second, its scans run alone. The error is that of the chosen type and
-    scan on a 64x96 image in [0, 1], against the network in float64 with the reference scan.
+    Competitors take turns after a warm-up; GPU times are synchronised. The ratios of time and memory are to the
+    first row of the same size and type. Memory is what one forward or training step adds to the weights. The scan's
+    rate is in state updates a second, its scans run alone. Errors are against the network in float64 with the
+    reference scan: of a 64x96 image in [0, 1], or of all gradients of a training step.
 
-    Example:  xyscan bench --models xyscannet-b --sizes 256x256,720x1280 --dtypes fp32,bf16 --scan cpu,reference
+    Example:  xyscan bench --models xyscannet-b --compare mambair --sizes 256x256,720x1280 --dtypes fp32,bf16
     """
     console.set_quiet(quiet)
     shapes = [parse_size(text) for text in listed(sizes, "--sizes")]
@@ -92,24 +121,27 @@ def command(
     if place.type not in ("cpu", "cuda"):
         raise ConfigError(f"--device {device}: measuring is possible on cpu and cuda only")
     names = _backends(listed(scans, "--scan"), place)
-    results = list(
-        bench.run(
-            listed(models, "--models"),
-            shapes,
-            kinds,
-            names,
-            device=place,
-            repeats=repeats,
-            memory=memory,
-            tell=console.say,
-        )
+    networks = listed(models, "--models") + (listed(compare, "--compare") if compare else [])
+    measured = bench.run(
+        list(dict.fromkeys(ALIASES.get(name, name) for name in networks)),
+        shapes,
+        kinds,
+        names,
+        forms=listed(forms, "--forms") if forms else None,
+        batch=batch,
+        train=train,
+        device=place,
+        repeats=repeats,
+        memory=memory,
+        tell=console.say,
     )
-    record = {"machine": _machine(place), "results": [_plain(result) for result in results]}
-    rows = [_row(result) for result in results]
+    results = bench.with_ratios(list(measured))
+    record = {"machine": _machine(place), "command": _command_line(), "results": [_plain(r) for r in results]}
+    header, rows = _table(results)
     if json_path == "-":
         console.data(record)
     else:
-        tables.show(HEADER, rows, right=range(4, len(HEADER)))
+        tables.show(header, rows, right=range(WORDS, len(header)))
         if any(result.weights == "random" for result in results):
             console.say("networks without embedded weights ran with random ones")
     if json_path not in (None, "-"):
@@ -117,7 +149,7 @@ def command(
     if csv_path is not None:
         _write(csv_path, lambda file: _write_csv(file, results))
     if markdown is not None:
-        _write(markdown, lambda file: file.write(_markdown(rows, record["machine"])))
+        _write(markdown, lambda file: file.write(_markdown(header, rows, record)))
 
 
 def listed(text: str, option: str) -> list[str]:
@@ -159,13 +191,20 @@ def _machine(device: torch.device) -> dict[str, Any]:
 
     import xyscannet
 
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else machine.cpu()["name"]
-    return {
-        "device": name,
+    found = {
+        "device": machine.cpu()["name"],
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "xyscannet": xyscannet.__version__,
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
     }
+    if device.type != "cuda":
+        return found
+    return found | machine.gpu_stack(device.index or 0)
+
+
+def _command_line() -> str:
+    return shlex.join(["xyscan", *sys.argv[1:]])
 
 
 def _plain(result: Result) -> dict[str, Any]:
@@ -177,28 +216,23 @@ def _plain(result: Result) -> dict[str, Any]:
     }
 
 
-def _row(result: Result) -> list[str]:
-    case = result.case
-    return [
-        Path(case.model).name,
-        f"{case.height}x{case.width}",
-        case.dtype,
-        case.scan,
-        f"{result.seconds * 1e3:.1f}",
-        f"{result.megapixels_per_second:.3f}",
-        f"{result.gflops:.1f}",
-        "-" if result.peak_bytes is None else f"{result.peak_bytes / 2**20:.0f}",
-        f"{result.scan_seconds * 1e3:.1f}",
-        f"{result.scan_rate / 1e9:.2f}",
-        f"{result.max_error:.1e}",
-        f"{result.psnr:.1f}",
-    ]
+def _figure(value: float | None, form: str, unit: float = 1) -> str | None:
+    return None if value is None else format(value / unit, form)
 
 
-def _markdown(rows: Sequence[Sequence[str]], place: dict[str, Any]) -> str:
-    lines = [HEADER, ["---"] * 4 + ["---:"] * (len(HEADER) - 4), *rows]
-    foot = f"{place['device']}, {place['threads']} threads, torch {place['torch']}"
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines) + f"\n{foot}.\n"
+def _table(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows; without the columns that no result has a figure for."""
+    cells = {title: [make(result) for result in results] for title, make in COLUMNS.items()}
+    kept = {title: column for title, column in cells.items() if any(cell is not None for cell in column)}
+    return list(kept), [[cell or "-" for cell in row] for row in zip(*kept.values(), strict=True)]
+
+
+def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]], record: dict[str, Any]) -> str:
+    place = record["machine"]
+    lines = [header, ["---"] * WORDS + ["---:"] * (len(header) - WORDS), *rows]
+    foot = f"{place['device']}, {place['threads']} threads, torch {place['torch']}, {place['date']}"
+    table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return f"{table}\n`{record['command']}`\n\n{foot}.\n"
 
 
 def _write_csv(file: Any, results: Sequence[Result]) -> None:

@@ -97,6 +97,7 @@ def _self_check() -> list[dict[str, Any]]:
 
     from xyscannet import ops
     from xyscannet.analysis import bench
+    from xyscannet.analysis.cases import Case
 
     checks = []
     for device in ["cpu"] + ["cuda"] * torch.cuda.is_available():
@@ -104,16 +105,16 @@ def _self_check() -> list[dict[str, Any]]:
         for backend in ops.backends():
             if not backend.serves(device) or backend.name == "reference":
                 continue
-            error, psnr = bench.compare(model, "fp32", backend.name)
+            parity = bench.compare(model, Case(SELF_CHECK, 0, 0, "fp32", backend.name))
             checks.append(
                 {
                     "network": SELF_CHECK,
                     "weights": weights,
                     "device": device,
                     "scan": backend.name,
-                    "max_error": error,
-                    "psnr": psnr,
-                    "right": psnr >= SELF_CHECK_PSNR,
+                    "max_error": parity.max_error,
+                    "psnr": parity.psnr,
+                    "right": parity.psnr >= SELF_CHECK_PSNR,
                 }
             )
     return checks

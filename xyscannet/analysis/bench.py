@@ -4,45 +4,51 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 
-from xyscannet import checkpoint
+from xyscannet.analysis import forms as execution
+from xyscannet.analysis.cases import DTYPES, SEED, Case, call, forward, load, prepare, trainable
 from xyscannet.analysis.complexity import Complexity, ScanShape, count
-from xyscannet.analysis.timing import Timing, peak_memory, time_in_turn
+from xyscannet.analysis.timing import Once, Timing, memory_is_out, peak_memory, time_in_turn
+from xyscannet.errors import UnavailableError
 from xyscannet.models import XYScanNet, zoo
 from xyscannet.ops import slice_scan, use_backend
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PARITY_SIZE = (64, 96)  # pixels; the definition is slow and in float64
-SEED = 0
+GRADIENT_SIZE = (24, 32)
 
 
 @dataclass(frozen=True)
-class Case:
-    """What is measured: a network's name or file, image height and width, type ("fp32", ...), scan backend."""
+class Parity:
+    """How far a form of the network is from the definition in float64 with the reference scan.
 
-    model: str
-    height: int
-    width: int
-    dtype: str
-    scan: str
+    Attributes:
+        max_error, psnr: of the output for a 64 x 96 image in [0, 1]; None for a training step.
+        gradient_error: of a training step, of all parameters' gradients for a 24 x 32 image: the norm of the
+            difference over the norm.
+    """
+
+    max_error: float | None = None
+    psnr: float | None = None
+    gradient_error: float | None = None
 
 
 @dataclass(frozen=True)
 class Result:
-    """A measured case.
+    """A measured case; figures that were not measured are None.
 
     Attributes:
-        seconds: median of `repeats` forwards of one image by the fused network.
+        seconds: median of `repeats` forwards, or training steps, of `case.batch` images.
         megapixels_per_second, gflops: pixels, and twice the multiply-accumulates of the network as it
-            is (folding saves one in a hundred), over that time.
-        peak_bytes: growth of memory during a forward; None where it was not asked for.
+            is (folding saves one in a hundred; a training step counts three forwards), over that time.
+        peak_bytes: growth of memory during it, beside the weights.
         scan_seconds: the scans of one forward, run alone.
         scan_rate: state updates a second in them.
-        max_error, psnr: against the network in float64 with the reference scan, on a 64 x 96 image in [0, 1].
+        failure: why there is no time: too little memory.
+        time_ratio, memory_ratio: to the case that `with_ratios` names.
     """
 
     case: Case
@@ -50,31 +56,18 @@ class Result:
     parameters: int
     gmacs: float
     repeats: int
-    seconds: float
-    megapixels_per_second: float
-    gflops: float
+    seconds: float | None
+    megapixels_per_second: float | None
+    gflops: float | None
     peak_bytes: int | None
-    scan_seconds: float
-    scan_rate: float
-    max_error: float
-    psnr: float
-
-
-def load(name_or_file: str, device: torch.device | str = "cpu") -> tuple[XYScanNet, str]:
-    """The network, and where its weights are from: the file's name, or "random" for a name without weights.
-
-    Random weights come from a fixed seed, the last layer's too, which is zero in a network that begins training;
-    it is scaled so that the residual is as large as blur makes it (RMS 0.05).
-    """
-    if name_or_file in zoo.names() and zoo.info(name_or_file).weights is None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(SEED)
-            model = zoo.build(name_or_file)
-            torch.nn.init.normal_(model.output.weight)
-            model.eval().requires_grad_(False)
-            model.output.weight *= 0.05 / model.residual(torch.rand(1, 3, 32, 32)).std()
-        return model.to(device), "random"
-    return checkpoint.load_model(name_or_file, device=device), checkpoint.resolve(name_or_file).name
+    scan_seconds: float | None
+    scan_rate: float | None
+    max_error: float | None
+    psnr: float | None
+    gradient_error: float | None = None
+    failure: str | None = None
+    time_ratio: float | None = None
+    memory_ratio: float | None = None
 
 
 def run(
@@ -83,58 +76,137 @@ def run(
     dtypes: Sequence[str],
     scans: Sequence[str],
     *,
+    forms: Sequence[str] | None = None,
+    batch: int = 1,
+    train: bool = False,
     device: torch.device | str = "cpu",
     repeats: int = 5,
     memory: bool = True,
     tell: Callable[[str], None] = lambda text: None,
 ) -> Iterator[Result]:
-    """Measure every combination; all types and scans of a network and size take turns. `tell` hears each step."""
-    device = torch.device(device)
-    for name in models:
-        model, weights = load(name, device)
-        fused, parity = model.fuse(), {}
-        for dtype in dtypes:
-            for scan in scans:
-                tell(f"{name}, {dtype}, {scan}: parity")
-                parity[dtype, scan] = compare(model, dtype, scan)
-        for height, width in sizes:
-            cases = [Case(name, height, width, dtype, scan) for dtype in dtypes for scan in scans]
-            calls = {case: _forward(fused, case) for case in cases}
-            tell(f"{name}, {height}x{width}: time, {len(cases)} in turn")
-            timings = time_in_turn(calls, repeats=repeats, device=device)
-            complexity = count(model.config, height, width)
-            for case in cases:
-                tell(f"{name}, {height}x{width}, {case.dtype}, {case.scan}: scan and memory")
-                scanning = scan_seconds(complexity, case, device, repeats)
-                peak = peak_memory(_prepare, case, str(device), device=device) if memory else None
-                yield _result(
-                    case, weights, complexity, timings[case], scanning, peak, parity[case.dtype, case.scan]
-                )
+    """Measure every combination; all networks, types, forms and scans of a size take turns. `tell` hears each step.
 
+    The form is by default "fused", and "unfused" for training steps.
 
-def compare(model: XYScanNet, dtype: str, scan: str) -> tuple[float, float]:
-    """Largest error and PSNR (dB, peak 1) of the fused network on a random 64 x 96 image.
-
-    They are taken against the network as it is, in float64 with the reference scan.
+    Raises:
+        ConfigError, UnavailableError: a form is unknown, does not suit a network, or cannot run here.
     """
+    device = torch.device(device)
+    networks = {name: load(name, device) for name in models}
+    forms = forms or ["unfused" if train else "fused"]
+    for form in forms:
+        for model, _ in networks.values():
+            execution.check(form, model, device, train)
+    parity: dict[Case, Parity] = {}
+    for height, width in sizes:
+        cases = [
+            Case(name, height, width, dtype, scan, form, batch, train)
+            for name in models
+            for dtype in dtypes
+            for form in forms
+            for scan in ([execution.FORMS[form].scan] if execution.FORMS[form].scan else scans)
+        ]
+        for case in cases:
+            where = _anywhere(case)
+            if where not in parity:
+                tell(f"{case.model}, {case.dtype}, {case.form}, {case.scan}: parity")
+                parity[where] = compare(networks[case.model][0], case)
+        tell(f"{height}x{width}: time, {len(cases)} in turn")
+        calls = {case: Once(partial(call, networks[case.model][0], case)) for case in cases}
+        timings = time_in_turn(calls, repeats=repeats, device=device)
+        calls.clear()
+        scanning: dict[Case, float | None] = {}
+        for case in cases:
+            model, weights = networks[case.model]
+            complexity = count(model.config, height, width, batch)
+            tell(f"{case.model}, {height}x{width}, {case.dtype}, {case.form}, {case.scan}: scan and memory")
+            alone = replace(case, form="fused")
+            if alone not in scanning and case.scan in scans and not train:
+                scanning[alone] = scan_seconds(complexity, case, device, repeats)
+            timing = timings[case]
+            peak = _peak(case, device, tell) if memory and timing.seconds else None
+            yield _result(
+                case, weights, complexity, timing, scanning.get(alone), peak, parity[_anywhere(case)]
+            )
+
+
+def with_ratios(results: Sequence[Result]) -> list[Result]:
+    """The results with `time_ratio` and `memory_ratio`, each to the first result of its size and type.
+
+    Where a size was measured with one network, form and backend only, the ratios are to its first type.
+    """
+
+    def first(case: Case) -> Result:
+        same_size = [r for r in results if (r.case.height, r.case.width) == (case.height, case.width)]
+        same_type = [r for r in same_size if r.case.dtype == case.dtype]
+        return (same_type if len(same_type) > 1 else same_size)[0]
+
+    def ratio(mine: float | None, other: float | None) -> float | None:
+        return mine / other if mine and other else None
+
+    bases = [first(result.case) for result in results]
+    return [
+        replace(
+            result,
+            time_ratio=ratio(result.seconds, base.seconds),
+            memory_ratio=ratio(result.peak_bytes, base.peak_bytes),
+        )
+        for result, base in zip(results, bases, strict=True)
+    ]
+
+
+def compare(model: XYScanNet, case: Case) -> Parity:
+    """The error of the case's form, type and backend, on random images of fixed size."""
     device = next(model.parameters()).device
-    generator = torch.Generator().manual_seed(SEED)
-    image = torch.rand(1, 3, *PARITY_SIZE, generator=generator, dtype=torch.float64).to(device)
     double = zoo.build(model.config).to(device, torch.float64).eval()
     double.load_state_dict(model.state_dict())
-    with torch.inference_mode(), use_backend("reference"):
-        expected = double(image)
-    with use_backend(scan):
-        error = _autocast(model.fuse(), image.float(), dtype).double() - expected
+    generator = torch.Generator().manual_seed(SEED)
+    size = GRADIENT_SIZE if case.train else PARITY_SIZE
+    image = torch.rand(1, 3, *size, generator=generator, dtype=torch.float64).to(device)
+    if case.train:
+        mine = trainable(model)
+        found = _gradient(mine, forward(mine, case), image.float()).double()
+        with use_backend("reference"):
+            expected = _gradient(double, double, image)
+        return Parity(gradient_error=float((found - expected).norm() / expected.norm()))
+    with torch.inference_mode():
+        with use_backend("reference"):
+            expected = double(image)
+        error = forward(model, case)(image.float()).double() - expected
     mse = float(error.square().mean())
-    return float(error.abs().max()), math.inf if mse == 0 else -10 * math.log10(mse)
+    return Parity(float(error.abs().max()), math.inf if mse == 0 else -10 * math.log10(mse))
 
 
-def scan_seconds(complexity: Complexity, case: Case, device: torch.device, repeats: int) -> float:
+def _gradient(
+    model: XYScanNet, run: Callable[[torch.Tensor], torch.Tensor], image: torch.Tensor
+) -> torch.Tensor:
+    """The gradients of all parameters in one vector."""
+    loss = (run(image).to(image.dtype) - image.flip(2)).square().sum()
+    return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))])
+
+
+def scan_seconds(complexity: Complexity, case: Case, device: torch.device, repeats: int) -> float | None:
     """Seconds of all scans of one forward, each shape run alone on random input and counted as often as it occurs."""
-    calls = {shape: _scan(shape, case, device) for shape in complexity.scans}
+    calls = {shape: Once(partial(_scan, shape, case, device)) for shape in complexity.scans}
     timings = time_in_turn(calls, repeats=repeats, device=device, budget=10)
+    if any(timing.median is None for timing in timings.values()):
+        return None
     return sum(timings[shape].median * calls for shape, calls in complexity.scans.items())
+
+
+def _anywhere(case: Case) -> Case:
+    """The case without its size, which the parity does not depend on."""
+    return replace(case, height=0, width=0)
+
+
+def _peak(case: Case, device: torch.device, tell: Callable[[str], None]) -> int | None:
+    try:
+        return peak_memory(prepare, case, str(device), device=device)
+    except Exception as error:
+        if not memory_is_out(error) and not isinstance(error, UnavailableError):
+            raise
+        tell(f"peak memory: {error}")
+        return None
 
 
 def _result(
@@ -142,49 +214,36 @@ def _result(
     weights: str,
     complexity: Complexity,
     timing: Timing,
-    scanning: float,
+    scanning: float | None,
     peak: int | None,
-    parity: tuple[float, float],
+    parity: Parity,
 ) -> Result:
+    seconds, passes = timing.median, 3 if case.train else 1
     return Result(
         case=case,
         weights=weights,
         parameters=complexity.parameters,
         gmacs=complexity.macs / 1e9,
         repeats=len(timing.seconds),
-        seconds=timing.median,
-        megapixels_per_second=case.height * case.width / timing.median / 1e6,
-        gflops=2 * complexity.executed_macs / timing.median / 1e9,
+        seconds=seconds,
+        megapixels_per_second=case.batch * case.height * case.width / seconds / 1e6 if seconds else None,
+        gflops=passes * 2 * complexity.executed_macs / seconds / 1e9 if seconds else None,
         peak_bytes=peak,
         scan_seconds=scanning,
-        scan_rate=complexity.scan_updates / scanning if scanning else 0.0,
-        max_error=parity[0],
-        psnr=parity[1],
+        scan_rate=complexity.scan_updates / scanning if scanning else None,
+        max_error=parity.max_error,
+        psnr=parity.psnr,
+        gradient_error=parity.gradient_error,
+        failure=None if seconds else "out of memory",
     )
-
-
-def _autocast(model: XYScanNet, image: torch.Tensor, dtype: str) -> torch.Tensor:
-    device = image.device.type
-    with torch.inference_mode(), torch.autocast(device, dtype=DTYPES[dtype], enabled=dtype != "fp32"):
-        return model(image)
-
-
-def _forward(model: XYScanNet, case: Case) -> Callable[[], object]:
-    image = torch.rand(1, 3, case.height, case.width).to(next(model.parameters()).device)
-
-    def call() -> None:
-        with use_backend(case.scan):
-            _autocast(model, image, case.dtype)
-
-    return call
 
 
 def _scan(shape: ScanShape, case: Case, device: torch.device) -> Callable[[], object]:
     """A call of the scan with the mixer's kind of input: u, delta, gate z, and B and C as slices of one tensor."""
     place = (shape.batch, shape.height, shape.width, len(shape.directions))
     dtype = DTYPES[case.dtype]
-    u, delta, z = torch.randn(3, *place, shape.channels).to(device, dtype)
-    B, C = torch.randn(*place, 2 * shape.states).to(device, dtype).chunk(2, dim=-1)
+    u, delta, z = torch.randn(3, *place, shape.channels, device=device).to(dtype)
+    B, C = torch.randn(*place, 2 * shape.states, device=device).to(dtype).chunk(2, dim=-1)
     A = -torch.arange(1.0, shape.states + 1, device=device).repeat(shape.channels, 1)
     D, bias = torch.ones(2, shape.channels, device=device)
     scan = partial(slice_scan, u, delta, A, B, C, D, z, bias - 4, True, shape.directions)
@@ -194,10 +253,3 @@ def _scan(shape: ScanShape, case: Case, device: torch.device) -> Callable[[], ob
             scan()
 
     return call
-
-
-def _prepare(case: Case, device: str) -> Callable[[], object]:
-    """In the process that measures memory: the network, kernels compiled on a small image, and the call to measure."""
-    model = load(case.model, device)[0].fuse()
-    _forward(model, Case(case.model, 32, 32, case.dtype, case.scan))()
-    return _forward(model, case)

@@ -1,0 +1,126 @@
+"""What the benchmark measures: a network, image size, type, backend and form, as a call to be timed."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+
+from xyscannet import checkpoint
+from xyscannet.analysis.forms import FORMS
+from xyscannet.losses import charbonnier
+from xyscannet.models import XYScanNet, zoo
+from xyscannet.ops import use_backend
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+SEED = 0
+SMALL = 32  # pixels; a forward of that size compiles the kernels
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is measured.
+
+    Attributes:
+        model: a network's name or file.
+        height, width, batch: of the images.
+        dtype: "fp32", "bf16" or "fp16", the last two under autocast.
+        scan: the scan backend, or what scans in the forms that bring their own.
+        form: see `forms.FORMS`.
+        train: a training step instead of a forward.
+    """
+
+    model: str
+    height: int
+    width: int
+    dtype: str
+    scan: str
+    form: str = "fused"
+    batch: int = 1
+    train: bool = False
+
+
+def load(name_or_file: str, device: torch.device | str = "cpu") -> tuple[XYScanNet, str]:
+    """The network, and where its weights are from: the file's name, or "random" for a name without weights.
+
+    Random weights come from a fixed seed, the last layer's too, which is zero in a network that begins training;
+    it is scaled so that the residual is as large as blur makes it (RMS 0.05).
+    """
+    if name_or_file in zoo.names() and zoo.info(name_or_file).weights is None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(SEED)
+            model = zoo.build(name_or_file)
+            torch.nn.init.normal_(model.output.weight)
+            model.eval().requires_grad_(False)
+            model.output.weight *= 0.05 / model.residual(torch.rand(1, 3, 32, 32)).std()
+        return model.to(device), "random"
+    return checkpoint.load_model(name_or_file, device=device), checkpoint.resolve(name_or_file).name
+
+
+def call(model: XYScanNet, case: Case) -> Callable[[], object]:
+    """A forward or a training step of the case, on random images, on the network's device."""
+    return _step(model, case) if case.train else _forward(model, case)
+
+
+def forward(model: XYScanNet, case: Case) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The network in the case's form, type and backend, as a function of images (B, 3, H, W)."""
+    form = FORMS[case.form]
+    run, backend = form.make(model), "auto" if form.scan else case.scan
+
+    def call(image: torch.Tensor) -> torch.Tensor:
+        low = case.dtype != "fp32"
+        with use_backend(backend), torch.autocast(image.device.type, DTYPES[case.dtype], enabled=low):
+            return run(image)
+
+    return call
+
+
+def trainable(model: XYScanNet) -> XYScanNet:
+    """A copy of the network as training has it."""
+    return copy.deepcopy(model).train().requires_grad_(True)
+
+
+def prepare(case: Case, device: str) -> Callable[[], object]:
+    """For `peak_memory`: the network, kernels compiled on a small image, and the call whose memory is measured.
+
+    Of a training step it is the second one, when Adam has its state; a CUDA graph's memory is that of recording it.
+    """
+    model = load(case.model, device)[0]
+    call(model, case if case.form == "compiled" else replace(case, height=SMALL, width=SMALL, batch=1))()
+    if case.form == "graph":
+        return lambda: call(model, case)()
+    measured = call(model, case)
+    return (lambda: (measured(), measured())) if case.train else measured
+
+
+def _image(model: XYScanNet, case: Case) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(SEED)
+    image = torch.rand(case.batch, 3, case.height, case.width, generator=generator)
+    return image.to(next(model.parameters()).device)
+
+
+def _forward(model: XYScanNet, case: Case) -> Callable[[], object]:
+    image, run = _image(model, case), forward(model, case)
+
+    def call() -> None:
+        with torch.inference_mode():
+            run(image)
+
+    return call
+
+
+def _step(model: XYScanNet, case: Case) -> Callable[[], object]:
+    """Forward, Charbonnier loss, backward and Adam's step, weights and their state in float32."""
+    model = trainable(model)
+    blur, run = _image(model, case), forward(model, case)
+    sharp = blur.flip(0, 2)
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-6, foreach=True)
+
+    def call() -> None:
+        optimiser.zero_grad(set_to_none=True)
+        charbonnier(run(blur), sharp).backward()
+        optimiser.step()
+
+    return call

@@ -1,0 +1,140 @@
+"""The ways in which a network is executed, from the eager formulation to a CUDA graph: what `bench` compares."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from xyscannet.analysis.eager import check_eager, eager_forward
+from xyscannet.errors import ConfigError, UnavailableError
+from xyscannet.models import XYScanNet
+
+Forward = Callable[[Tensor], Tensor]
+RECOMPILES = 256  # of one forward in one process: every size, type and backend is a compilation of its own
+
+
+@dataclass(frozen=True)
+class Form:
+    """One way to execute a network.
+
+    Attributes:
+        make: the forward of a network, for images of one size and one type.
+        scan: what scans, where the scan backends have no say.
+        trains: whether its forward has gradients.
+        devices: torch's device types that it runs on.
+    """
+
+    name: str
+    description: str
+    make: Callable[[XYScanNet], Forward]
+    scan: str | None = None
+    trains: bool = True
+    devices: tuple[str, ...] = ("cpu", "cuda")
+
+
+def mamba_scan() -> Callable[..., Tensor]:
+    """mamba-ssm's `selective_scan_fn`. Raises UnavailableError with the reason where it cannot be imported."""
+    try:
+        return importlib.import_module("mamba_ssm.ops.selective_scan_interface").selective_scan_fn
+    except Exception as failure:  # whatever a package that was built for something else may raise
+        reason = f"{type(failure).__name__}: {failure}".split("\n")[0]
+        raise UnavailableError(f"mamba-ssm's scan cannot be used here: {reason}") from None
+
+
+def _channels_first(network: XYScanNet) -> XYScanNet:
+    """Convolutions take their layout from their weights too."""
+    network = network if network.training else copy.deepcopy(network)
+    return network.to(memory_format=torch.contiguous_format)
+
+
+def _eager_loop(network: XYScanNet) -> Forward:
+    network = _channels_first(network)
+    return lambda image: eager_forward(network, image)
+
+
+def _eager_cuda(network: XYScanNet) -> Forward:
+    network, scan = _channels_first(network), mamba_scan()
+
+    def aligned(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, **options) -> Tensor:
+        """Its kernel wants the sequences in one type."""
+        delta, B, C = delta.to(u.dtype), B.to(u.dtype), C.to(u.dtype)
+        return scan(u, delta, A.float(), B, C, D.float(), **options)
+
+    return lambda image: eager_forward(network, image, aligned)
+
+
+def _compiled(network: XYScanNet) -> Forward:
+    import torch._dynamo
+
+    forward = torch.compile(network if network.training else network.fuse(), fullgraph=True, dynamic=False)
+
+    def call(image: Tensor) -> Tensor:
+        limits = {"recompile_limit": RECOMPILES, "accumulated_recompile_limit": 4 * RECOMPILES}
+        with torch._dynamo.config.patch(limits):
+            return forward(image)
+
+    return call
+
+
+def _graph(network: XYScanNet) -> Forward:
+    """The folded network's kernels, recorded at the first call and launched at once by the others."""
+    network, held = network.fuse(), []
+
+    def call(image: Tensor) -> Tensor:
+        if not held:
+            given = image.clone()
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                for _ in range(2):
+                    network(given)
+            torch.cuda.current_stream().wait_stream(side)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                result = network(given)
+            held.append((graph, given, result))
+        graph, given, result = held[0]
+        given.copy_(image)
+        graph.replay()
+        return result
+
+    return call
+
+
+_FORMS = (
+    Form("eager-loop", "the authors' layout, operator by operator, the scan a loop", _eager_loop, "loop"),
+    Form(
+        "eager-cuda",
+        "the same with mamba-ssm's CUDA scan",
+        _eager_cuda,
+        "mamba-ssm",
+        devices=("cuda",),
+    ),
+    Form("unfused", "the network as it is trained", lambda network: network),
+    Form("fused", "linear pairs folded", lambda network: network.fuse(), trains=False),
+    Form("compiled", "folded (not in training), under torch.compile(fullgraph=True)", _compiled),
+    Form("graph", "folded, recorded as a CUDA graph", _graph, trains=False, devices=("cuda",)),
+)
+FORMS = {form.name: form for form in _FORMS}
+
+
+def check(name: str, network: XYScanNet, device: torch.device, train: bool) -> None:
+    """Raises ConfigError where the form is unknown or does not suit, UnavailableError where it cannot run here."""
+    if name not in FORMS:
+        raise ConfigError(f"--forms: {name!r} is not one of {', '.join(FORMS)}")
+    form = FORMS[name]
+    if train and not form.trains:
+        raise ConfigError(f"--forms: {name} is for inference; a training step has no {name} form")
+    if device.type not in form.devices:
+        raise UnavailableError(
+            f"--forms: {name} runs on {', '.join(form.devices)} only, not on {device.type}"
+        )
+    if name.startswith("eager"):
+        check_eager(network.config)
+    if form.scan == "mamba-ssm":
+        mamba_scan()
