@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from xyscan_cli.app import app
 from xyscannet import checkpoint
-from xyscannet.analysis import bench
+from xyscannet.analysis import bench, operators
 from xyscannet.models import XYScanNet, XYScanNetConfig
 
 TINY = XYScanNetConfig(width=8, encoder_blocks=(1, 0, 1), decoder_blocks=(1, 0, 1), d_state=4)
@@ -64,6 +64,15 @@ def test_compared_networks_and_forms_have_ratios(tiny, tmp_path):
     assert cases == [(str(f), form) for f in (tiny, other) for form in ("unfused", "eager-loop")]
     for each in found:
         assert each["time_ratio"] == pytest.approx(each["seconds"] / found[0]["seconds"])
+
+
+def test_operators_beside_their_definitions(tiny, tmp_path):
+    table = tmp_path / "ops.md"
+    lines = small(tiny, "--ops", "--markdown", table).stdout.splitlines()
+    assert lines[0].split()[:5] == ["operator", "size", "dtype", "pass", "backend"]
+    assert len(lines) == 1 + 2 * len(operators.OPERATORS)
+    assert [line.split()[-6] for line in lines[1:]] == ["cpu", "reference"] * len(operators.OPERATORS)
+    assert "torch" in table.read_text()
 
 
 def test_training_steps(tiny):

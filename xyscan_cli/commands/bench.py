@@ -11,7 +11,7 @@ import re
 import shlex
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import torch
 
     from xyscannet.analysis.bench import Result
+    from xyscannet.analysis.operators import OperatorResult
 
 COLUMNS: dict[str, Callable[[Result], str | None]] = {
     "network": lambda r: Path(r.case.model).name,
@@ -44,7 +45,19 @@ COLUMNS: dict[str, Callable[[Result], str | None]] = {
     "PSNR dB": lambda r: _figure(r.psnr, ".1f"),
     "gradient error": lambda r: _figure(r.gradient_error, ".1e"),
 }
-WORDS = 5  # the first columns, which are not figures
+OPERATOR_COLUMNS: dict[str, Callable[[OperatorResult], str | None]] = {
+    "operator": lambda r: r.case.operator,
+    "size": lambda r: f"{r.case.height}x{r.case.width}" + (f"x{r.case.batch}" if r.case.batch > 1 else ""),
+    "dtype": lambda r: r.case.dtype,
+    "pass": lambda r: "both" if r.case.train else "forward",
+    "backend": lambda r: r.case.backend,
+    "us": lambda r: "out of memory" if r.seconds is None else f"{r.seconds * 1e6:.1f}",
+    "x time": lambda r: _figure(r.time_ratio, ".2f"),
+    "MB": lambda r: _figure(r.bytes, ".2f", 1e6),
+    "GB/s": lambda r: _figure(r.rate, ".1f", 1e9),
+    "% of copy": lambda r: _figure(r.share, ".1f", 0.01),
+}
+WORDS = 5  # the first columns of both, which are not figures
 ALIASES = {"mambair": "mambair-variant"}
 
 
@@ -83,6 +96,14 @@ def command(
     train: Annotated[
         bool, typer.Option("--train", help="Training steps (forward, backward, Adam) instead of forwards.")
     ] = False,
+    ops: Annotated[
+        bool,
+        typer.Option(
+            "--ops",
+            help="Each operator alone at the first level of the first network, beside its definition: time, bytes "
+            "that must move, and their rate against that of a copy.",
+        ),
+    ] = False,
     device: options.DeviceOption = "auto",
     repeats: Annotated[int, typer.Option("--repeats", min=1, help="Repetitions; the median is shown.")] = 5,
     memory: Annotated[bool, typer.Option("--memory/--no-memory", help="Measure peak memory too.")] = True,
@@ -102,7 +123,9 @@ def command(
     rate is in state updates a second, its scans run alone. Errors are against the network in float64 with the
     reference scan: of a 64x96 image in [0, 1], or of all gradients of a training step.
 
-    Example:  xyscan bench --models xyscannet-b --compare mambair --sizes 256x256,720x1280 --dtypes fp32,bf16
+    Examples:  xyscan bench --models xyscannet-b --compare mambair --sizes 256x256,720x1280 --dtypes fp32,bf16
+
+               xyscan bench --models xyscannet-b --sizes 720x1280 --dtypes bf16 --ops
     """
     console.set_quiet(quiet)
     shapes = [parse_size(text) for text in listed(sizes, "--sizes")]
@@ -122,27 +145,26 @@ def command(
         raise ConfigError(f"--device {device}: measuring is possible on cpu and cuda only")
     names = _backends(listed(scans, "--scan"), place)
     networks = listed(models, "--models") + (listed(compare, "--compare") if compare else [])
-    measured = bench.run(
-        list(dict.fromkeys(ALIASES.get(name, name) for name in networks)),
-        shapes,
-        kinds,
-        names,
-        forms=listed(forms, "--forms") if forms else None,
-        batch=batch,
-        train=train,
-        device=place,
-        repeats=repeats,
-        memory=memory,
-        tell=console.say,
-    )
-    results = bench.with_ratios(list(measured))
+    networks = list(dict.fromkeys(ALIASES.get(name, name) for name in networks))
+    common = {"batch": batch, "train": train, "device": place, "repeats": repeats, "tell": console.say}
+    if ops:
+        from xyscannet.analysis import operators
+
+        network, _ = bench.load(networks[0])
+        beside = list(dict.fromkeys([*names, "reference"]))
+        results = list(operators.measure(networks[0], network.config, shapes, kinds, beside, **common))
+        header, rows = _table(results, OPERATOR_COLUMNS)
+    else:
+        execution = listed(forms, "--forms") if forms else None
+        measured = bench.run(networks, shapes, kinds, names, forms=execution, memory=memory, **common)
+        results = bench.with_ratios(list(measured))
+        header, rows = _table(results, COLUMNS)
     record = {"machine": _machine(place), "command": _command_line(), "results": [_plain(r) for r in results]}
-    header, rows = _table(results)
     if json_path == "-":
         console.data(record)
     else:
         tables.show(header, rows, right=range(WORDS, len(header)))
-        if any(result.weights == "random" for result in results):
+        if not ops and any(result.weights == "random" for result in results):
             console.say("networks without embedded weights ran with random ones")
     if json_path not in (None, "-"):
         _write(Path(json_path), lambda file: file.write(json.dumps(record, indent=1) + "\n"))
@@ -207,7 +229,7 @@ def _command_line() -> str:
     return shlex.join(["xyscan", *sys.argv[1:]])
 
 
-def _plain(result: Result) -> dict[str, Any]:
+def _plain(result: Result | OperatorResult) -> dict[str, Any]:
     """For JSON, which has no infinity (an error of zero) and no NaN (a result that is not finite)."""
     record = dataclasses.asdict(result)
     return {
@@ -220,9 +242,11 @@ def _figure(value: float | None, form: str, unit: float = 1) -> str | None:
     return None if value is None else format(value / unit, form)
 
 
-def _table(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
+def _table(
+    results: Sequence[Any], columns: Mapping[str, Callable[[Any], str | None]]
+) -> tuple[list[str], list[list[str]]]:
     """Header and rows; without the columns that no result has a figure for."""
-    cells = {title: [make(result) for result in results] for title, make in COLUMNS.items()}
+    cells = {title: [make(result) for result in results] for title, make in columns.items()}
     kept = {title: column for title, column in cells.items() if any(cell is not None for cell in column)}
     return list(kept), [[cell or "-" for cell in row] for row in zip(*kept.values(), strict=True)]
 
@@ -235,7 +259,7 @@ def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]], record: dict
     return f"{table}\n`{record['command']}`\n\n{foot}.\n"
 
 
-def _write_csv(file: Any, results: Sequence[Result]) -> None:
+def _write_csv(file: Any, results: Sequence[Result | OperatorResult]) -> None:
     flat = []
     for result in results:
         record = dataclasses.asdict(result)
