@@ -75,6 +75,22 @@ def test_operators_beside_their_definitions(tiny, tmp_path):
     assert "torch" in table.read_text()
 
 
+def test_a_trace_says_where_time_goes(tiny, tmp_path):
+    timeline, table, record = tmp_path / "t.json", tmp_path / "t.md", tmp_path / "r.json"
+    result = small(
+        tiny, "--trace", timeline, "--markdown", table, "--json", record, "--csv", tmp_path / "t.csv"
+    )
+    assert "xyscannet::scan" in result.stdout and "aten::conv2d" in result.stdout
+    assert "a copy at" in result.stderr and "a copy at" in table.read_text()
+    names = {event.get("name") for event in json.loads(timeline.read_text())["traceEvents"]}
+    assert "xyscannet::scan" in names
+    held = json.loads(record.read_text())["results"]
+    assert {each["operator"] for each in held} <= names
+    assert held[0]["case"]["scan"] == "cpu" and held[0]["seconds"] >= held[-1]["seconds"]
+    small(tiny, "--trace", timeline, "--forms", "compiled", code=2)
+    small(tiny, "--trace", timeline, "--ops", code=2)
+
+
 def test_training_steps(tiny):
     header, row = small(tiny, "--train", "--batch", 2).stdout.splitlines()
     assert "gradient error" in header and "PSNR" not in header and "peak MiB" not in header
