@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import sys
@@ -108,6 +109,8 @@ def command(
     for path in (None if json_path == "-" else json_path, csv_path, markdown, trace):
         if path is not None and not Path(path).absolute().parent.is_dir():
             raise ConfigError(f"{path}: its folder does not exist")
+
+    os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # torch's profiler tells of itself otherwise
 
     from xyscannet import inference
     from xyscannet.analysis import bench
