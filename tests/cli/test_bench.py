@@ -137,7 +137,7 @@ def test_json_without_infinities(tiny, monkeypatch):
         (["--sizes", "256"], 2, "'256' is not a size such as 720x1280"),
         (["--sizes", "0x5"], 2, "'0x5' is not a size"),
         (["--sizes", ","], 2, "--sizes: give one value"),
-        (["--dtypes", "fp8"], 2, "'fp8' is not one of fp32, bf16, fp16"),
+        (["--dtypes", "fp8"], 2, "'fp8' is not one of fp32, tf32, bf16, fp16"),
         (["--scan", "fast"], 2, "'fast' is not one of auto, "),
         (["--models", "xyscannet-z"], 2, "xyscannet-z: neither"),
         (["--models", "no.safetensors"], 3, "no such checkpoint"),

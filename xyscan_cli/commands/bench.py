@@ -31,7 +31,7 @@ def command(
         str, typer.Option("--sizes", metavar="HxW,...", help="Image sizes, height before width.")
     ] = "256x256",
     dtypes: Annotated[
-        str, typer.Option("--dtypes", metavar="fp32,bf16,fp16", help="Types of the arithmetic.")
+        str, typer.Option("--dtypes", metavar="fp32,tf32,bf16,fp16", help="Types of the arithmetic.")
     ] = "fp32",
     scans: Annotated[
         str,
@@ -104,8 +104,8 @@ def command(
     shapes = [parse_size(text) for text in listed(sizes, "--sizes")]
     kinds = listed(dtypes, "--dtypes")
     for kind in kinds:
-        if kind not in ("fp32", "bf16", "fp16"):
-            raise ConfigError(f"--dtypes: {kind!r} is not one of fp32, bf16, fp16")
+        if kind not in ("fp32", "tf32", "bf16", "fp16"):
+            raise ConfigError(f"--dtypes: {kind!r} is not one of fp32, tf32, bf16, fp16")
     for path in (None if json_path == "-" else json_path, csv_path, markdown, trace):
         if path is not None and not Path(path).absolute().parent.is_dir():
             raise ConfigError(f"{path}: its folder does not exist")

@@ -10,11 +10,12 @@ import torch
 
 from xyscannet import checkpoint
 from xyscannet.analysis.forms import FORMS
+from xyscannet.inference.precision import arithmetic
 from xyscannet.losses import charbonnier
 from xyscannet.models import XYScanNet, zoo
 from xyscannet.ops import use_backend
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SEED = 0
 SMALL = 32  # pixels; a forward of that size compiles the kernels
 
@@ -26,7 +27,7 @@ class Case:
     Attributes:
         model: a network's name or file.
         height, width, batch: of the images.
-        dtype: "fp32", "bf16" or "fp16", the last two under autocast.
+        dtype: "fp32", "tf32" (fp32 whose products a GPU may round), "bf16" or "fp16", the last two by autocast.
         scan: the scan backend, or what scans in the forms that bring their own.
         form: see `forms.FORMS`.
         train: a training step instead of a forward.
@@ -70,8 +71,8 @@ def forward(model: XYScanNet, case: Case) -> Callable[[torch.Tensor], torch.Tens
     run, backend = form.make(model), "auto" if form.scan else case.scan
 
     def call(image: torch.Tensor) -> torch.Tensor:
-        low = case.dtype != "fp32"
-        with use_backend(backend), torch.autocast(image.device.type, DTYPES[case.dtype], enabled=low):
+        exact = arithmetic(image.device.type, DTYPES[case.dtype], tf32=case.dtype == "tf32")
+        with use_backend(backend), exact:
             return run(image)
 
     return call

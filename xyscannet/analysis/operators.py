@@ -14,6 +14,7 @@ from xyscannet.analysis.cases import DTYPES
 from xyscannet.analysis.forms import mamba_scan
 from xyscannet.analysis.timing import Once, Timing, copy_bandwidth, time_short
 from xyscannet.errors import UnavailableError
+from xyscannet.inference.precision import arithmetic
 from xyscannet.models import XYScanNetConfig
 from xyscannet.ops import slice_conv1d, slice_scan, use_backend
 from xyscannet.ops.depthwise import depthwise_conv, depthwise_silu_gate
@@ -238,7 +239,7 @@ def _call(case: OperatorCase, place: Place) -> Callable[[], object]:
     if case.backend == MAMBA_SSM:
         function, inputs = _for_mamba_ssm(inputs)
     backend = "auto" if case.backend == MAMBA_SSM else case.backend
-    autocast = partial(torch.autocast, place.device.type, place.dtype, enabled=case.dtype != "fp32")
+    autocast = partial(arithmetic, place.device.type, place.dtype, tf32=case.dtype == "tf32")
     if not case.train:
 
         def forward() -> None:

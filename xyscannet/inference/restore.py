@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from xyscannet.errors import ConfigError, InputError
 from xyscannet.inference.plan import ImagePlan, mebibytes, plan_image, spans
+from xyscannet.inference.precision import arithmetic
 
 logger = logging.getLogger("xyscannet.inference")
 
@@ -133,7 +134,7 @@ class _Pass:
         return result
 
     def _forward(self, tile: Tensor, dtype: torch.dtype) -> Tensor:
-        with torch.autocast(self.device.type, dtype=dtype, enabled=dtype != torch.float32):
+        with arithmetic(self.device.type, dtype):
             return self.model(tile).float()
 
 
