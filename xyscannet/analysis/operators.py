@@ -20,6 +20,7 @@ from xyscannet.ops import slice_conv1d, slice_scan, use_backend
 from xyscannet.ops.depthwise import depthwise_conv, depthwise_silu_gate
 from xyscannet.ops.gate import silu_mul
 from xyscannet.ops.kl_gate import kl_gated_sum
+from xyscannet.ops.line_gate import line_gate
 from xyscannet.ops.mixer import mamba_mixer
 from xyscannet.ops.norm import layer_norm
 
@@ -133,6 +134,12 @@ def _gate(place: Place) -> Call:
     return silu_mul, (place.image(2 * width).chunk(2, dim=1)[1], place.image(width))
 
 
+def _lines(place: Place) -> Call:
+    width = place.config.width
+    down, across = (place.weight(place.batch, length, width // 2) for length in (place.height, place.width))
+    return line_gate, (place.image(width), down.to(place.dtype), across.to(place.dtype))
+
+
 @dataclass(frozen=True)
 class Operator:
     """`make(place)` gives the function and its inputs; its output is as large as the first input, or half of it."""
@@ -150,6 +157,7 @@ OPERATORS: dict[str, Operator] = {
     "depth-wise + gate": Operator(_gdfn, halves=True),
     "depth-wise": Operator(_depthwise),
     "silu gate": Operator(_gate),
+    "line gates": Operator(_lines),
     "KL gates": Operator(_fusion),
 }
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from xyscannet.models.layers import pointwise
 from xyscannet.models.mamba import Mamba
+from xyscannet.ops.line_gate import line_gate
 
 
 class Scanner(nn.Module):
@@ -72,9 +73,7 @@ class InterScanner(Scanner):
         rows, columns = x.chunk(2, dim=1)
         down = rows.mean(3).transpose(1, 2)  # (B, H, C/2)
         across = columns.mean(2).transpose(1, 2)  # (B, W, C/2)
-        gate_down = torch.sigmoid(self._scan(down)).transpose(1, 2)[:, :, :, None]  # (B, C/2, H, 1)
-        gate_across = torch.sigmoid(self._scan(across)).transpose(1, 2)[:, :, None, :]  # (B, C/2, 1, W)
-        return self.conv_out(torch.cat([rows * gate_down, columns * gate_across], dim=1))
+        return self.conv_out(line_gate(x, self._scan(down), self._scan(across)))
 
     def _scan(self, sequence: Tensor) -> Tensor:
         """(B, L, C/2) -> (B, L, C/2)."""
