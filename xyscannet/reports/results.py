@@ -122,7 +122,7 @@ class Comparison:
 def to_json(evaluation: Evaluation) -> str:
     """Standard JSON: an infinite value is the string "inf"; what is not a number cannot occur."""
     data = {"format": FORMAT, **asdict(evaluation)}
-    return json.dumps(_portable(data), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(portable(data), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def from_json(text: str, source: str | Path = "the text") -> Evaluation:
@@ -132,10 +132,7 @@ def from_json(text: str, source: str | Path = "the text") -> Evaluation:
         if data.pop("format") != FORMAT:
             raise InputError(f"{source} was written by another version of xyscannet")
         columns = tuple(Column(**column) for column in data.pop("columns"))
-        images = tuple(
-            ImageResult(**{**image, "values": {k: _number(v) for k, v in image["values"].items()}})
-            for image in data.pop("images")
-        )
+        images = tuple(map(result_from, data.pop("images")))
         summaries = {
             name: Summary(**{**summary, "worst": tuple(summary["worst"])})
             for name, summary in data.pop("summaries").items()
@@ -145,11 +142,17 @@ def from_json(text: str, source: str | Path = "the text") -> Evaluation:
         raise InputError(f"{source} does not hold an evaluation: {failure}") from None
 
 
-def _portable(value: Any) -> Any:
+def result_from(image: Mapping[str, Any]) -> ImageResult:
+    """An image's result from plain values. Raises TypeError or KeyError for others."""
+    return ImageResult(**{**image, "values": {k: _number(v) for k, v in image["values"].items()}})
+
+
+def portable(value: Any) -> Any:
+    """The value with infinities as strings, for standard JSON."""
     if isinstance(value, Mapping):
-        return {key: _portable(inner) for key, inner in value.items()}
+        return {key: portable(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_portable(inner) for inner in value]
+        return [portable(inner) for inner in value]
     if isinstance(value, float) and math.isinf(value):
         return "inf" if value > 0 else "-inf"
     return value

@@ -1,0 +1,195 @@
+"""One evaluation: every sample restored, measured, forgotten; memory does not grow with the set."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from xyscannet.errors import ConfigError, InputError
+from xyscannet.evaluation.journal import Journal
+from xyscannet.evaluation.sources import Source
+from xyscannet.evaluation.statistics import summarise
+from xyscannet.images import read
+from xyscannet.metrics.base import Metric
+from xyscannet.reports.results import Column, Evaluation, ImageResult, Summary
+
+STATES_EVERY = 100  # images between two savings of what metrics of sets have gathered
+
+
+class Sample(Protocol):
+    """A blurred image and its sharp partner, None where the set has none; `name` is unique in the set."""
+
+    name: str
+    blur: Path
+    sharp: Path | None
+
+
+def identity(
+    samples: Sequence[Sample], source: Source, metrics: Sequence[Metric], **more: Any
+) -> dict[str, Any]:
+    """Everything that decides an evaluation's values, for its journal."""
+    names = [(s.name, str(s.blur), str(s.sharp)) for s in samples]
+    return {
+        **more,
+        "label": source.label,
+        **source.identity,
+        "metrics": [metric.name for metric in metrics],
+        "samples": hashlib.sha256(repr(names).encode()).hexdigest(),
+    }
+
+
+def evaluate(
+    samples: Sequence[Sample],
+    source: Source,
+    metrics: Sequence[Metric],
+    journal: Journal,
+    *,
+    dataset: str,
+    protocol: str,
+    expected: int | None = None,
+    settings: Mapping[str, Any] | None = None,
+    progress: Callable[[int, str], None] = lambda done, name: None,
+    **facts: Any,
+) -> Evaluation:
+    """Measure every sample that the journal does not hold yet; one that fails does not stop the others.
+
+    Metrics see the 8-bit RGB pixels of the files that a user would get. An interruption leaves the journal such that
+    the same call goes on from there.
+
+    Args:
+        progress: called before each sample with the number of samples done and its name, and at the end.
+        facts: `versions`, `machine`, `command` of the `Evaluation`.
+
+    Raises:
+        ConfigError: there are no samples, or two of one name.
+    """
+    if not samples:
+        raise ConfigError(f"{dataset}: there is no image to measure")
+    if len({sample.name for sample in samples}) < len(samples):
+        raise ConfigError(f"{dataset}: two samples have one name")
+    of_images = [metric for metric in metrics if metric.kind == "image"]
+    of_sets = [metric for metric in metrics if metric.kind != "image"]
+    _resume(of_sets, journal)
+    try:
+        for sample in samples:
+            if sample.name in journal.images:
+                continue
+            progress(len(journal.images), sample.name)
+            image, seconds = _measure(sample, source, of_images, of_sets)
+            journal.add(image, seconds)
+            if of_sets and len(journal.images) % STATES_EVERY == 0:
+                _save(of_sets, journal)
+    finally:
+        _save(of_sets, journal)
+    progress(len(journal.images), "")
+    images = tuple(journal.images[sample.name] for sample in samples)
+    columns, summaries = _columns(images, of_images, of_sets, journal)
+    return Evaluation(
+        label=source.label,
+        dataset=dataset,
+        protocol=protocol,
+        columns=columns,
+        images=images,
+        summaries=summaries,
+        expected=expected,
+        settings=dict(settings or {}),
+        date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        **facts,
+    )
+
+
+def _measure(
+    sample: Sample, source: Source, of_images: Sequence[Metric], of_sets: Sequence[Metric]
+) -> tuple[ImageResult, dict[str, float]]:
+    """The result of one sample, and the seconds that each metric took."""
+    failures: dict[str, str] = {}
+    values: dict[str, float | None] = dict.fromkeys((metric.name for metric in of_images), None)
+    seconds: dict[str, float] = {}
+    restored = sharp = file = network_seconds = None
+    try:
+        photo, file, network_seconds = source.restored(sample)
+        restored = photo.rgb
+        if sample.sharp is not None:
+            sharp = read(sample.sharp).rgb
+    except InputError as error:
+        failures["image"] = str(error)
+    except MemoryError:
+        failures["image"] = f"{sample.name}: not enough memory"
+    if not failures:
+        for metric in [*of_images, *of_sets]:
+            started = time.perf_counter()
+            try:
+                value = metric.update(restored, sharp)
+                if metric.kind == "image":
+                    values[metric.name] = value
+            except InputError as error:
+                failures[metric.name] = f"{sample.name}: {error}"
+            seconds[metric.name] = time.perf_counter() - started
+    height, width = restored.shape[:2] if restored is not None else (None, None)
+    image = ImageResult(
+        name=sample.name,
+        values=values,
+        blur=str(sample.blur),
+        restored=file,
+        sharp=None if sample.sharp is None else str(sample.sharp),
+        height=height,
+        width=width,
+        restored_seconds=network_seconds,
+        failures=failures,
+    )
+    return image, seconds
+
+
+def _resume(of_sets: Sequence[Metric], journal: Journal) -> None:
+    """Bring journal and metrics of sets to the last point that both know."""
+    if not of_sets or not journal.images:
+        return
+    states = [journal.state(metric.name) for metric in of_sets]
+    counts = {count for state in states if state is not None for count in [state[1]]}
+    if any(state is None for state in states) or len(counts) > 1 or max(counts) > len(journal.images):
+        journal.forget_after(0)
+        return
+    journal.forget_after(counts.pop())
+    for metric, (state, _) in zip(of_sets, states, strict=True):
+        metric.resume(state)
+
+
+def _save(of_sets: Sequence[Metric], journal: Journal) -> None:
+    for metric in of_sets:
+        journal.save_state(metric.name, metric.state())
+
+
+def _columns(
+    images: Sequence[ImageResult], of_images: Sequence[Metric], of_sets: Sequence[Metric], journal: Journal
+) -> tuple[tuple[Column, ...], dict[str, Summary]]:
+    columns, summaries = [], {}
+    for metric in of_images:
+        info, seconds = metric.info, journal.seconds.get(metric.name)
+        columns.append(
+            Column(info.name, info.title, info.unit, info.higher_is_better, metric.note, False, seconds)
+        )
+        summaries[info.name] = summarise(
+            {image.name: image.values[info.name] for image in images}, info.higher_is_better
+        )
+    for metric in of_sets:
+        info = metric.info
+        started = time.perf_counter()
+        measured = sum(not image.failures for image in images)
+        try:
+            found = metric.compute()
+            note = metric.note
+        except InputError as error:
+            found, note = {info.name: None}, str(error)
+        seconds = journal.seconds.get(metric.name, 0.0) + time.perf_counter() - started
+        for name, value in found.items():
+            title = info.title if name == info.name else f"{info.title} x1000"
+            columns.append(Column(name, title, info.unit, info.higher_is_better, note, True, seconds))
+            value = None if value is None or not np.isfinite(value) else float(value)
+            summaries[name] = Summary(value, None, None, None, measured if value is not None else 0)
+    return tuple(columns), summaries

@@ -1,0 +1,140 @@
+"""What an interrupted evaluation has measured already: a line of JSON for each image, and the state of set metrics."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xyscannet.errors import ConfigError, InputError
+from xyscannet.reports.results import ImageResult, portable, result_from
+
+FORMAT = 1
+
+
+class Journal:
+    """The measured images of one evaluation in a folder, kept as they come.
+
+    Args:
+        folder: is made where it is missing; `journal.jsonl` and, for metrics of sets, `NAME.npz` lie in it.
+        identity: everything that decides the values. A journal of another identity is not continued.
+        fresh: begin anew, whatever is there.
+
+    Attributes:
+        images: results by image name, those of an earlier run included.
+
+    Raises:
+        ConfigError: the journal there belongs to another evaluation; the message names what differs.
+        InputError: the folder cannot be written.
+    """
+
+    def __init__(self, folder: str | Path, identity: Mapping[str, Any], *, fresh: bool = False) -> None:
+        self.folder = Path(folder)
+        self.images: dict[str, ImageResult] = {}
+        self.seconds: dict[str, float] = {}
+        identity = json.loads(json.dumps({"format": FORMAT, **identity}))
+        path = self.folder / "journal.jsonl"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            whole = 0 if fresh else self._load(path, identity)
+            if not whole:
+                for state in self.folder.glob("*.npz"):
+                    state.unlink()
+            self._file = open(path, "r+b" if whole else "wb")  # noqa: SIM115 -- closed in __exit__
+            self._file.truncate(whole)
+            self._file.seek(whole)
+            if not whole:
+                self._write(identity)
+        except OSError as error:
+            raise InputError(f"{self.folder} cannot be written: {error.strerror}") from None
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._file.close()
+
+    def add(self, image: ImageResult, seconds: Mapping[str, float]) -> None:
+        """Keep an image's result and the seconds each of its metrics took."""
+        self._note(image, seconds)
+        self._write({"image": portable(asdict(image)), "seconds": dict(seconds)})
+
+    def save_state(self, name: str, state: Mapping[str, np.ndarray]) -> None:
+        """Keep what a metric of sets has gathered from exactly the images added so far."""
+        path = self.folder / f"{name}.npz"
+        temporary = path.with_name(f".{path.name}.tmp")
+        with open(temporary, "wb") as file:
+            np.savez(file, images=np.array(len(self.images)), **state)
+        os.replace(temporary, path)
+
+    def state(self, name: str) -> tuple[dict[str, np.ndarray], int] | None:
+        """What `save_state` kept, and from how many images, the first ones of the journal."""
+        try:
+            with np.load(self.folder / f"{name}.npz", allow_pickle=False) as held:
+                arrays = dict(held)
+            return arrays, int(arrays.pop("images"))
+        except (OSError, ValueError, KeyError):
+            return None
+
+    def forget_after(self, count: int) -> None:
+        """Drop all images but the first `count`."""
+        kept = list(self.images.values())[:count]
+        path = self.folder / "journal.jsonl"
+        lines = path.read_bytes().splitlines(keepends=True)[: 1 + count]
+        self._file.truncate(sum(map(len, lines)))
+        self._file.seek(0, os.SEEK_END)
+        self.images, self.seconds = {}, {}
+        for line, image in zip(lines[1:], kept, strict=True):
+            self._note(image, json.loads(line)["seconds"])
+
+    def _note(self, image: ImageResult, seconds: Mapping[str, float]) -> None:
+        self.images[image.name] = image
+        for name, taken in seconds.items():
+            self.seconds[name] = self.seconds.get(name, 0.0) + taken
+
+    def _write(self, record: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
+        self._file.flush()
+
+    def _load(self, path: Path, identity: Mapping[str, Any]) -> int:
+        """Read what is there; returns the bytes of its whole lines (the last may have been cut off)."""
+        if not path.exists():
+            return 0
+        lines = path.read_bytes().splitlines(keepends=True)
+        whole = 0
+        for number, line in enumerate(lines):
+            if not line.endswith(b"\n"):
+                break
+            try:
+                record = json.loads(line)
+                if number == 0:
+                    _check(record, identity, path)
+                else:
+                    self._note(result_from(record["image"]), record["seconds"])
+            except (ValueError, KeyError, TypeError):
+                if number == 0:
+                    raise ConfigError(
+                        f"{path} is no journal of an evaluation; choose another --out"
+                    ) from None
+                break
+            whole += len(line)
+        return whole
+
+
+def _check(found: Mapping[str, Any], identity: Mapping[str, Any], path: Path) -> None:
+    if not isinstance(found, dict):
+        raise ValueError(path)
+    changed = [name for name in {**identity, **found} if found.get(name) != identity.get(name)]
+    if changed:
+        shown = "; ".join(
+            f"{name}: {found.get(name)} there, {identity.get(name)} now" for name in changed[:3]
+        )
+        raise ConfigError(
+            f"{path.parent} holds an evaluation of something else ({shown}); --fresh begins anew, --out chooses "
+            "another folder"
+        )
