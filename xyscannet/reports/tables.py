@@ -1,0 +1,286 @@
+"""Evaluations as tables: for the terminal, Markdown, LaTeX and CSV, with the paper's rows around the measured ones."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from xyscannet.errors import ConfigError
+from xyscannet.reports import paper as printed
+from xyscannet.reports.results import Column, Comparison, Evaluation, Summary
+
+_DIGITS = {"psnr": 2, "ssim": 4, "lpips": 4, "st": 4, "niqe": 3, "fid": 2, "kid": 5, "dists": 4}
+_SIGNS = "*†‡§¶#"
+
+
+@dataclass
+class Row:
+    """A line: what was measured, or what the paper has. `values` by column name; `sign` refers to footnotes."""
+
+    label: str
+    values: dict[str, float | None]
+    texts: dict[str, str]
+    measured: bool
+    signs: str = ""
+
+
+@dataclass
+class Grid:
+    """A table before it is written in some language. `signs` of columns and rows refer to the footnotes."""
+
+    columns: list[Column]
+    rows: list[Row]
+    signs: dict[str, str] = field(default_factory=dict)
+    footnotes: list[str] = field(default_factory=list)
+
+    def heading(self, column: Column) -> str:
+        arrow = "↑" if column.higher_is_better else "↓"
+        return f"{column.title} {arrow}" + self.signs.get(column.name, "")
+
+    def ranks(self, column: Column) -> tuple[float | None, float | None]:
+        """The best and the second-best finite value of a column."""
+        values = {row.values.get(column.name) for row in self.rows if row.label != "Ground truth"}
+        finite = sorted(
+            {v for v in values if v is not None and math.isfinite(v)}, reverse=column.higher_is_better
+        )
+        return (finite[0] if finite else None), (finite[1] if len(finite) > 1 else None)
+
+
+def grid(evaluations: Sequence[Evaluation], paper: bool = True) -> Grid:
+    """The means of evaluations of one set, among the paper's rows in the order of the first metric, the best last.
+
+    Raises ConfigError for evaluations of different sets.
+    """
+    if len({evaluation.dataset for evaluation in evaluations}) != 1:
+        raise ConfigError("a table holds evaluations of one set")
+    columns: dict[str, Column] = {}
+    for evaluation in evaluations:
+        for column in evaluation.columns:
+            columns.setdefault(column.name, column)
+    made = Grid(list(columns.values()), [])
+    notes = _Notes(made)
+    for evaluation in evaluations:
+        texts = {name: value_text(name, summary) for name, summary in evaluation.summaries.items()}
+        values = {name: summary.mean for name, summary in evaluation.summaries.items()}
+        row = Row(evaluation.label, values, texts, True)
+        count = len(evaluation.images)
+        failed = sum(bool(image.failures) for image in evaluation.images)
+        if evaluation.expected not in (None, count):
+            row.signs += notes.sign(f"{count} of the set's {evaluation.expected} images")
+        if failed:
+            row.signs += notes.sign(f"{failed} of {count} images failed in part or whole")
+        infinite = max((summary.infinite for summary in evaluation.summaries.values()), default=0)
+        if infinite:
+            row.signs += notes.sign(f"means leave out {infinite} images equal to their sharp partner")
+        made.rows.append(row)
+    dataset = evaluations[0].dataset
+    rows = printed.rows_for(dataset, list(columns)) if paper else []
+    for held in rows:
+        texts = {n: "-" if v is None else number(n, v, printed=True) for n, v in held.values.items()}
+        row = Row(held.method, dict(held.values), texts, False)
+        row.signs += notes.sign(held.remark) if held.remark else ""
+        made.rows.append(row)
+    if rows:
+        for name in columns:
+            if difference := printed.difference(name):
+                made.signs[name] = notes.sign(difference)
+        _sort(made)
+        made.footnotes.append(f"Rows without an interval: {printed.source(dataset)}, as printed.")
+    return made
+
+
+def value_text(name: str, summary: Summary) -> str:
+    """`28.91 [28.71, 29.10]`: the mean and its interval."""
+    if summary.mean is None:
+        return "inf" if summary.infinite else "-"
+    text = number(name, summary.mean)
+    if summary.low is None or summary.high is None:
+        return text
+    return f"{text} [{number(name, summary.low)}, {number(name, summary.high)}]"
+
+
+def number(name: str, value: float, printed: bool = False) -> str:
+    """A value with its metric's digits; the paper's values with the paper's."""
+    if math.isinf(value):
+        return "∞"
+    family = re.split(r"[-:_]", name)[0]
+    digits = 3 if name.endswith("x1000") else _DIGITS.get(family, 4)
+    if printed:
+        digits = min(digits, 2 if family == "psnr" else 3)
+    return f"{value:.{digits}f}"
+
+
+def terminal_rows(
+    evaluations: Sequence[Evaluation], paper: bool = True
+) -> tuple[list[str], list[list[str]], list[str]]:
+    """Header, rows and footnotes."""
+    made = grid(evaluations, paper)
+    header = ["method", *(made.heading(column) for column in made.columns)]
+    rows = [
+        [row.label + row.signs, *(row.texts.get(column.name, "-") for column in made.columns)]
+        for row in made.rows
+    ]
+    return header, rows, made.footnotes
+
+
+def markdown(evaluations: Sequence[Evaluation], paper: bool = True) -> str:
+    """A table with the best value of each column bold and the second underlined, footnotes, and where it is from."""
+    made = grid(evaluations, paper)
+    header = ["Method", *(made.heading(column) for column in made.columns)]
+    lines = [header, ["---", *["---:"] * len(made.columns)]]
+    for row in made.rows:
+        cells = [f"**{_md(row.label)}**" if row.measured else _md(row.label)]
+        cells[0] += _md(row.signs)
+        for column in made.columns:
+            best, second = made.ranks(column)
+            text, value = row.texts.get(column.name, "-"), row.values.get(column.name)
+            if value is not None and value == best:
+                text = f"**{text}**"
+            elif value is not None and value == second:
+                text = f"<u>{text}</u>"
+            cells.append(text)
+        lines.append(cells)
+    table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    notes = [*made.footnotes, *provenance(evaluations)]
+    return table + "".join(f"\n{_md(note)}  " for note in notes) + "\n"
+
+
+def latex(evaluations: Sequence[Evaluation], paper: bool = True) -> str:
+    """A `table` with booktabs' rules; the best value of each column bold, the second underlined."""
+    made = grid(evaluations, paper)
+    head = " & ".join(["Method", *(_tex(made.heading(column)) for column in made.columns)])
+    body = []
+    for row in made.rows:
+        cells = [_tex(row.label + row.signs)]
+        for column in made.columns:
+            best, second = made.ranks(column)
+            text, value = _tex(row.texts.get(column.name, "-")), row.values.get(column.name)
+            if value is not None and value == best:
+                text = rf"\textbf{{{text}}}"
+            elif value is not None and value == second:
+                text = rf"\underline{{{text}}}"
+            cells.append(text)
+        body.append(" & ".join(cells) + r" \\")
+    first = evaluations[0]
+    caption = f"{first.dataset}, protocol {first.protocol}. " + " ".join(made.footnotes)
+    comments = "".join(f"% {line}\n" for note in provenance(evaluations) for line in note.splitlines())
+    return (
+        f"{comments}\\begin{{table}}\n\\centering\n\\begin{{tabular}}{{l{'r' * len(made.columns)}}}\n\\toprule\n"
+        f"{head} \\\\\n\\midrule\n" + "\n".join(body) + "\n\\bottomrule\n\\end{tabular}\n"
+        f"\\caption{{{_tex(caption)}}}\n\\end{{table}}\n"
+    )
+
+
+def csv_text(evaluations: Sequence[Evaluation]) -> str:
+    """A line for every image of every evaluation: label, set, image, size, seconds, values, failures."""
+    names = list(dict.fromkeys(c.name for e in evaluations for c in e.columns if not c.of_set))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["label", "dataset", "image", "height", "width", "restored_seconds", *names, "failures"])
+    for evaluation in evaluations:
+        for image in evaluation.images:
+            values = [image.values.get(name) for name in names]
+            failures = "; ".join(f"{name}: {reason}" for name, reason in image.failures.items())
+            known = [image.height, image.width, image.restored_seconds]
+            writer.writerow([evaluation.label, evaluation.dataset, image.name, *known, *values, failures])
+    return text.getvalue()
+
+
+def comparison_rows(
+    comparison: Comparison, columns: Sequence[Column]
+) -> tuple[list[str], list[list[str]], list[str]]:
+    """Header, rows and footnotes of image-by-image differences, `second` minus `first`, a line for each metric."""
+    header = ["metric", "difference", "median", "better on", "loses most on"]
+    rows = []
+    for column in columns:
+        summary = comparison.summaries.get(column.name)
+        if summary is None:
+            continue
+        median = "-" if summary.median is None else number(column.name, summary.median)
+        wins = f"{comparison.wins[column.name]} of {summary.count}"
+        rows.append(
+            [column.title, value_text(column.name, summary), median, wins, ", ".join(summary.worst[:3])]
+        )
+    return (
+        header,
+        rows,
+        [f"{comparison.second} minus {comparison.first}, image by image; 95 % interval of the mean"],
+    )
+
+
+def provenance(evaluations: Sequence[Evaluation]) -> list[str]:
+    """What computed each metric, how long it took, and where each evaluation is from."""
+    notes = []
+    for column in evaluations[0].columns:
+        count = len(evaluations[0].images)
+        seconds = "" if column.seconds is None else f"; {column.seconds / max(count, 1):.3g} s an image"
+        notes.append(f"{column.title}: {column.note}{seconds}")
+    for evaluation in evaluations:
+        times = [i.restored_seconds for i in evaluation.images if i.restored_seconds is not None]
+        speed = f", {sum(times) / len(times):.3g} s an image to restore" if times else ""
+        made = f"{evaluation.label}: {len(evaluation.images)} images{speed}"
+        more = [
+            evaluation.machine,
+            ", ".join(f"{k} {v}" for k, v in evaluation.versions.items()),
+            evaluation.date,
+        ]
+        notes.append("; ".join([made, *filter(None, more)]))
+    if evaluations[0].command:
+        notes.append(evaluations[0].command)
+    return notes
+
+
+class _Notes:
+    """Footnotes with signs, one for each text."""
+
+    def __init__(self, made: Grid) -> None:
+        self._grid, self._known = made, {}
+
+    def sign(self, text: str) -> str:
+        if text not in self._known:
+            count = len(self._known)
+            self._known[text] = _SIGNS[count % len(_SIGNS)] * (1 + count // len(_SIGNS))
+            self._grid.footnotes.append(f"{self._known[text]} {text}.")
+        return self._known[text]
+
+
+def _sort(made: Grid) -> None:
+    """By the first column that most rows have a value of, the best last; rows without one first."""
+    column = max(made.columns, key=lambda c: sum(row.values.get(c.name) is not None for row in made.rows))
+
+    def place(row: Row) -> tuple[bool, bool, float]:
+        value = row.values.get(column.name)
+        if value is None:
+            return False, False, 0.0
+        return row.label == "Ground truth", True, value if column.higher_is_better else -value
+
+    made.rows.sort(key=place)
+
+
+def _md(text: str) -> str:
+    return re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", text.replace("\n", " "))
+
+
+_TEX = {
+    **{c: rf"\{c}" for c in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$",
+    "∞": r"$\infty$",
+    "†": r"$\dagger$",
+    "‡": r"$\ddagger$",
+    "§": r"\S{}",
+    "¶": r"\P{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+}
+
+
+def _tex(text: str) -> str:
+    return "".join(_TEX.get(c, c) for c in text.replace("\n", " "))
