@@ -11,7 +11,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from xyscannet.data.layouts import Search, samples_of, unpaired
+from xyscannet.data.layouts import SEQUENCES, Search, samples_of, unpaired
 from xyscannet.data.pairs import match
 from xyscannet.data.sets import KNOWN, NAMES, REALBLUR, SPLITS, Dataset, Sample, agree
 from xyscannet.errors import ConfigError, UnavailableError
@@ -53,7 +53,10 @@ def find(name: str, root: str | Path | None = None, split: str = "test", *, gamm
             continue
         search = Search(folder, gamma=gamma)
         sets = [_finished(each, name if root is not None else None) for each in search.found]
-        fits = [each for each in sets if (each.name, each.split) == (name, split)]
+        if name == "rwbi" and root is not None and not sets:
+            sets = _bursts(folder)
+        right = [each for each in sets if (each.name, each.split) == (name, split)]
+        fits = [each for each in right if each.samples]
         if len(fits) > 1:
             places = "; ".join(f"{each.root} ({each.layout})" for each in fits)
             raise ConfigError(
@@ -61,6 +64,7 @@ def find(name: str, root: str | Path | None = None, split: str = "test", *, gamm
             )
         if fits:
             return fits[0]
+        hints += [problem for each in right for problem in each.problems[:3]]
         others = ", ".join(sorted({f"{each.title} {each.split}".strip() for each in sets}))
         hints += [f"{folder} holds {others}" if others else f"{folder} holds no known layout", *search.hints]
     raise UnavailableError(_absent(name, split, roots, hints))
@@ -114,7 +118,8 @@ def images_below(folder: str | Path) -> Dataset:
 def _finished(found: Dataset, asked: str | None) -> Dataset:
     """What was found with its name, title, split and published count; unsure names become `asked` if that fits."""
     name = found.name
-    if name in ("", REALBLUR) and asked and agree(name or None, asked):
+    told = found.split or not found.layout.startswith(SEQUENCES)  # else any folders of pairs would do
+    if name in ("", REALBLUR) and asked and told and agree(name or None, asked):
         name = asked
     known = KNOWN.get(name)
     if known is None:
@@ -129,6 +134,15 @@ def _finished(found: Dataset, asked: str | None) -> Dataset:
     if expected is not None and count != expected:
         problems = (f"{found.root} holds {count} samples; the {split} split has {expected}", *problems)
     return replace(found, name=name, title=known.title, split=split, expected=expected, problems=problems)
+
+
+def _bursts(folder: Path) -> list[Dataset]:
+    """A folder of images, or of folders of images, that is said to be RWBI."""
+    samples = unpaired(folder)
+    if not samples or any(sample.name.count("/") > 1 for sample in samples):
+        return []
+    ordered = tuple(sorted(samples, key=lambda sample: sample.name))
+    return [_finished(Dataset("rwbi", "", "test", "blurred images only", folder, ordered), None)]
 
 
 def _with_others(found: Dataset, same: list[Dataset]) -> Dataset:

@@ -69,27 +69,25 @@ def image_files(folder: Path, *, deep: bool = True) -> list[Path]:
 
 
 def _walk(folder: Path, deep: bool, above: frozenset[str]) -> Iterator[Path]:
-    if not folder.is_dir():
-        return
     here = os.path.realpath(folder)
-    if here in above:
+    if here in above or not folder.is_dir():
         return
-    for entry in entries(folder):
-        path = folder / entry.name
-        if deep and entry.is_dir():
+    for path, is_folder in entries(folder):
+        if is_folder and deep:
             yield from _walk(path, deep, above | {here})
-        elif path.suffix.lower() in SUFFIXES and entry.is_file():
+        elif not is_folder and path.suffix.lower() in SUFFIXES:
             yield path
 
 
-def entries(folder: Path) -> list[os.DirEntry]:
-    """What lies in a folder, sorted by name, without hidden things. Raises InputError if it cannot be read."""
+def entries(folder: Path) -> list[tuple[Path, bool]]:
+    """What lies in a folder and whether it is a folder, sorted, without hidden things. Raises InputError."""
     try:
         with os.scandir(folder) as found:
-            visible = [entry for entry in found if not entry.name.startswith((".", "__MACOSX"))]
+            names = [entry.name for entry in found if not entry.name.startswith((".", "__MACOSX"))]
     except OSError as error:
         raise InputError(f"the folder {folder} cannot be read: {error.strerror}") from error
-    return sorted(visible, key=lambda entry: entry.name)
+    paths = [folder / name for name in sorted(names)]
+    return [(path, path.is_dir()) for path in paths]
 
 
 def match(

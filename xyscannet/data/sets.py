@@ -31,7 +31,7 @@ class Dataset:
     Attributes:
         name: `gopro`, ... of a known set, else the folder's name.
         title: the name for people.
-        split: `test`, `train` or empty.
+        split: `test`, `train`, `all` where a set's splits cannot be told apart, or empty.
         layout: which layout was recognised.
         root: the folder that holds the split.
         samples: sorted by name.
