@@ -1,19 +1,27 @@
-"""`xyscan data`: make pairs of blurred and sharp photographs."""
+"""`xyscan data`: make pairs of blurred and sharp photographs, and check data sets."""
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from xyscan_cli import console, options
+from xyscan_cli.commands import _bench_report as report
 from xyscan_cli.console import Progress, shown
+from xyscannet.errors import UnavailableError
 
-app = typer.Typer(
-    add_completion=False, no_args_is_help=True, help="Make pairs of blurred and sharp photographs."
-)
+if TYPE_CHECKING:
+    from xyscannet.data.datasets import Dataset
+
+HELP = "Make pairs of blurred and sharp photographs, and check data sets."
+SHOWN = 20  # problems and sizes printed of a set; --json has all
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=HELP)
 
 
 class Strength(str, Enum):
@@ -25,9 +33,9 @@ class Strength(str, Enum):
     mixed = "mixed"
 
 
-@app.callback()
+@app.callback(help=HELP)
 def data() -> None:
-    """Make pairs of blurred and sharp photographs."""
+    """The group of commands."""
 
 
 @app.command()
@@ -75,3 +83,97 @@ def synth(
             "\n".join([f"{len(failed)} of {len(synthesis)} photographs failed:", *map(shown, failed)])
         )
         raise typer.Exit(1)
+
+
+@app.command()
+def check(
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DIR", help="A data set, one of its splits, or a folder of sets.", show_default=False
+        ),
+    ],
+    deep: Annotated[bool, typer.Option("--deep", help="Decode every file, not only its header.")] = False,
+    json_path: options.JsonOption = None,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Say which data sets a folder holds and what is wrong with them.
+
+    GoPro, HIDE, RealBlur-J, RealBlur-R and RWBI are recognised in the layouts
+    that circulate, and so are any folders {blur,sharp} or {input,target}.
+    Counts are compared with the published ones. Files without a partner,
+    unreadable files and pairs of two sizes are listed. The exit code is 1 if
+    there are any problems, 3 if the folder holds no data set.
+    """
+    console.set_quiet(quiet)
+    from xyscannet.data import datasets
+
+    sets = datasets.recognise(folder)
+    if not sets:
+        raise UnavailableError(
+            f"{folder} holds no data set: neither {', '.join(datasets.NAMES)} in a known layout and folder name "
+            "nor folders blur and sharp or input and target"
+        )
+    records = []
+    for each in sets:
+        records.append(_checked(each, deep))
+        _print(records[-1])
+    lines = [json.dumps(record) + "\n" for record in records]
+    if json_path is not None and str(json_path) != "-":
+        report.write(json_path, "".join(lines))
+    elif json_path is not None:
+        for record in records:
+            console.data(record)
+    if any(record["problems"] for record in records):
+        raise typer.Exit(1)
+
+
+def _checked(found: Dataset, deep: bool) -> dict[str, Any]:
+    from xyscannet.data.check import check as look
+
+    sizes: Counter[tuple[int, int]] = Counter()
+    problems = list(found.problems)
+    with Progress(len(found.samples), "samples") as bar:
+        for done, checked in enumerate(look(found, deep=deep), 1):
+            if checked.size:
+                sizes[checked.size] += 1
+            problems += checked.problems
+            bar.update(done, name=checked.sample.name)
+    return {
+        "name": found.name,
+        "title": found.title,
+        "split": found.split,
+        "layout": found.layout,
+        "root": str(found.root),
+        "samples": len(found.samples),
+        "expected": found.expected,
+        "paired": any(sample.sharp for sample in found.samples),
+        "groups": len({sample.group for sample in found.samples}),
+        "sizes": {f"{width}x{height}": count for (width, height), count in sizes.most_common()},
+        "decoded": deep,
+        "problems": problems,
+    }
+
+
+def _print(record: dict[str, Any]) -> None:
+    console.say(f"{record['title']} {record['split']}".strip(), "bold")
+    console.field("folder", record["root"])
+    console.field("layout", record["layout"])
+    kind = "pairs" if record["paired"] else "images"
+    published = "" if record["expected"] is None else f", {record['expected']} are published"
+    groups = f", in {record['groups']} groups" if record["groups"] > 1 else ""
+    console.field(kind, f"{record['samples']}{groups}{published}")
+    sizes = [f"{size} ({count})" for size, count in record["sizes"].items()]
+    more = f" and {len(sizes) - SHOWN} more" if len(sizes) > SHOWN else ""
+    console.field("sizes", ", ".join(sizes[:SHOWN]) + more if sizes else "none can be read")
+    problems = record["problems"]
+    if problems:
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        lines = [f"{count} with {record['title']} {record['split']}".rstrip() + ":"]
+        lines += [f"  {shown(problem)}" for problem in problems[:SHOWN]]
+        if len(problems) > SHOWN:
+            lines.append(f"  and {len(problems) - SHOWN} more; --json FILE has all")
+        console.error("\n".join(lines))
+    else:
+        read = "decoded" if record["decoded"] else "headers read"
+        console.field("files", f"all there, {read}, nothing wrong")

@@ -132,7 +132,8 @@ def _finished(found: Dataset, asked: str | None) -> Dataset:
         split = "train" if count == known.counts.get("train") else "test"
     expected, problems = known.counts.get(split), found.problems
     if expected is not None and count != expected:
-        problems = (f"{found.root} holds {count} samples; the {split} split has {expected}", *problems)
+        samples = "1 sample" if count == 1 else f"{count} samples"
+        problems = (f"{found.root} holds {samples}; the {split} split has {expected}", *problems)
     return replace(found, name=name, title=known.title, split=split, expected=expected, problems=problems)
 
 
