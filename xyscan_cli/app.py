@@ -15,8 +15,9 @@ from xyscan_cli import console
 COMMANDS = {
     "deblur": "Deblur photographs: files, folders or globs.",
     "models": "List, describe and convert networks and their weights.",
-    "data": "Make pairs of blurred and sharp photographs.",
+    "data": "Make pairs of blurred and sharp photographs, and check data sets.",
     "train": "Train a network from a YAML configuration.",
+    "eval": "Measure restored images on a data set: PSNR, SSIM, LPIPS, NIQE, ... as the field does.",
     "bench": "Measure time, GFLOP/s, peak memory and parity on this machine.",
     "doctor": "Say what this machine has: versions, devices, scan backends.",
 }

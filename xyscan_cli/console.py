@@ -232,9 +232,9 @@ def duration(seconds: float) -> str:
 
 
 def number(value: float) -> str:
-    """Two or three digits: `0.0035`, `0.41`, `5.2`, `14.2`, `630`."""
-    if value == 0:
-        return "0"
+    """Two or three digits: `0.0035`, `0.41`, `5.2`, `14.2`, `630`; whole numbers as they are."""
+    if value == 0 or isinstance(value, int):
+        return str(int(value))
     return f"{value:.2g}" if value < 1 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
 
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xyscan_cli import console, options
+from xyscan_cli import console, networks, options
 from xyscan_cli.commands import _deblur_report as report
 from xyscan_cli.console import Progress, shown
-from xyscannet.errors import ConfigError, InputError, UnavailableError
+from xyscannet.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     import torch
@@ -92,7 +91,7 @@ def command(
     console.set_quiet(quiet)
     if len(paths) < 2:
         raise typer.BadParameter("both INPUT and OUTPUT are needed, e.g. xyscan deblur photos/ out/")
-    tile_size = _tile(tile)
+    tile_size = networks.tile_size(tile)
     if quality is not None and format not in (None, Format.jpeg, Format.webp):
         raise ConfigError(f"--quality is for JPEG and WebP, not for {format.value}")
 
@@ -102,7 +101,7 @@ def command(
     records = report.Records(json_path, exist.value, jobs)
     place = inference.pick_device(device)
     settings = inference.Settings(
-        dtype=_dtype(dtype, place),
+        dtype=networks.arithmetic_type(dtype, place),
         tile=tile_size,
         ensemble=ensemble,
         format=format and format.value,
@@ -110,8 +109,8 @@ def command(
         strip_metadata=strip_metadata,
         overwrite=exist is options.Exist.overwrite,
     )
-    with _scan_backend(scan, place):
-        model, network = _load(weights, place, channel_order.value)
+    with networks.scan_backend(scan, place):
+        model, network = networks.load_network(weights, place, channel_order.value)
         planned = _plans(jobs, model, settings, place)
         report.print_plan(jobs, planned, network, settings, place, paths[-1])
         with records:
@@ -121,52 +120,6 @@ def command(
                 code = _run(jobs, model, settings, records)
     if code:
         raise typer.Exit(code)
-
-
-def _tile(text: str) -> str | int:
-    if text in ("auto", "none"):
-        return text
-    if text.isdecimal():
-        return int(text)
-    raise ConfigError(f"--tile must be auto, none or a number of pixels, not {text!r}")
-
-
-def _dtype(dtype: options.DType, device: torch.device) -> torch.dtype:
-    import torch
-
-    from xyscannet.inference import pick_dtype
-
-    if dtype is options.DType.auto:
-        return pick_dtype(device)
-    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[dtype.value]
-
-
-@contextlib.contextmanager
-def _scan_backend(scan: options.Scan, device: torch.device) -> Iterator[None]:
-    from xyscannet import ops
-
-    if scan is options.Scan.auto:
-        yield
-        return
-    with ops.use_backend(scan.value):
-        if ops.active_backend(device.type) != scan.value:
-            raise UnavailableError(f"the scan backend {scan.value} does not run on {device}")
-        yield
-
-
-def _load(weights: str | None, device: torch.device, channel_order: str) -> tuple[XYScanNet, str]:
-    """The network, and what it is in words."""
-    from xyscannet import checkpoint
-    from xyscannet.models import zoo
-
-    if weights is None:
-        weights = "xyscannet-s"
-        if device.type != "cpu" and zoo.info("xyscannet-b").weights is not None:
-            weights = "xyscannet-b"
-    model = checkpoint.load_model(weights, device=device, channel_order=channel_order)
-    parameters = sum(p.numel() for p in model.parameters()) / 1e6
-    embedded = " (embedded weights)" if weights in zoo.names() else ""
-    return model.fuse(), f"{weights}{embedded}, {parameters:.2f} M parameters, width {model.config.width}"
 
 
 def _plans(jobs: Jobs, model: XYScanNet, settings: Settings, device: torch.device) -> list[Record]:

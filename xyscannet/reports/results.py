@@ -119,10 +119,10 @@ class Comparison:
     wins: Mapping[str, int]
 
 
-def to_json(evaluation: Evaluation) -> str:
-    """Standard JSON: an infinite value is the string "inf"; what is not a number cannot occur."""
+def to_json(evaluation: Evaluation, indent: int | None = 1) -> str:
+    """Standard JSON, on one line if `indent` is None: an infinite value is the string "inf"; NaN cannot occur."""
     data = {"format": FORMAT, **asdict(evaluation)}
-    return json.dumps(portable(data), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(portable(data), indent=indent, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def from_json(text: str, source: str | Path = "the text") -> Evaluation:

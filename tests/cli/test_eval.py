@@ -1,0 +1,179 @@
+"""`xyscan eval` on small sets: sources, files, what it refuses, exit codes."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from xyscan_cli.app import app
+from xyscannet import checkpoint
+from xyscannet.models import XYScanNet, XYScanNetConfig
+from xyscannet.reports.results import from_json
+
+pytest.importorskip("skimage", reason="the metrics' packages are not installed")
+TINY = XYScanNetConfig(width=8, encoder_blocks=(1, 0, 0), decoder_blocks=(1, 0, 0), d_state=4)
+
+
+def run(*arguments: object, code: int = 0):
+    result = CliRunner().invoke(app, ["eval", *[str(argument) for argument in arguments]])
+    assert result.exit_code == code, (result.output, result.exception)
+    return result
+
+
+def save(path: Path, array: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), array)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Four pairs in blur/ and sharp/, restored images in a/ (as the blurred) and b/ (nearer to the sharp)."""
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+    for i in range(4):
+        sharp = random.integers(0, 256, (24, 32, 3)).astype(float)
+        blur = cv2.GaussianBlur(sharp, (0, 0), 1)
+        for kind, image in (("sharp", sharp), ("blur", blur), ("a", blur), ("b", (blur + sharp) / 2)):
+            save(tmp_path / kind / f"{i}.png", image.round().astype(np.uint8))
+    return tmp_path
+
+
+@pytest.fixture
+def tiny(folder):
+    torch.manual_seed(0)
+    model = XYScanNet(TINY)
+    torch.nn.init.normal_(model.output.weight, std=0.02)
+    path = folder / "tiny.safetensors"
+    checkpoint.save(path, model, TINY)
+    return path
+
+
+def test_a_network_beside_the_blurred_input(folder, tiny):
+    options = ["--csv", "t.csv", "--markdown", "t.md", "--latex", "t.tex", "--json", "t.jsonl"]
+    result = run(tiny, "--pairs", "blur", "sharp", "--blurred", "--keep", *options)
+    lines = result.stdout.splitlines()
+    assert lines[0].split()[:2] == ["method", "PSNR"]
+    assert lines[1].startswith("blurred input") and lines[2].startswith("tiny")
+    assert "scan: " in result.stderr and "s an image" in result.stderr and "worst PSNR" in result.stderr
+    blurred, network = (from_json(line) for line in (folder / "t.jsonl").read_text().splitlines())
+    assert len(network.images) == 4 and network.settings["weights"] and network.command.startswith("xyscan")
+    assert network.images[0].values["psnr"] != blurred.images[0].values["psnr"]
+    kept = cv2.imread(network.images[0].restored)
+    error = np.square(kept.astype(float) - cv2.imread("sharp/0.png")).mean()
+    assert network.images[0].values["psnr"] == pytest.approx(10 * np.log10(255**2 / error))
+    rows = list(csv.DictReader(Path("t.csv").read_text().splitlines()))
+    assert [row["label"] for row in rows] == ["blurred input"] * 4 + ["tiny"] * 4
+    assert "| **tiny**" in Path("t.md").read_text() and r"\toprule" in Path("t.tex").read_text()
+    held = Path("runs/eval-blur/tiny/evaluation.json").read_text()
+    assert from_json(held).images == network.images
+
+
+def test_a_run_goes_on_and_is_not_mixed_with_another(folder, tiny):
+    first = run(tiny, "--pairs", "blur", "sharp", "--out", "out")
+    again = run(tiny, "--pairs", "blur", "sharp", "--out", "out")
+    assert "4 images were measured before" in again.stderr and again.stdout == first.stdout
+    assert (
+        "--fresh" in run(tiny, "--pairs", "blur", "sharp", "--out", "out", "--metrics", "psnr", code=2).stderr
+    )
+    run(tiny, "--pairs", "blur", "sharp", "--out", "out", "--metrics", "psnr", "--fresh")
+
+
+def test_two_folders_image_by_image(folder):
+    result = run("a", "b", "--paired", "--pairs", "blur", "sharp", "--json", "-")
+    *lines, last = result.stdout.splitlines()
+    assert [from_json(line).label for line in lines] == ["a", "b"]
+    comparison = json.loads(last)["comparison"]
+    assert comparison["wins"] == {"psnr": 4, "ssim": 4} and len(comparison["differences"]["psnr"]) == 4
+    shown = run("a", "b", "--paired", "--pairs", "blur", "sharp").stdout
+    assert "better on" in shown and "4 of 4" in shown
+    assert "two sources" in run("a", "--paired", "--pairs", "blur", "sharp", code=2).stderr
+
+
+def test_restored_beside_sharp(folder):
+    result = run("--restored", "b", "--sharp", "sharp", "--json", "-")
+    found = from_json(result.stdout)
+    assert found.label == "b" and len(found.images) == 4 and found.summaries["ssim"].count == 4
+    run("--restored", "b", code=2)
+    run("a", "--restored", "b", "--sharp", "sharp", code=2)
+
+
+def test_any_folder_of_pairs(folder, tiny):
+    for kind in ("blur", "sharp"):
+        (folder / "set/test/s").mkdir(parents=True, exist_ok=True)
+        (folder / kind).rename(folder / "set/test/s" / kind)
+    assert (
+        from_json(run(tiny, "--root", "set", "--limit", 2, "--json", "-").stdout).images[1].name.endswith("1")
+    )
+    assert "holds no" in run(tiny, "--root", "a", code=3).stderr
+
+
+def test_a_set_that_is_not_there(folder, monkeypatch):
+    monkeypatch.delenv("XYSCAN_DATA", raising=False)
+    assert "XYSCAN_DATA" in run("--dataset", "gopro", code=3).stderr
+    error = run("--dataset", "realblur-j", "--root", "a", code=3).stderr
+    assert "expected" in error and "https://" in error
+
+
+def test_images_that_fail_are_listed(folder):
+    Path("blur/1.png").write_bytes(b"nothing")
+    save(folder / "blur/2.png", np.zeros((5, 5, 3), np.uint8))
+    result = run("--restored", "blur", "--sharp", "sharp", code=1)
+    assert "1.png" in result.stderr and "2: " in result.stderr and "2 of 4 images failed" in result.stderr
+    assert result.stdout.startswith("method")
+
+
+def test_one_image_has_no_interval(folder):
+    result = run("--restored", "b", "--sharp", "sharp", "--limit", 1)
+    assert "[" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([], 2, "--dataset NAME"),
+        (["--pairs", "blur", "sharp", "--dataset", "gopro"], 2, "exclude each other"),
+        (["--pairs", "blur", "nowhere"], 3, "nowhere does not exist"),
+        (["--pairs", "blur", "sharp", "--metrics", "psnrr"], 2, "did you mean 'psnr'"),
+        (["--pairs", "blur", "sharp", "--metrics", ","], 2, "one metric"),
+        (["--pairs", "blur", "sharp", "--csv", "no/such/file"], 2, "does not exist"),
+        (["nowhere", "--pairs", "blur", "sharp"], 2, "nowhere"),
+        (["a", "a", "--pairs", "blur", "sharp"], 2, "twice"),
+        (["--pairs", "blur", "sharp", "--scan", "triton", "--device", "cpu"], 3, "triton"),
+    ],
+)
+def test_wrong_options(folder, arguments, code, message):
+    assert message in " ".join(run(*arguments, code=code).stderr.split())
+
+
+def test_realblur_is_aligned(folder, monkeypatch):
+    from dataclasses import replace
+
+    from xyscannet.data import datasets
+
+    found = replace(
+        datasets.pair_folders("blur", "sharp"), name="realblur-j", title="RealBlur-J", expected=980
+    )
+    monkeypatch.setattr(datasets, "find", lambda *_: found)
+    result = run("b", "--dataset", "realblur-j", "--json", "-")
+    evaluation = from_json(result.stdout)
+    assert [column.name for column in evaluation.columns] == ["psnr-realblur", "ssim-realblur"]
+    assert evaluation.protocol == "realblur" and evaluation.expected == 980
+    plain = from_json(
+        run("b", "--dataset", "realblur-j", "--protocol", "plain", "--json", "-", "--fresh").stdout
+    )
+    assert plain.columns[0].name == "psnr"
+
+
+def test_no_sharp_images_no_psnr(folder, monkeypatch):
+    from xyscannet.data import datasets
+
+    monkeypatch.setattr(datasets, "find", lambda *_: datasets.images_below("blur"))
+    assert "need sharp images" in run("--dataset", "rwbi", "--metrics", "psnr", code=2).stderr

@@ -1,0 +1,152 @@
+"""What `xyscan eval` says and writes."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xyscan_cli import console, tables
+from xyscannet.errors import InputError
+
+if TYPE_CHECKING:
+    from xyscannet.data.datasets import Dataset
+    from xyscannet.reports.results import Comparison, Evaluation
+
+LISTED = 5
+
+
+def print_set(found: Dataset, count: int, protocol: str) -> None:
+    split = f", {found.split} split" if found.split else ""
+    console.field("set", f"{found.title}{split}, {found.layout}, in {found.root}")
+    some = "" if count == len(found.samples) else f" of {len(found.samples)}"
+    console.field("images", f"{count}{some}")
+    console.field("protocol", protocol)
+    for problem in found.problems[:LISTED]:
+        console.warn(problem)
+    if len(found.problems) > LISTED:
+        console.warn(f"and {len(found.problems) - LISTED} more; xyscan data check lists them")
+
+
+def show(
+    evaluations: Sequence[Evaluation], comparison: Comparison | None, paper: bool, json_path: Path | None
+) -> None:
+    """The table and its notes; with `--json -` the records on stdout instead."""
+    from xyscannet.reports import tables as grids
+
+    if json_path is not None and str(json_path) == "-":
+        sys.stdout.write(_json(evaluations, comparison))
+        return
+    header, rows, notes = grids.terminal_rows(evaluations, paper)
+    tables.show(header, rows, right=range(1, len(header)))
+    for note in [*notes, *grids.provenance(evaluations)[: len(evaluations[0].columns)]]:
+        console.say(note)
+    _print_worst(evaluations[-1])
+    if comparison is not None:
+        header, rows, notes = grids.comparison_rows(comparison, evaluations[-1].columns)
+        print()
+        tables.show(header, rows, right=[1, 2])
+        for note in notes:
+            console.say(note)
+    if json_path is not None:
+        _put(json_path, _json(evaluations, comparison))
+
+
+def _print_worst(evaluation: Evaluation) -> None:
+    for column in evaluation.columns:
+        worst = evaluation.summaries[column.name].worst
+        if worst and not column.of_set and len(evaluation.images) > 1:
+            console.say(f"{evaluation.label}, worst {column.title}: {', '.join(worst)}")
+
+
+def write(
+    evaluations: Sequence[Evaluation],
+    comparison: Comparison | None,
+    paper: bool,
+    files: Mapping[str, Path | None],
+    figures: Path | None,
+    folder: Path,
+) -> None:
+    """The results in the run's folder, and the files that were asked for."""
+    from xyscannet.reports import tables as grids
+    from xyscannet.reports.results import to_json
+
+    for evaluation in evaluations:
+        from xyscan_cli.commands.eval import _safe
+
+        _put(folder / _safe(evaluation.label) / "evaluation.json", to_json(evaluation))
+    makers = {
+        "--csv": lambda: grids.csv_text(evaluations),
+        "--markdown": lambda: grids.markdown(evaluations, paper),
+        "--latex": lambda: grids.latex(evaluations, paper),
+    }
+    for option, make in makers.items():
+        if files[option] is not None:
+            _put(files[option], make())
+            console.say(f"wrote {files[option]}")
+    if files["--report"] is not None:
+        from xyscannet.reports.page import write_page
+
+        rows = grids.terminal_rows(evaluations, paper)
+        write_page(files["--report"], evaluations, read=_pixels, paper_rows=rows)
+        console.say(f"wrote {files['--report']}")
+    if figures is not None:
+        from xyscannet.reports import figures as drawing
+
+        for path in drawing.write_all(figures, evaluations, read=_pixels):
+            console.say(f"wrote {path}")
+
+
+def print_failures(evaluations: Sequence[Evaluation]) -> bool:
+    """Every image that failed, once a reason; whether there was one."""
+    lines = [
+        f"  {evaluation.label}, {name}: {reason}"
+        for evaluation in evaluations
+        for image in evaluation.images
+        for name, reason in image.failures.items()
+    ]
+    if lines:
+        more = [f"  and {len(lines) - 20} more, in evaluation.json"] if len(lines) > 20 else []
+        console.error("\n".join([f"{len(lines)} failed:", *lines[:20], *more]))
+    return bool(lines)
+
+
+def _pixels(path: str):
+    """The 8-bit pixels of a file."""
+    from xyscannet.images import read
+    from xyscannet.metrics.pixels import rgb8
+
+    return rgb8(read(path).rgb)
+
+
+def _json(evaluations: Sequence[Evaluation], comparison: Comparison | None) -> str:
+    from xyscannet.reports.results import portable, to_json
+
+    lines = [to_json(evaluation, indent=None) for evaluation in evaluations]
+    if comparison is not None:
+        lines.append(json.dumps({"comparison": portable(asdict(comparison))}, allow_nan=False) + "\n")
+    return "".join(lines)
+
+
+def _put(path: Path, text: str) -> None:
+    """Write a text file under a temporary name and move it into place."""
+    try:
+        path.absolute().parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            "w",
+            dir=path.absolute().parent,
+            prefix=f".{path.name}.",
+            delete=False,
+            encoding="utf-8",
+            newline="",
+        ) as file:
+            file.write(text)
+        os.chmod(file.name, 0o644)
+        os.replace(file.name, path)
+    except OSError as failure:
+        raise InputError(f"{path}: cannot be written: {failure.strerror or failure}") from None

@@ -1,0 +1,424 @@
+"""`xyscan eval`: measure restored images on a data set, beside the paper's numbers."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from xyscan_cli import console, machine, networks, options
+from xyscan_cli.commands import _eval_report as report
+from xyscannet.errors import ConfigError, UnavailableError
+
+if TYPE_CHECKING:
+    import torch
+
+    from xyscannet.data.datasets import Dataset
+    from xyscannet.evaluation import Source
+    from xyscannet.reports.results import Evaluation
+
+GROUPS = {
+    "distortion": ("psnr", "ssim"),
+    "perceptual": ("lpips-alex", "lpips-vgg", "st-lpips", "niqe", "dists"),
+    "distribution": ("fid", "kid"),
+}
+ALIGNED = {"psnr": "psnr-realblur", "ssim": "ssim-realblur"}
+
+
+class Set(str, Enum):
+    """Data sets that are known by name."""
+
+    gopro = "gopro"
+    hide = "hide"
+    rwbi = "rwbi"
+    realblur_j = "realblur-j"
+    realblur_r = "realblur-r"
+
+
+class Protocol(str, Enum):
+    """How PSNR and SSIM are taken; `auto` is `realblur` for RealBlur."""
+
+    auto = "auto"
+    plain = "plain"
+    realblur = "realblur"
+
+
+@dataclass(frozen=True)
+class Running:
+    """How networks run here."""
+
+    device: torch.device
+    dtype: torch.dtype
+    tile: str | int
+    ensemble: bool
+    channel_order: str
+
+
+def command(
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[NAME|FILE|FOLDER]...",
+            help="What to measure: networks, weights, or folders of restored images. Default: the embedded network.",
+            show_default=False,
+        ),
+    ] = None,
+    dataset: Annotated[Set | None, typer.Option("--dataset", help="A known data set's test split.")] = None,
+    pairs: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option("--pairs", metavar="BLUR SHARP", help="Two folders of pairs instead of a known set."),
+    ] = None,
+    restored: Annotated[
+        Path | None,
+        typer.Option("--restored", metavar="DIR", help="A folder of restored images, with --sharp."),
+    ] = None,
+    sharp: Annotated[
+        Path | None, typer.Option("--sharp", metavar="DIR", help="Their sharp partners.")
+    ] = None,
+    root: Annotated[
+        Path | None,
+        typer.Option(
+            "--root",
+            metavar="DIR",
+            help="Where the set lies; without --dataset, any folder of pairs.",
+            show_default="$XYSCAN_DATA",
+        ),
+    ] = None,
+    split: Annotated[
+        str, typer.Option("--split", metavar="test|train", help="Split of the known set.")
+    ] = "test",
+    weights: options.WeightsOption = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            "--metrics",
+            metavar="NAME,...",
+            help="psnr, ssim, lpips-alex, lpips-vgg, st-lpips, niqe, dists, fid, kid, pyiqa:NAME; or the groups "
+            "distortion, perceptual, distribution.",
+            show_default="psnr,ssim; niqe without sharp images",
+        ),
+    ] = None,
+    protocol: Annotated[
+        Protocol, typer.Option("--protocol", help="realblur: PSNR and SSIM after RealBlur's alignment.")
+    ] = Protocol.auto,
+    patch: Annotated[
+        int | None,
+        typer.Option("--patch", min=32, help="FID and KID of patches of N pixels, not whole images."),
+    ] = None,
+    subset: Annotated[
+        int, typer.Option("--kid-subset", min=2, help="Images in one of KID's subsets.")
+    ] = 1000,
+    blurred: Annotated[bool, typer.Option("--blurred", help="Measure the blurred input too.")] = False,
+    paired: Annotated[
+        bool, typer.Option("--paired", help="Compare two sources image by image: the second minus the first.")
+    ] = False,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="The first N images only.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="DIR", help="Journal, results and images.", show_default="runs/eval-SET"
+        ),
+    ] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the restored images in the folder.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Begin anew instead of going on with an interrupted run.")
+    ] = False,
+    page: Annotated[
+        Path | None,
+        typer.Option(
+            "--report", metavar="page.html", help="Write one page to look at. Keeps the restored images."
+        ),
+    ] = None,
+    figures: Annotated[
+        Path | None,
+        typer.Option("--figures", metavar="DIR", help="Write figures. Keeps the restored images."),
+    ] = None,
+    json_path: options.JsonOption = None,
+    csv_path: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", help="A line for every image.")
+    ] = None,
+    markdown: Annotated[Path | None, typer.Option("--markdown", metavar="FILE", help="The table.")] = None,
+    latex: Annotated[
+        Path | None, typer.Option("--latex", metavar="FILE", help="The table, for a paper.")
+    ] = None,
+    paper: Annotated[
+        bool, typer.Option("--paper/--no-paper", help="Show the paper's rows around ours.")
+    ] = True,
+    device: options.DeviceOption = "auto",
+    dtype: options.DTypeOption = options.DType.auto,
+    scan: options.ScanOption = options.Scan.auto,
+    tile: Annotated[str, typer.Option("--tile", metavar="auto|none|N", help="As in xyscan deblur.")] = "auto",
+    ensemble: Annotated[
+        bool, typer.Option("--ensemble", help="Average over the 8 flips and rotations: 8 times the time.")
+    ] = False,
+    channel_order: options.ChannelOrderOption = options.ChannelOrder.rgb,
+    offline: Annotated[bool, typer.Option("--offline", help="Download no metric's weights.")] = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Measure restored images on a data set, beside the paper's numbers.
+
+    Metrics see the 8-bit images that a user would get. A run that was interrupted goes on where it stopped. Exit
+    code 1 if an image failed, 3 if the set or a metric's package or weights are not there.
+
+    Examples:
+
+    xyscan eval --dataset gopro --root data/ --metrics distortion,perceptual --report gopro.html
+
+    xyscan eval --pairs blurry/ sharp/ --blurred
+
+    xyscan eval theirs/ ours/ --paired --dataset realblur-j
+    """
+    console.set_quiet(quiet)
+    files = {"--report": page, "--csv": csv_path, "--markdown": markdown, "--latex": latex}
+    for option, path in files.items():
+        if path is not None and not path.absolute().parent.is_dir():
+            raise ConfigError(f"{option} {path}: its folder does not exist")
+    named = [*(sources or []), *([weights] if weights else [])]
+    if paired and len(named) != 2:
+        raise ConfigError(f"--paired compares two sources, not {len(named)}")
+    found, as_they_are = _images(dataset, pairs, restored, sharp, root, split, bool(named))
+    samples = found.samples[:limit]
+    kind = _protocol(protocol, found.name)
+    wanted = _metrics(metrics, kind, all(sample.sharp is not None for sample in samples))
+    report.print_set(found, len(samples), kind)
+    tile_size = networks.tile_size(tile)
+
+    from xyscannet import inference
+    from xyscannet.metrics import registry
+    from xyscannet.metrics.distribution import DistributionSettings
+
+    place = inference.pick_device(device)
+    runs = Running(place, networks.arithmetic_type(dtype, place), tile_size, ensemble, channel_order.value)
+    folder = out or Path("runs") / f"eval-{_safe(found.name)}"
+    keep = keep or page is not None or figures is not None
+    distribution = DistributionSettings(patch=patch, subset_size=subset)
+    facts = {
+        "versions": _versions(),
+        "machine": _machine(place),
+        "command": shlex.join(["xyscan", *sys.argv[1:]]),
+    }
+    settings = {
+        "split": found.split,
+        "layout": found.layout,
+        "problems": list(found.problems),
+        "limit": limit,
+    }
+    evaluations = []
+    with networks.scan_backend(scan, place):
+        for label, make in _sources(named, as_they_are, blurred, runs):
+            home = folder / _safe(label)
+            with make(home / "restored" if keep else None) as source:
+                # Built anew for each source: metrics of sets hold what they have seen.
+                built = registry.build_all(
+                    wanted, device=str(place), offline=offline, distribution=distribution
+                )
+                evaluations.append(
+                    _evaluate(
+                        found, samples, source, built, home, kind, fresh, settings, facts, patch, subset
+                    )
+                )
+    comparison = None
+    if paired:
+        from xyscannet.evaluation import compare
+
+        comparison = compare(evaluations[-2], evaluations[-1])
+    report.show(evaluations, comparison, paper, json_path)
+    report.write(evaluations, comparison, paper, files, figures, folder)
+    if report.print_failures(evaluations):
+        raise typer.Exit(1)
+
+
+def _images(
+    dataset: Set | None,
+    pairs: tuple[Path, Path] | None,
+    restored: Path | None,
+    sharp: Path | None,
+    root: Path | None,
+    split: str,
+    named: bool,
+) -> tuple[Dataset, str | None]:
+    """The samples, and the label of what stands in for their blurred images where that is to be measured alone."""
+    from xyscannet.data import datasets
+
+    if sum(given is not None for given in (dataset, pairs, restored)) > 1:
+        raise ConfigError("--dataset, --pairs and --restored exclude each other")
+    if (sharp is not None) != (restored is not None):
+        raise ConfigError("--restored and --sharp belong together")
+    if restored is not None:
+        if named:
+            raise ConfigError("--restored is what is measured; other sources need --dataset or --pairs")
+        return datasets.pair_folders(restored, sharp), restored.name or str(restored)
+    if pairs is not None:
+        return datasets.pair_folders(*pairs), None
+    if dataset is not None:
+        return datasets.find(dataset.value, root, split), None
+    if root is None:
+        raise ConfigError(
+            "give --dataset NAME, --root DIR, --pairs BLUR SHARP, or --restored DIR with --sharp DIR"
+        )
+    sets = [each for each in datasets.recognise(root) if each.split in (split, "all", "")]
+    if len(sets) == 1:
+        return sets[0], None
+    if not sets:
+        raise UnavailableError(
+            f"{root} holds no {split} split of pairs; xyscan data check {root} says what is there"
+        )
+    raise ConfigError(
+        f"{root} holds several sets: {'; '.join(f'{s.root} ({s.layout})' for s in sets)}; give one"
+    )
+
+
+def _protocol(protocol: Protocol, name: str) -> str:
+    if protocol is Protocol.auto:
+        return "realblur" if name.startswith("realblur") else "plain"
+    return protocol.value
+
+
+def _metrics(text: str | None, protocol: str, with_sharp: bool) -> list[str]:
+    """The registry names that are asked for."""
+    from xyscannet.metrics import registry
+
+    if text is None:
+        text = "psnr,ssim" if with_sharp else "niqe"
+    names: list[str] = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        names += GROUPS.get(part, (part,))
+    if not names:
+        raise ConfigError("--metrics: give one metric at least")
+    names = [ALIGNED.get(name, name) if protocol == "realblur" else name for name in names]
+    names = list(dict.fromkeys(registry.info(name).name for name in names))
+    needing = [name for name in names if registry.info(name).needs_sharp]
+    if needing and not with_sharp:
+        raise ConfigError(f"--metrics: {', '.join(needing)} need sharp images, which this set does not have")
+    return names
+
+
+def _sources(
+    named: Sequence[str], as_they_are: str | None, blurred: bool, runs: Running
+) -> Iterator[tuple[str, Any]]:
+    """Labels, and what makes each source when it is its turn, given a folder for its images or None."""
+    from xyscannet.evaluation import AsIs, Folder
+
+    @contextmanager
+    def ready(source: Source) -> Iterator[Source]:
+        yield source
+
+    if blurred:
+        yield "blurred input", lambda keep: ready(AsIs())
+    if as_they_are is not None:
+        yield as_they_are, lambda keep: ready(AsIs(as_they_are))
+        return
+    names = list(named) or [networks.default_weights(runs.device)]
+    if len(set(names)) < len(names):
+        raise ConfigError("one source is given twice")
+    folders = {name for name in names if Path(name).is_dir()}
+    labels = [_label(name, names, folders) for name in names]
+    for name, label in zip(names, labels, strict=True):
+        if name in folders:
+            yield label, lambda keep, name=name, label=label: ready(Folder(name, label))
+        else:
+            yield label, lambda keep, name=name, label=label: _network(name, label, keep, runs)
+
+
+def _label(name: str, names: Sequence[str], folders: set[str]) -> str:
+    """The last part of a path, or all of it where several end alike."""
+    short = Path(name).name if name in folders else re.sub(r"\.(safetensors|pth)$", "", Path(name).name)
+    alike = [other for other in names if Path(other).stem == Path(name).stem]
+    return name if len(alike) > 1 else short
+
+
+@contextmanager
+def _network(name: str, label: str, keep: Path | None, runs: Running) -> Iterator[Source]:
+    from xyscannet import checkpoint, ops
+    from xyscannet.evaluation import Network
+
+    model, words = networks.load_network(name, runs.device, runs.channel_order)
+    console.field("network", words)
+    console.field("scan", ops.active_backend(runs.device.type))
+    digest = hashlib.sha256(checkpoint.resolve(name).read_bytes()).hexdigest()
+    known = {"weights": digest, "scan": ops.active_backend(runs.device.type), "device": runs.device.type}
+    yield Network(
+        model,
+        label,
+        known,
+        dtype=runs.dtype,
+        tile=runs.tile,
+        ensemble=runs.ensemble,
+        keep=keep,
+        tell=console.warn,
+    )
+
+
+def _evaluate(
+    found: Dataset,
+    samples: Sequence[Any],
+    source: Source,
+    metrics: Sequence[Any],
+    home: Path,
+    protocol: str,
+    fresh: bool,
+    settings: dict[str, Any],
+    facts: dict[str, Any],
+    patch: int | None,
+    subset: int,
+) -> Evaluation:
+    from xyscannet.evaluation import Journal, evaluate
+    from xyscannet.evaluation.engine import identity
+
+    of_sets = {"patch": patch, "kid_subset": subset} if any(m.kind != "image" for m in metrics) else {}
+    kept = str(getattr(source, "keep", None) is not None)
+    known = identity(samples, source, metrics, dataset=found.name, protocol=protocol, kept=kept, **of_sets)
+    with (
+        Journal(home, known, fresh=fresh) as journal,
+        console.Progress(len(samples), "images") as bar,
+    ):
+        if journal.images:
+            console.say(f"{source.label}: {len(journal.images)} images were measured before")
+        return evaluate(
+            samples,
+            source,
+            metrics,
+            journal,
+            dataset=found.name,
+            protocol=protocol,
+            expected=found.expected,
+            settings={**settings, **source.identity},
+            progress=lambda done, name: bar.update(done, name=name),
+            **facts,
+        )
+
+
+def _safe(label: str) -> str:
+    """A label as a folder's name."""
+    return re.sub(r"[^\w.+-]+", "-", label).strip("-.") or "images"
+
+
+def _versions() -> dict[str, str]:
+    import platform
+
+    import torch
+
+    import xyscannet
+
+    return {
+        "xyscannet": xyscannet.__version__,
+        "torch": torch.__version__,
+        "Python": platform.python_version(),
+    }
+
+
+def _machine(device: torch.device) -> str:
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{machine.cpu()['name']}, {torch.get_num_threads()} threads"

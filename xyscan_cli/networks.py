@@ -1,0 +1,69 @@
+"""From options to what runs a network: its type, its scan backend, its weights, its tiles."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from xyscan_cli import options
+from xyscannet.errors import ConfigError, UnavailableError
+
+if TYPE_CHECKING:
+    import torch
+
+    from xyscannet.models import XYScanNet
+
+
+def tile_size(text: str) -> str | int:
+    """The value of `--tile`."""
+    if text in ("auto", "none"):
+        return text
+    if text.isdecimal():
+        return int(text)
+    raise ConfigError(f"--tile must be auto, none or a number of pixels, not {text!r}")
+
+
+def arithmetic_type(dtype: options.DType, device: torch.device) -> torch.dtype:
+    """The value of `--dtype` on this device."""
+    import torch
+
+    from xyscannet.inference import pick_dtype
+
+    if dtype is options.DType.auto:
+        return pick_dtype(device)
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[dtype.value]
+
+
+@contextlib.contextmanager
+def scan_backend(scan: options.Scan, device: torch.device) -> Iterator[None]:
+    """While entered, `--scan` holds. Raises UnavailableError where that backend does not run on this device."""
+    from xyscannet import ops
+
+    if scan is options.Scan.auto:
+        yield
+        return
+    with ops.use_backend(scan.value):
+        if ops.active_backend(device.type) != scan.value:
+            raise UnavailableError(f"the scan backend {scan.value} does not run on {device}")
+        yield
+
+
+def default_weights(device: torch.device) -> str:
+    """The embedded network that this device runs by default."""
+    from xyscannet.models import zoo
+
+    large = device.type != "cpu" and zoo.info("xyscannet-b").weights is not None
+    return "xyscannet-b" if large else "xyscannet-s"
+
+
+def load_network(weights: str | None, device: torch.device, channel_order: str) -> tuple[XYScanNet, str]:
+    """The folded network of `--weights`, and what it is in words."""
+    from xyscannet import checkpoint
+    from xyscannet.models import zoo
+
+    weights = weights or default_weights(device)
+    model = checkpoint.load_model(weights, device=device, channel_order=channel_order)
+    parameters = sum(p.numel() for p in model.parameters()) / 1e6
+    embedded = " (embedded weights)" if weights in zoo.names() else ""
+    return model.fuse(), f"{weights}{embedded}, {parameters:.2f} M parameters, width {model.config.width}"
