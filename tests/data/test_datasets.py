@@ -386,15 +386,24 @@ def test_nothing_there(tmp_path: Path) -> None:
         datasets.find("gopro", tmp_path, "val")
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root reads everything")
-def test_unreadable_folder(tmp_path: Path) -> None:
+def test_unreadable_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = miniature.gopro_blur_sharp(tmp_path / "GoPro")
-    (home / "test/sharp").chmod(0)
-    try:
-        with pytest.raises(InputError, match="cannot be read"):
-            datasets.find("gopro", home)
-    finally:
-        (home / "test/sharp").chmod(0o755)
+    (tmp_path / "lost+found").mkdir()
+    scandir = os.scandir
+
+    def refuse(*names: str) -> None:
+        def scan(path: Path) -> object:
+            if Path(path).name in names:
+                raise PermissionError(13, "Permission denied", str(path))
+            return scandir(path)
+
+        monkeypatch.setattr(os, "scandir", scan)
+
+    refuse("lost+found")
+    assert_sound(datasets.find("gopro", tmp_path), "gopro")
+    refuse("lost+found", "sharp")
+    with pytest.raises(InputError, match="sharp cannot be read: Permission denied"):
+        datasets.find("gopro", home)
 
 
 def test_pairs_of_any_folders(tmp_path: Path) -> None:

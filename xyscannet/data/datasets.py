@@ -48,7 +48,7 @@ def find(name: str, root: str | Path | None = None, split: str = "test", *, gamm
     roots = [Path(root)] if root is not None else _from_environment()
     hints: list[str] = []
     for folder in roots:
-        if not folder.is_dir():
+        if not os.path.isdir(folder):
             hints.append(f"{folder} is no folder")
             continue
         search = Search(folder, gamma=gamma)
@@ -76,7 +76,7 @@ def recognise(root: str | Path) -> list[Dataset]:
     Raises UnavailableError for a folder that does not exist, InputError for one that cannot be read.
     """
     folder = Path(root)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise UnavailableError(f"the data folder {folder} does not exist; correct the path")
     sets = [_finished(each, None) for each in Search(folder).found]
     places: dict[tuple[str, str], list[Dataset]] = {}
@@ -92,7 +92,7 @@ def pair_folders(blur: str | Path, sharp: str | Path) -> Dataset:
     """
     blur, sharp = Path(blur), Path(sharp)
     for folder in (blur, sharp):
-        if not folder.is_dir():
+        if not os.path.isdir(folder):
             raise UnavailableError(f"the data folder {folder} does not exist; correct the path")
     pairs, problems = match(blur, sharp)
     if not pairs:
@@ -106,7 +106,7 @@ def pair_folders(blur: str | Path, sharp: str | Path) -> Dataset:
 def images_below(folder: str | Path) -> Dataset:
     """All images below a folder, without sharp partners. Raises UnavailableError if there are none."""
     folder = Path(folder)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise UnavailableError(f"the data folder {folder} does not exist; correct the path")
     samples = tuple(sorted(unpaired(folder), key=lambda sample: sample.name))
     if not samples:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def read_list(path: Path) -> tuple[list[Sample], list[str]]:
             fault = "holds one path; expected sharp-path blur-path"
         elif unsafe := [text for text in fields[:2] if _leaves(text)]:
             fault = f"leads out of the folder: {unsafe[0]}"
-        elif missing := [each for each in pair if not each.is_file()]:
+        elif missing := [each for each in pair if not os.path.isfile(each)]:
             fault = f"names {missing[0]}, which is no file"
         else:
             name = _listed_name(fields[1])

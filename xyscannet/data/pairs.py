@@ -70,7 +70,7 @@ def image_files(folder: Path, *, deep: bool = True) -> list[Path]:
 
 def _walk(folder: Path, deep: bool, above: frozenset[str]) -> Iterator[Path]:
     here = os.path.realpath(folder)
-    if here in above or not folder.is_dir():
+    if here in above or not os.path.isdir(folder):
         return
     for path, is_folder in entries(folder):
         if is_folder and deep:
@@ -83,11 +83,15 @@ def entries(folder: Path) -> list[tuple[Path, bool]]:
     """What lies in a folder and whether it is a folder, sorted, without hidden things. Raises InputError."""
     try:
         with os.scandir(folder) as found:
-            names = [entry.name for entry in found if not entry.name.startswith((".", "__MACOSX"))]
+            visible = [entry for entry in found if not entry.name.startswith((".", "__MACOSX"))]
     except OSError as error:
         raise InputError(f"the folder {folder} cannot be read: {error.strerror}") from error
-    paths = [folder / name for name in sorted(names)]
-    return [(path, path.is_dir()) for path in paths]
+    visible.sort(key=lambda entry: entry.name)
+    return [(folder / entry.name, _is_folder(entry)) for entry in visible]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir(follow_symlinks=False)
 
 
 def match(
