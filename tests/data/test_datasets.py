@@ -475,3 +475,25 @@ def test_unknown_pairs_are_recognised(tmp_path: Path) -> None:
         ("mine", "train", 1),
     ]
     assert all(each.expected is None and not each.problems for each in found)
+
+
+def test_containers_and_sets_inside_each_other(tmp_path: Path) -> None:
+    put(tmp_path / "mine", "dataset/blur/1.png", "dataset/sharp/1.png")
+    assert [len(each.samples) for each in datasets.recognise(tmp_path / "mine")] == [1]
+    put(tmp_path / "RealBlur_J/RealBlur/test", "input/1.png", "target/1.png")
+    assert datasets.find("realblur-j", tmp_path).title == "RealBlur-J"
+    miniature.gopro_sequences(tmp_path / "GoPro/GOPRO_Large")
+    assert_sound(datasets.find("gopro", tmp_path), "gopro")
+
+
+def test_an_empty_sequence_is_told(tmp_path: Path) -> None:
+    home = miniature.gopro_sequences(tmp_path / "GoPro")
+    (home / "test/GOPR0410_11_00").mkdir()
+    (problem,) = facts(datasets.find("gopro", home))
+    assert "GOPR0410_11_00 holds no folder blur and no folder sharp" in problem
+
+
+def test_the_first_folder_of_the_environment_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    homes = [miniature.gopro_ab(tmp_path / name / "GoPro") for name in "ba"]
+    monkeypatch.setenv("XYSCAN_DATA", os.pathsep.join(str(home.parent) for home in homes))
+    assert datasets.find("gopro").root == homes[0] / "test"
