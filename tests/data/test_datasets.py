@@ -481,7 +481,7 @@ def test_containers_and_sets_inside_each_other(tmp_path: Path) -> None:
     put(tmp_path / "mine", "dataset/blur/1.png", "dataset/sharp/1.png")
     assert [len(each.samples) for each in datasets.recognise(tmp_path / "mine")] == [1]
     put(tmp_path / "RealBlur_J/RealBlur/test", "input/1.png", "target/1.png")
-    assert datasets.find("realblur-j", tmp_path).title == "RealBlur-J"
+    assert [each.name for each in datasets.recognise(tmp_path / "RealBlur_J")] == ["realblur-j"]
     miniature.gopro_sequences(tmp_path / "GoPro/GOPRO_Large")
     assert_sound(datasets.find("gopro", tmp_path), "gopro")
 
