@@ -1,0 +1,134 @@
+"""What every figure shares: its page, fonts, line styles that grey print keeps apart, and how it is saved."""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xyscannet.errors import ConfigError, InputError, UnavailableError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from xyscannet.reports.results import Evaluation
+
+WIDTH = 7.0  # inches: both columns of a two-column page
+DPI = 300
+# Okabe and Ito's colours, dark and light in turn, each with a line of its own.
+STYLES = (
+    ("#0072B2", "-", "o"),
+    ("#E69F00", "--", "s"),
+    ("#000000", ":", "^"),
+    ("#CC79A7", "-.", "D"),
+    ("#009E73", (0, (5, 1)), "v"),
+    ("#D55E00", (0, (3, 1, 1, 1)), "P"),
+    ("#56B4E9", (0, (1, 1)), "X"),
+)
+_SETTINGS = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 8,
+    "axes.linewidth": 0.6,
+    "lines.linewidth": 1.2,
+    "text.parse_math": False,  # labels are file names
+    "pdf.fonttype": 42,
+    "svg.hashsalt": "xyscannet",
+}
+_METADATA = {
+    ".pdf": {"CreationDate": None, "Creator": "xyscannet"},
+    ".svg": {"Date": None, "Creator": "xyscannet"},
+    ".png": {"Software": "xyscannet"},
+}
+
+
+@contextmanager
+def page(width: float, height: float) -> Iterator[Figure]:
+    """An empty figure of that many inches, drawn without pyplot.
+
+    Raises UnavailableError where matplotlib is not installed.
+    """
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UnavailableError("figures need matplotlib: pip install 'xyscannet[figures]'") from None
+    with matplotlib.rc_context(_SETTINGS):
+        yield Figure(figsize=(width, height), dpi=DPI)
+
+
+def check_paths(paths: Path | str | Sequence[Path | str]) -> list[Path]:
+    """One or several files as a list. Raises ConfigError for suffixes other than .pdf, .svg and .png."""
+    found = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
+    for path in found:
+        if path.suffix.lower() not in _METADATA:
+            raise ConfigError(f"{path}: figures are written as {', '.join(_METADATA)}")
+    return found
+
+
+def save(figure: Figure, paths: Sequence[Path]) -> None:
+    """Write the figure to every path, each under a temporary name first. Raises InputError."""
+    for path in paths:
+        suffix, data = path.suffix.lower(), io.BytesIO()
+        figure.savefig(data, format=suffix[1:], dpi=DPI, metadata=_METADATA[suffix])
+        put(path, data.getvalue())
+
+
+def put(path: Path, data: bytes) -> None:
+    """Write a file under a temporary name and move it into place. Raises InputError."""
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            file.write(data)
+        os.chmod(file.name, 0o644)
+        os.replace(file.name, path)
+    except OSError as failure:
+        raise InputError(f"{path}: cannot be written: {failure.strerror or failure}") from None
+
+
+def style(index: int) -> tuple[str, object, str]:
+    """Colour, line and marker of the method at that place."""
+    return STYLES[index % len(STYLES)]
+
+
+def legend(figure: Figure, handles: Sequence[object], labels: Sequence[str], columns: int) -> None:
+    """A legend under the figure. Labels are set afterwards: matplotlib drops those that begin with an underscore."""
+    made = figure.legend(
+        handles,
+        [f"{index}" for index in range(len(labels))],
+        loc="lower center",
+        ncols=min(len(labels), columns),
+        frameon=False,
+        handlelength=3.2,
+    )
+    for text, label in zip(made.get_texts(), labels, strict=True):
+        text.set_text(shortened(label, 40))
+
+
+def shortened(text: str, length: int) -> str:
+    """The text on one line, its beginning cut where it is longer: the ends of file names differ."""
+    text = " ".join(text.split())
+    return text if len(text) <= length else "…" + text[1 - max(length, 2) :]
+
+
+def origin(evaluations: Sequence[Evaluation]) -> str:
+    """The set, the protocol, how many images, and the command, for captions."""
+    first = evaluations[0]
+    counts = sorted({len(evaluation.images) for evaluation in evaluations})
+    text = f"{first.dataset}, protocol {first.protocol}, {' or '.join(map(str, counts))} images"
+    if first.expected is not None and counts != [first.expected]:
+        text += f" of the set's {first.expected}"
+    commands = dict.fromkeys(filter(None, (evaluation.command for evaluation in evaluations)))
+    return f"{text}." + "".join(f" Made with: {command}" for command in commands)
+
+
+def wrapped(title: str, caption: str) -> str:
+    """A caption as a paragraph of plain text under its figure's name."""
+    return f"{title}\n{textwrap.fill(caption, 110, break_long_words=False, break_on_hyphens=False)}\n"
