@@ -28,7 +28,13 @@ CORE = {
 }
 EXTRAS = {
     "cuda": {"mamba-ssm": "mamba_ssm", "causal-conv1d": "causal_conv1d"},
-    "metrics": {"pyiqa": "pyiqa", "lpips": "lpips", "clean-fid": "cleanfid", "scikit-image": "skimage"},
+    "metrics": {
+        "pyiqa": "pyiqa",
+        "lpips": "lpips",
+        "stlpips-pytorch": "stlpips_pytorch",
+        "clean-fid": "cleanfid",
+    }
+    | {"scikit-image": "skimage", "matplotlib": "matplotlib"},
     "train": {"accelerate": "accelerate", "tensorboard": "tensorboard"},
     "video": {"av": "av"},
     "peers": {"spandrel": "spandrel"},
@@ -102,6 +108,11 @@ def import_elsewhere(modules: list[str]) -> dict[str, str | None]:
         "import importlib, json, os, sys\n"
         "out = os.fdopen(os.dup(1), 'w')\n"
         "os.dup2(os.open(os.devnull, os.O_WRONLY), 1)\n"
+        "try:\n"  # torchvision as xyscan itself imports it
+        "    from xyscannet.metrics.torchvision_guard import import_torchvision\n"
+        "    import_torchvision()\n"
+        "except BaseException:\n"
+        "    pass\n"
         "for name in sys.argv[1:]:\n"
         "    try:\n"
         "        importlib.import_module(name)\n"

@@ -25,6 +25,7 @@ class Scan(str, Enum):
     reference = "reference"
     cpu = "cpu"
     triton = "triton"
+    mamba_ssm = "mamba_ssm"
 
 
 class ChannelOrder(str, Enum):

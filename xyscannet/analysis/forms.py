@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -39,11 +38,9 @@ class Form:
 
 def mamba_scan() -> Callable[..., Tensor]:
     """mamba-ssm's `selective_scan_fn`. Raises UnavailableError with the reason where it cannot be imported."""
-    try:
-        return importlib.import_module("mamba_ssm.ops.selective_scan_interface").selective_scan_fn
-    except Exception as failure:  # whatever a package that was built for something else may raise
-        reason = f"{type(failure).__name__}: {failure}".split("\n")[0]
-        raise UnavailableError(f"mamba-ssm's scan cannot be used here: {reason}") from None
+    from xyscannet.ops.selective_scan.mamba_ssm import kernel
+
+    return kernel()
 
 
 def _channels_first(network: XYScanNet) -> XYScanNet:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import os
 from dataclasses import dataclass
@@ -11,12 +12,16 @@ from xyscannet.errors import UnavailableError
 
 @dataclass(frozen=True)
 class Backend:
-    """One implementation of the operators. `devices` are torch device types, empty for any."""
+    """One implementation of the operators. `devices` are torch device types, empty for any.
+
+    One that is not `automatic` runs only where it is asked for by name.
+    """
 
     name: str
     usable: bool
     reason: str
     devices: tuple[str, ...] = ()
+    automatic: bool = True
 
     def serves(self, device_type: str) -> bool:
         return self.usable and (not self.devices or device_type in self.devices)
@@ -44,12 +49,29 @@ def _triton() -> Backend:
     return Backend("triton", True, f"{how} by triton {version}", devices)
 
 
+def _mamba_ssm() -> Backend:
+    """The package is imported at its first use only: that takes seconds, and may fail in any way."""
+    devices = ("cuda",)
+    try:
+        import torch
+
+        found = importlib.util.find_spec("mamba_ssm") is not None
+        if not found or not torch.cuda.is_available():
+            missing = "the package mamba-ssm is not installed" if not found else "there is no CUDA device"
+            return Backend("mamba_ssm", False, missing, devices, False)
+        version = importlib.metadata.version("mamba_ssm")
+    except Exception as failure:
+        return Backend("mamba_ssm", False, f"{type(failure).__name__}: {failure}", devices, False)
+    reason = f"the scan of mamba-ssm {version}, for comparison: only where it is asked for"
+    return Backend("mamba_ssm", True, reason, devices, False)
+
+
 def _reference() -> Backend:
     return Backend("reference", True, "a loop in plain torch; any device, slow")
 
 
 # The fastest first; a backend for another device is one more line here and a branch in operator.py.
-_TABLE = tuple(probe() for probe in (_cpu, _triton, _reference))
+_TABLE = tuple(probe() for probe in (_cpu, _triton, _mamba_ssm, _reference))
 _DEVICES = ("cpu", "cuda")
 _chosen = "auto"
 _active: dict[str, str] = {}
@@ -61,13 +83,21 @@ def backends() -> list[Backend]:
 
 
 def active_backend(device_type: str = "cpu") -> str:
-    """The name of the backend that tensors of this device type ("cpu", "cuda", ...) run on."""
+    """The name of the backend that scans tensors of this device type ("cpu", "cuda", ...)."""
     return _active.get(str(device_type).split(":")[0], "reference")
+
+
+def own_backend(device_type: str = "cpu") -> str:
+    """The name of the backend that every other operator runs on: mamba_ssm only scans."""
+    name = active_backend(device_type)
+    return _resolve("auto").get(str(device_type).split(":")[0], "reference") if name == "mamba_ssm" else name
 
 
 def _resolve(name: str) -> dict[str, str]:
     if name == "auto":
-        return {device: next(b.name for b in _TABLE if b.serves(device)) for device in _DEVICES}
+        return {
+            device: next(b.name for b in _TABLE if b.automatic and b.serves(device)) for device in _DEVICES
+        }
     found = next((b for b in _TABLE if b.name == name), None)
     if found is None:
         known = ", ".join(["auto", *(b.name for b in _TABLE)])

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from xyscannet.ops.backends import active_backend
+from xyscannet.ops.backends import own_backend
 from xyscannet.ops.causal_conv1d import reference
 from xyscannet.ops.causal_conv1d.operator import conv1d
 from xyscannet.ops.selective_scan import check_directions
@@ -22,7 +22,7 @@ def _run(x, weight, bias, activation, directions: str, channels_first: bool) -> 
         raise ValueError(f"weight has shape {tuple(weight.shape)}, expected ({channels}, width)")
     if bias is not None and bias.shape != (channels,):
         raise ValueError(f"bias has shape {tuple(bias.shape)}, expected ({channels},)")
-    backend = active_backend(x.device.type)
+    backend = own_backend(x.device.type)
     if backend == "reference":
         return reference.conv(x, weight, bias, activation is not None, directions.split(","))
     return conv1d(x, weight, bias, activation is not None, directions, backend, channels_first)

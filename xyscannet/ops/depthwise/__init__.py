@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from xyscannet.ops.backends import active_backend
+from xyscannet.ops.backends import own_backend
 from xyscannet.ops.depthwise import reference
 from xyscannet.ops.depthwise.operator import depthwise
 
@@ -36,6 +36,6 @@ def _run(x: Tensor, weight: Tensor, gated: bool) -> Tensor:
         raise ValueError(f"x has shape {tuple(x.shape)}, weight {tuple(weight.shape)}, expected (C, 1, 3, 3)")
     if gated and x.shape[1] % 2:
         raise ValueError(f"{x.shape[1]} channels have no halves")
-    if active_backend(x.device.type) == "triton":
+    if own_backend(x.device.type) == "triton":
         return depthwise(x, weight, gated, "triton")
     return (reference.depthwise_silu_gate if gated else reference.depthwise_conv)(x, weight)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from xyscannet.ops.backends import active_backend
+from xyscannet.ops.backends import own_backend
 from xyscannet.ops.gate import operator
 from xyscannet.ops.gate.reference import silu_gate_reference
 
@@ -17,9 +17,9 @@ __all__ = ["silu_gate", "silu_gate_reference", "silu_mul"]
 
 def silu_gate(x: Tensor) -> Tensor:
     """`silu(first half) * second half` of the channels: (B, 2C, H, W) -> (B, C, H, W), channels-last."""
-    return operator.silu_gate(x, active_backend(x.device.type))
+    return operator.silu_gate(x, own_backend(x.device.type))
 
 
 def silu_mul(gate: Tensor, value: Tensor) -> Tensor:
     """`silu(gate) * value` for two maps (B, C, H, W) of any strides; the result is channels-last."""
-    return operator.silu_mul(gate, value, active_backend(value.device.type))
+    return operator.silu_mul(gate, value, own_backend(value.device.type))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from xyscannet.ops.backends import active_backend
+from xyscannet.ops.backends import own_backend
 from xyscannet.ops.channels_last import kernels_read
 from xyscannet.ops.kl_gate import reference
 from xyscannet.ops.kl_gate.operator import kl_gated_sum as _kl_gated_sum
@@ -31,7 +31,7 @@ def kl_gated_sum(current: Tensor, first: Tensor, second: Tensor, gate: str = "el
     for other in (first, second):
         if current.dim() != 4 or other.dim() != 4 or other.shape[:2] != current.shape[:2]:
             raise ValueError(f"{tuple(other.shape)} cannot be gated by {tuple(current.shape)}")
-    backend = active_backend(current.device.type)
+    backend = own_backend(current.device.type)
     first, second = first.to(current.dtype), second.to(current.dtype)
     if backend == "reference" or (backend == "cpu" and not kernels_read(current)):
         return reference.kl_gated_sum(current, first, second, gate)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from xyscannet.ops.backends import active_backend
+from xyscannet.ops.backends import own_backend
 from xyscannet.ops.line_gate import reference
 from xyscannet.ops.line_gate.operator import line_gate as _line_gate
 
@@ -24,6 +24,6 @@ def line_gate(x: Tensor, down: Tensor, across: Tensor) -> Tensor:
     half = channels // 2
     if channels % 2 or down.shape != (batch, height, half) or across.shape != (batch, width, half):
         raise ValueError(f"{tuple(x.shape)} cannot be gated by {tuple(down.shape)} and {tuple(across.shape)}")
-    if active_backend(x.device.type) == "triton":
+    if own_backend(x.device.type) == "triton":
         return _line_gate(x, down, across, "triton")
     return reference.line_gate(x, down, across)

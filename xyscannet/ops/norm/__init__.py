@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from xyscannet.ops.backends import active_backend
+from xyscannet.ops.backends import own_backend
 from xyscannet.ops.norm import operator
 from xyscannet.ops.norm.reference import layer_norm_reference
 
@@ -21,4 +21,4 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Te
 
     Statistics are float32 (float64 for float64) whatever the type of x, which is also the type of the result.
     """
-    return operator.layer_norm(x, weight, bias, eps, active_backend(x.device.type))
+    return operator.layer_norm(x, weight, bias, eps, own_backend(x.device.type))

@@ -23,6 +23,10 @@ def _run(
     backend = active_backend(tensors[0].device.type)
     if backend == "reference":
         return reference.scan(*tensors, softplus, directions.split(","))
+    if backend == "mamba_ssm":
+        from xyscannet.ops.selective_scan import mamba_ssm
+
+        return mamba_ssm.scan(*tensors, softplus, directions.split(","))
     save = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
     out, _, state = scan(*tensors, softplus, directions, backend, save, last, channels_first)
     return out, state
