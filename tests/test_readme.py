@@ -66,6 +66,8 @@ def test_the_example_photographs_are_deblurred(tmp_path):
 @pytest.mark.slow  # `bench` and `train smoke` take up to a minute each
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command(command, folder):
+    if "pairs/" in command and "synth" not in command:
+        xyscan("xyscan data synth sharp/ pairs/", folder)
     done = xyscan(command, folder)
     assert done.returncode == 0, done.stderr
     if command.startswith("xyscan deblur"):
