@@ -52,6 +52,15 @@ def test_the_measured_row_stands_among_the_papers():
     assert sign and any(note.startswith(f"{sign} 3 of") for note in notes)
 
 
+def test_the_papers_digits():
+    printed = [tables.number(name, value, printed=True) for name, value in (("niqe", 4.05), ("niqe", 3.546))]
+    assert printed == ["4.05", "3.546"]
+    assert (
+        tables.number("psnr", 33.7, printed=True) == "33.70"
+        and tables.number("ssim", 0.96, printed=True) == "0.960"
+    )
+
+
 def test_without_the_paper_the_order_stays():
     _, rows, notes = tables.terminal_rows([evaluation("b", 30.0), evaluation("a", 20.0)], paper=False)
     assert [row[0][0] for row in rows] == ["b", "a"]

@@ -110,7 +110,7 @@ def number(name: str, value: float, printed: bool = False) -> str:
     family = re.split(r"[-:_]", name)[0]
     digits = 3 if name.endswith("x1000") else _DIGITS.get(family, 4)
     if printed:
-        digits = min(digits, 2 if family == "psnr" else 3)
+        digits = 2 if family == "psnr" or (family == "niqe" and round(value, 2) == value) else 3
     return f"{value:.{digits}f}"
 
 
