@@ -206,7 +206,7 @@ def test_backends_are_listed_and_chosen():
     assert active_backend("cpu") == "reference"
     use_backend("auto")
     with pytest.raises(
-        UnavailableError, match="no scan backend 'tritn'; known are auto, cpu, triton, reference"
+        UnavailableError, match="no scan backend 'tritn'; known are auto, cpu, triton, mamba_ssm, reference"
     ):
         use_backend("tritn")
 
