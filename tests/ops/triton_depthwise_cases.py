@@ -31,7 +31,9 @@ SIZES = [
 @pytest.mark.parametrize("function", FUNCTIONS)
 @pytest.mark.parametrize("size", SIZES)
 def test_every_number_of_pixels(function, size, monkeypatch):
-    monkeypatch.setattr(triton, "ROWS", 2)  # fewer rows beyond small images, which take as long as those within
+    monkeypatch.setattr(
+        triton, "ROWS", 2
+    )  # fewer rows beyond small images, which take as long as those within
     assert_matches_reference(function, conv_inputs(size))
 
 
