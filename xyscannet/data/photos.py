@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -147,14 +147,31 @@ class Crops:
         object.__setattr__(self, "_usable", usable)
         object.__setattr__(self, "_tiles", np.concatenate(tiles))  # (N, 3): photo, y, x
 
-    def batch(self, step: int) -> Tensor:
-        """The crops of one training step; the same for the same seed and step."""
+    def batch(self, step: int, items: Iterable[int] | None = None) -> Tensor:
+        """The crops of one training step, or of some of its items; the same for the same seed and step."""
         first = step * self.batch_size
-        crops = np.stack([self.crop(first + i) for i in range(self.batch_size)])  # (B, P, P, 3)
+        items = range(self.batch_size) if items is None else items
+        crops = np.stack([self.crop(first + item) for item in items])  # (B, P, P, 3)
         return torch.from_numpy(crops).permute(0, 3, 1, 2).contiguous().float().div_(255)
 
     def crop(self, index: int) -> np.ndarray:
         """Crop number `index` as (P, P, 3) uint8 RGB."""
+        place = self._place(index)
+        crop = self.photos.photos[place.photo][
+            place.y : place.y + place.window, place.x : place.x + place.window
+        ]
+        side = self.size + 2 * self.margin
+        if place.window != side:
+            crop = cv2.resize(crop, (side, side), interpolation=cv2.INTER_AREA)
+        crop = np.rot90(crop, place.turns)
+        return np.ascontiguousarray(crop[:, ::-1] if place.flipped else crop)
+
+    def origin(self, index: int) -> str:
+        """The file and window that crop number `index` is cut from."""
+        place = self._place(index)
+        return f"{self.photos.names[place.photo]} [x {place.x}, y {place.y}, {place.window} px]"
+
+    def _place(self, index: int) -> _Place:
         random = np.random.Generator(np.random.Philox(key=[self.seed, index]))
         side = self.size + 2 * self.margin
         on_tile = len(self._tiles) > 0 and random.random() < self.sharp_share
@@ -162,8 +179,7 @@ class Crops:
             chosen, tile_y, tile_x = self._tiles[random.integers(len(self._tiles))]
         else:
             chosen = self._usable[random.integers(len(self._usable))]
-        photo = self.photos.photos[chosen]
-        height, width = photo.shape[:2]
+        height, width = self.photos.photos[chosen].shape[:2]
         factor = max(random.uniform(*self.scale), side / min(height, width))
         window = min(round(side / factor), height, width)
         if on_tile:  # the window's centre lies in the tile, as far as the photograph allows
@@ -172,11 +188,19 @@ class Crops:
             y, x = min(max(y, 0), height - window), min(max(x, 0), width - window)
         else:
             y, x = random.integers(height - window + 1), random.integers(width - window + 1)
-        crop = photo[y : y + window, x : x + window]
-        if window != side:
-            crop = cv2.resize(crop, (side, side), interpolation=cv2.INTER_AREA)
-        crop = np.rot90(crop, random.integers(4))
-        return np.ascontiguousarray(crop[:, ::-1] if random.integers(2) else crop)
+        turns, flipped = random.integers(4), random.integers(2)
+        return _Place(int(chosen), int(y), int(x), int(window), int(turns), bool(flipped))
+
+
+class _Place(NamedTuple):
+    """Where a crop is cut, and how it is turned."""
+
+    photo: int
+    y: int
+    x: int
+    window: int
+    turns: int
+    flipped: bool
 
 
 def _ordered(function: Callable[[T], object], items: Iterable[T], threads: int) -> Iterator:
@@ -195,12 +219,14 @@ def _ordered(function: Callable[[T], object], items: Iterable[T], threads: int) 
                 future.cancel()
 
 
-def prefetch(function: Callable[[int], T], steps: Iterable[int], *, depth: int = 2) -> Iterator[T]:
-    """function(step) for each step in order, computed up to `depth` steps ahead in one background thread.
+def prefetch(
+    function: Callable[[int], T], steps: Iterable[int], *, depth: int = 2, threads: int = 1
+) -> Iterator[T]:
+    """function(step) for each step in order, computed up to `depth` steps ahead in background threads.
 
-    An exception of the function is raised when its step is due. Closing the iterator stops the thread.
+    An exception of the function is raised when its step is due. Closing the iterator stops the threads.
     """
-    with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as pool:
+    with ThreadPoolExecutor(threads, thread_name_prefix="prefetch") as pool:
         waiting = []
         try:
             for step in steps:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,21 +24,54 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
+class PairsConfig(_Section):
+    """Pairs of blurred and sharp images on the disk: a set of a known name, any set in a folder, or two folders."""
+
+    dataset: str | None = None
+    """gopro, hide, realblur-j or realblur-r; null for whatever `root` holds."""
+    root: str | None = None
+    """The set's folder, or one that holds it; null for the folders of XYSCAN_DATA."""
+    split: Literal["train", "test"] = "train"
+    gamma: bool = False
+    """GoPro's blur_gamma in place of blur."""
+    blur: str | None = None
+    sharp: str | None = None
+    """Two folders of any pairs, in place of `dataset` and `root`."""
+    weight: float = Field(1.0, gt=0)
+    """How often a crop is drawn from here, relative to the other sources."""
+
+    @model_validator(mode="after")
+    def _check(self) -> PairsConfig:
+        if (self.blur is None) != (self.sharp is None):
+            raise ValueError("blur and sharp are two folders: give both")
+        if self.blur is None and self.dataset is None and self.root is None:
+            raise ValueError("give a dataset, a root, or blur and sharp")
+        if self.blur is not None and (self.dataset or self.root):
+            raise ValueError("give blur and sharp, or dataset and root, not both")
+        return self
+
+
 class DataConfig(_Section):
-    """Sharp photographs and how training pairs are made of them."""
+    """Where training pairs come from: sharp photographs blurred on the fly, pairs on the disk, or both."""
 
     photos: tuple[str, ...] = ()
     """Folders or .tar files of sharp photographs."""
+    photos_weight: float = Field(1.0, gt=0)
+    """How often a crop is drawn from the photographs, relative to the sets of `pairs`."""
+    pairs: tuple[PairsConfig, ...] = ()
     validation: str | None = None
     """Folder of sharp photographs for validation and for choosing the best weights; never trained on."""
     patch: int = Field(128, ge=16)
     """Side of a training crop in pixels."""
     batch: int = Field(4, ge=1)
+    """Crops of a step, over all processes together."""
     scale: tuple[float, float] = (0.5, 1.0)
     """Range of the random factor by which a photo is downscaled before cropping."""
     blur: BlurConfig = Field(default_factory=BlurConfig)
     prefetch: int = Field(3, ge=1)
-    """Batches made ahead by the background thread."""
+    """Batches made ahead by the background threads."""
+    workers: int = Field(1, ge=1)
+    """Background threads of each process that make batches."""
     cache_megapixels: float = Field(2000.0, gt=0)
     """Photographs held in memory, 3 bytes a pixel; what goes beyond is left out with a warning."""
     sharp_crops: float = Field(0.9, ge=0, le=1)
@@ -76,11 +110,15 @@ class OptimiserConfig(_Section):
 
 
 class ValidationConfig(_Section):
-    """The fixed validation set: seeded blur of the strengths in turn on the photos' central crops."""
+    """The fixed validation set: pairs on the disk, whole, or seeded blur of the strengths in turn on sharp photos."""
 
     every: int = Field(1000, ge=1)
-    crop: int = Field(256, ge=32)
-    images: int = Field(15, ge=1)
+    pairs: PairsConfig | None = None
+    """Pairs to validate on, in place of the photographs of data.validation."""
+    crop: int | None = Field(256, ge=32)
+    """Side of the photos' central crops; null for whole photos. Pairs are always whole."""
+    images: int | None = Field(15, ge=1)
+    """At most so many, spread evenly over the set; null for all."""
     strengths: tuple[Literal[tuple(STRENGTHS)], ...] = Field(tuple(STRENGTHS), min_length=1)  # type: ignore[valid-type]
     seed: int = 2024
 
@@ -97,6 +135,8 @@ class TrainConfig(_Section):
     data: DataConfig = Field(default_factory=DataConfig)
     stages: tuple[Stage, ...] = ()
     optimiser: OptimiserConfig = Field(default_factory=OptimiserConfig)
+    accumulate: int = Field(1, ge=1)
+    """Parts that a process splits its crops of a step into, to need less memory; the step stays the same."""
     ema_decay: float = Field(0.999, ge=0, lt=1)
     loss: LossConfig = Field(default_factory=LossConfig)
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -109,8 +149,12 @@ class TrainConfig(_Section):
     """Wall-clock minutes of the whole run, validation included; a resumed run goes on counting."""
     log_every: int = Field(20, ge=1)
     save_every: int = Field(500, ge=1)
+    keep_states: int = Field(2, ge=1)
+    """States kept for --resume."""
     keep_last: int = Field(0, ge=0)
     """Numbered snapshots of the averaged weights kept beside last and best."""
+    tensorboard: bool = True
+    """Write TensorBoard's event files, with restored validation images."""
     validation: ValidationConfig = Field(default_factory=ValidationConfig)
 
     @field_validator("model")
@@ -124,17 +168,25 @@ class TrainConfig(_Section):
         if (self.iterations is None) == (self.time_budget_minutes is None):
             raise ValueError("give exactly one of iterations and time_budget_minutes")
         untils = [stage.until for stage in self.stages]
+        if self.data.validation and self.validation.pairs:
+            raise ValueError("validate on data.validation or on validation.pairs, not both")
         if untils and (untils != sorted(set(untils)) or untils[-1] != 1):
             raise ValueError(f"the stages' until must grow and end at 1, not {untils}")
         return self
 
+    @property
+    def shapes(self) -> tuple[tuple[int, int], ...]:
+        """(patch, batch) of the stages, one after the other; of the data where there are none."""
+        return tuple((stage.patch, stage.batch) for stage in self.stages or (self.data,))
+
+    def stage_at(self, progress: float) -> int:
+        """Number, from 0, of the stage at a fraction of the run."""
+        before = [stage for stage in self.stages if progress >= stage.until]
+        return min(len(before), len(self.shapes) - 1)
+
     def shape_at(self, progress: float) -> tuple[int, int]:
         """(patch, batch) at a fraction of the run."""
-        for stage in self.stages:
-            if progress < stage.until:
-                return stage.patch, stage.batch
-        last = self.stages[-1] if self.stages else self.data
-        return last.patch, last.batch
+        return self.shapes[self.stage_at(progress)]
 
     def to_yaml(self) -> str:
         """The resolved configuration; `load_config` reads it back to an equal one."""
@@ -239,6 +291,8 @@ def _unknown_keys(kind: Any, values: Any, prefix: str) -> typing.Iterator[str]:
 
 
 def _fields(kind: Any) -> dict[str, Any] | None:
+    if typing.get_origin(kind) in (types.UnionType, typing.Union):
+        kind = next((each for each in typing.get_args(kind) if _fields(each)), None)
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         return {name: field.annotation for name, field in kind.model_fields.items()}
     if dataclasses.is_dataclass(kind):

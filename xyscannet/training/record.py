@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import platform
@@ -14,6 +15,7 @@ import torch
 from xyscannet.errors import ConfigError
 from xyscannet.training.config import TrainConfig
 
+_logger = logging.getLogger("xyscannet")
 Event = dict[str, Any]
 
 
@@ -23,9 +25,17 @@ class RunFolder:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._log = folder / "log.jsonl"
+        self._warned = False
 
     def begin(
-        self, config: TrainConfig, *, command: str, step: int, device: torch.device, facts: dict[str, Any]
+        self,
+        config: TrainConfig,
+        *,
+        command: str,
+        step: int,
+        device: torch.device,
+        processes: int = 1,
+        facts: dict[str, Any],
     ) -> None:
         """Describe a run that starts (`step` 0) or goes on; log records after `step` are forgotten.
 
@@ -44,6 +54,7 @@ class RunFolder:
             "seed": config.seed,
             "versions": {"python": platform.python_version(), "torch": torch.__version__},
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+            "processes": processes,
             "threads": torch.get_num_threads(),
             **facts,
         }
@@ -57,9 +68,14 @@ class RunFolder:
             raise ConfigError(f"the run's folder {self.folder} cannot be written: {error}") from error
 
     def log(self, record: Event) -> None:
-        """Append a record to the log."""
-        with self._log.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        """Append a record to the log. Training goes on without it, after one warning, where the disk is full."""
+        try:
+            with self._log.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            if not self._warned:
+                _logger.warning("the log %s cannot be written: %s; training goes on", self._log, error)
+            self._warned = True
 
     def _path(self, name: str) -> Path:
         return self.folder / name

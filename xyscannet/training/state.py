@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import os
 import tempfile
@@ -15,7 +16,8 @@ from torch import nn
 from xyscannet.errors import ConfigError, InputError
 from xyscannet.training.config import OptimiserConfig
 
-STATE_VERSION = 1
+_log = logging.getLogger("xyscannet")
+STATE_VERSION = 2
 
 
 class Ema:
@@ -81,6 +83,39 @@ def load_state(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or state.get("version") != STATE_VERSION:
         raise InputError(f"{path} is not a training state of this version")
     return state
+
+
+def state_path(folder: Path, step: int) -> Path:
+    """Where the state after `step` steps is kept."""
+    return folder / f"state-{step:07d}.pt"
+
+
+def states(folder: Path) -> list[Path]:
+    """The states kept in a run's folder, the newest first."""
+    return sorted(folder.glob("state-*.pt"), reverse=True)
+
+
+def find_state(resume: str | Path, output: Path) -> dict[str, Any] | None:
+    """The state to go on from: of a state's file, of the newest readable one in a folder, or of "auto".
+
+    "auto" is the folder `output`, and None where there is no run in it. A newest state that is damaged, by a
+    disk's fault say, is passed over with a warning for the one before.
+    Raises ConfigError where a file or folder holds no state, InputError where no state is readable.
+    """
+    path = output if str(resume) == "auto" else Path(resume)
+    if path.suffix == ".pt" or path.is_file():
+        return load_state(path)
+    kept = states(path)
+    if not kept and str(resume) == "auto":
+        return None
+    if not kept:
+        raise ConfigError(f"nothing to resume: {path} holds no state of a run")
+    for newest in kept[:-1]:
+        try:
+            return load_state(newest)
+        except InputError as error:
+            _log.warning("%s; going on from the one before", error)
+    return load_state(kept[-1])
 
 
 def rng_state() -> dict[str, Any]:

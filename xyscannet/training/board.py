@@ -1,0 +1,46 @@
+"""TensorBoard's event files of a run: the log's numbers and restored validation images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from xyscannet.errors import UnavailableError
+
+_STEP = ("loss", "charbonnier", "edge", "contrastive", "lpips", "lr", "grad_norm", "crops_per_s", "data_wait")
+_VALIDATION = ("psnr", "ssim", "psnr_blur", "ssim_blur", "psnr_sharp_input", "worse")
+
+
+class Board:
+    """Event files in a run's folder `tensorboard`; records after `step` are forgotten when a run goes on.
+
+    Raises UnavailableError where the package tensorboard is not installed.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise UnavailableError(
+                "tensorboard is not installed: pip install 'xyscannet[train]', or --set tensorboard=false"
+            ) from error
+        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Take in a record of the run's log."""
+        wanted = {"step": _STEP, "validation": _VALIDATION}.get(record["event"], ())
+        group = "train" if record["event"] == "step" else "validation"
+        for name in wanted:
+            if name in record:
+                self._writer.add_scalar(f"{group}/{name}", record[name], record["step"])
+
+    def add_images(self, examples: dict[str, torch.Tensor], step: int) -> None:
+        """Show uint8 images (3, H, W) by name."""
+        for name, image in examples.items():
+            self._writer.add_image(f"validation/{name}", image, step)
+
+    def close(self) -> None:
+        """Write what is still in memory."""
+        self._writer.close()
