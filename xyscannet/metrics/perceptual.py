@@ -22,11 +22,20 @@ BACKBONES = {"alex": "AlexNet", "vgg": "VGG-16"}
 
 def lpips(info: MetricInfo, backbone: str, *, device: str, offline: bool) -> ImageMetric:
     """LPIPS v0.1 on the features of `backbone`, "alex" or "vgg"; smaller is nearer."""
-    with loading(info.name, offline=offline) as sources:
-        package = load("lpips", "lpips")
-        network = package.LPIPS(net=backbone, version="0.1", verbose=False).to(device).eval()
+    network, sources = lpips_network(backbone, device=device, offline=offline)
     note = f"lpips {version('lpips')}, {BACKBONES[backbone]}, v0.1{sources}"
     return ImageMetric(info, note, on_tensors(info.name, _signed(network), device))
+
+
+def lpips_network(backbone: str, *, device: str, offline: bool) -> tuple[torch.nn.Module, str]:
+    """The network of LPIPS v0.1 and where its weights came from; it takes pairs (B, 3, H, W) in [-1, 1].
+
+    Raises UnavailableError where the package or the backbone's weights are absent.
+    """
+    with loading(f"lpips-{backbone}", offline=offline) as sources:
+        package = load("lpips", "lpips")
+        network = package.LPIPS(net=backbone, version="0.1", verbose=False).to(device).eval()
+    return network, str(sources)
 
 
 def st_lpips(info: MetricInfo, backbone: str, *, device: str, offline: bool) -> ImageMetric:

@@ -1,4 +1,4 @@
-"""The training loop: blur made on the fly, one optimiser step at a time, a state that resumes exactly."""
+"""The training loop: one optimiser step at a time on any number of processes, with a state that resumes exactly."""
 
 from __future__ import annotations
 
@@ -16,26 +16,31 @@ from torch import nn
 
 from xyscannet import checkpoint
 from xyscannet.data.photos import prefetch
-from xyscannet.errors import ConfigError, XYScanError
-from xyscannet.losses import DeblurLoss
+from xyscannet.errors import ConfigError, InputError, XYScanError
 from xyscannet.models import zoo
+from xyscannet.training import parts
+from xyscannet.training.board import Board
 from xyscannet.training.config import TrainConfig, network_config
 from xyscannet.training.deterministic import deterministic
+from xyscannet.training.processes import Processes
 from xyscannet.training.record import Event, RunFolder
-from xyscannet.training.samples import Batch, SampleSource, SynthesisedPairs
+from xyscannet.training.samples import Batch, SampleSource, find_pairs, source_of
 from xyscannet.training.state import (
     STATE_VERSION,
     Ema,
     atomic_save,
+    find_state,
     learning_rate,
-    load_state,
     rng_state,
     set_rng_state,
+    state_path,
+    states,
 )
-from xyscannet.training.validate import ValidationSet, evaluate
+from xyscannet.training.validate import Measured, Validation, ValidationPairs, ValidationSet, evaluate
 
 logger = logging.getLogger("xyscannet.training")
-STATE_NAME = "state.pt"
+SHOWN = 4
+"""Validation images that TensorBoard shows."""
 
 
 class DivergedError(XYScanError):
@@ -49,9 +54,15 @@ class Interrupted(XYScanError):
 class Trainer:
     """One run: its network, average, optimiser, samples and folder.
 
-    `on_event` hears of everything as plain dictionaries: {"event": "start" | "step" | "validation" | "saved"
-    | "done", ...}; the same records go to `log.jsonl` in the run's folder. `should_stop` is asked after every
-    step. `samples` replaces the pairs made from `config.data`.
+    `on_event` hears of everything as plain dictionaries: {"event": "start" | "step" | "validation" | "saved" |
+    "not saved" | "done", ...}; the same records go to `log.jsonl` in the run's folder. `should_stop` is asked after
+    every step. `samples` replaces the pairs made from `config.data`. Where accelerate or torchrun started several
+    processes, each takes its part of every step; the main one writes and speaks.
+
+    Args:
+        resume: "auto" goes on with the run in `output` if there is one; a folder or a state's file, with that.
+
+    Raises ConfigError for a configuration that cannot run here, and what the data and weights raise.
     """
 
     def __init__(
@@ -60,46 +71,41 @@ class Trainer:
         output: str | Path,
         *,
         device: str | torch.device = "cpu",
-        resume: bool = False,
+        resume: str | Path | None = None,
         samples: SampleSource | None = None,
-        validation: ValidationSet | None = None,
+        validation: Validation | None = None,
         on_event: Callable[[Event], None] | None = None,
         should_stop: Callable[[], bool] = lambda: False,
         command: str = "",
     ) -> None:
-        self.config, self.output, self.device = config, Path(output), torch.device(device)
+        self.config, self.output, self._command = config, Path(output), command
+        self.processes = Processes(device)
+        self.device = self.processes.device
+        self._check_parts()
         self._on_event, self._should_stop = on_event, should_stop
-        state = load_state(self.output / STATE_NAME) if resume else None
-        if state is None and (self.output / STATE_NAME).exists():
+        state = None if resume is None else find_state(resume, self.output)
+        if resume is None and states(self.output):
             raise ConfigError(
-                f"{self.output} holds a run already: --resume goes on with it, --output elsewhere"
+                f"{self.output} holds a run already: --resume auto goes on with it, --output elsewhere"
             )
         torch.manual_seed(config.seed)
         self.network_config = network_config(config.model)
-        if config.start_from and state is None:
-            self.model = checkpoint.load_model(config.start_from).train().requires_grad_(True)
-            if self.model.config != self.network_config:
-                raise ConfigError(f"start_from: {config.start_from} holds a network of another configuration")
-        else:
-            self.model = zoo.build(self.network_config)
-        layout = torch.channels_last if config.channels_last else torch.contiguous_format
-        self.model = self.model.to(self.device, torch.float32, memory_format=layout).train()
+        self.model = self._make_model(start=state is None)
         self.ema = Ema(self.model, config.ema_decay)
-        self.optimiser = self._make_optimiser()
-        self.loss = DeblurLoss(config.loss).to(self.device)
+        self.optimiser = parts.make_optimiser(config.optimiser, self.model)
+        self.loss = parts.make_loss(config.loss, self.device)
         self.step, self.elapsed, self.best = 0, 0.0, -math.inf
         if state is not None:
             self._restore(state)
-        self.samples = samples if samples is not None else SynthesisedPairs(config, self.device)
-        if validation is None and config.data.validation:
-            validation = ValidationSet.from_folder(config.data.validation, config.validation)
-        self.validation = validation
-        facts = {"network": self.network_config.to_dict(), "data": self.samples.manifest()}
-        self._folder = RunFolder(self.output)
-        self._folder.begin(config, command=command, step=self.step, device=self.device, facts=facts)
-        self._forward: Callable[[torch.Tensor], torch.Tensor] = self.model
-        if config.compile:
-            self._forward = torch.compile(self.model)
+        self.samples = samples if samples is not None else source_of(config, self.device)
+        self.validation = validation if validation is not None else _validation_of(config)
+        forward = self.processes.prepare(self.model)
+        self._forward: Callable[[torch.Tensor], torch.Tensor] = (
+            torch.compile(forward) if config.compile else forward
+        )
+        self._distributed = forward
+        self._folder: RunFolder | None = None
+        self._board: Board | None = None
         self._clock_zero = time.perf_counter() - self.elapsed
 
     def progress(self) -> float:
@@ -115,8 +121,27 @@ class Trainer:
         Raises Interrupted once the state is saved when `should_stop` says so, DivergedError when the loss or
         the gradient is not finite (the batch is saved in `diverged.pt`, the last saved state stays).
         """
-        with deterministic(self.config.deterministic):
+        with deterministic(self.config.deterministic), contextlib.ExitStack() as stack:
+            if self.processes.main:
+                self._open(stack)
             return self._run()
+
+    def _open(self, stack: contextlib.ExitStack) -> None:
+        """Prepare the run's folder."""
+        facts = {"network": self.network_config.to_dict(), "data": self.samples.manifest()}
+        folder = RunFolder(self.output)
+        folder.begin(
+            self.config,
+            command=self._command,
+            step=self.step,
+            device=self.device,
+            processes=self.processes.count,
+            facts=facts,
+        )
+        self._folder = folder
+        if self.config.tensorboard:
+            self._board = Board(self.output, self.step)
+            stack.callback(self._board.close)
 
     def _run(self) -> dict[str, float]:
         config, figures = self.config, {}
@@ -124,81 +149,126 @@ class Trainer:
         total, done = config.iterations, self.step
         self._emit("start", parameters=sum(p.numel() for p in self.model.parameters()), total=total)
         validated = saved = None
-        batches = prefetch(self._make_batch, itertools.count(self.step), depth=config.data.prefetch)
+        depth = max(config.data.prefetch, config.data.workers)
+        batches = prefetch(
+            self._make_batch, itertools.count(self.step), depth=depth, threads=config.data.workers
+        )
         with contextlib.closing(batches):
             while self.progress() < 1:
-                begin = time.perf_counter()
-                batch = next(batches)
+                begin, stage = time.perf_counter(), config.stage_at(self.progress())
+                batch, made_in = next(batches)
                 waited = time.perf_counter() - begin
-                record = self._train_step(batch)
+                record = self.train_step(batch)
                 seconds = time.perf_counter() - begin
                 if self.step % config.log_every == 0 or self.step == done + 1:
-                    crops = batch.blur.shape[0] / seconds
-                    self._emit(
-                        "step", **record, seconds=seconds, crops_per_s=crops, data_wait=waited / seconds
-                    )
+                    self._emit("step", **record, **self._rates(record["crops"], seconds, waited, made_in))
                 if self.step % config.validation.every == 0:
                     figures, validated = self._validate(), self.step
                 if self.step % config.save_every == 0:
-                    self.save()
-                    saved = self.step
-                if self._should_stop():
-                    self.save()
-                    raise Interrupted(f"stopped at step {self.step}; --resume goes on from there")
+                    saved = self.step if self.save() else saved
+                if config.stage_at(self.progress()) != stage:
+                    self._save_weights(f"stage-{stage + 1}.safetensors")
+                if self.processes.any(self._should_stop()):
+                    self.save(required=True)
+                    raise Interrupted(f"stopped at step {self.step}; --resume auto goes on from there")
         if self.step and validated != self.step:
             figures = self._validate()
         if saved != self.step:
-            self.save()
+            self.save(required=True)
+        if config.stages:
+            self._save_weights(f"stage-{len(config.stages)}.safetensors")
         self._emit("done", **figures)
         return figures
 
-    def save(self) -> None:
-        """Write the state and the averaged weights."""
-        self.elapsed = self._elapsed_now()
-        atomic_save(
-            self.output / STATE_NAME,
-            {
-                "version": STATE_VERSION,
-                "config": self.config.model_dump(mode="json"),
-                "step": self.step,
-                "elapsed": self.elapsed,
-                "best": self.best,
-                "model": self.model.state_dict(),
-                "ema": self.ema.module.state_dict(),
-                "optimiser": self.optimiser.state_dict(),
-                "rng": rng_state(),
-            },
-        )
-        self._save_weights("last.safetensors")
-        if self.config.keep_last:
-            self._save_weights(f"step-{self.step:07d}.safetensors")
-            for old in sorted(self.output.glob("step-*.safetensors"))[: -self.config.keep_last]:
-                old.unlink()
-        self._emit("saved", path=str(self.output / STATE_NAME))
+    def save(self, *, required: bool = False) -> bool:
+        """Write the state and the averaged weights, and tell whether that succeeded.
 
-    def _train_step(self, batch: Batch) -> dict[str, Any]:
+        Where the disk is full, the last saved state stays and training goes on, told by the event "not saved";
+        with `required` it is an InputError.
+        """
+        self.elapsed = self._elapsed_now()
+        if not self.processes.main:
+            return True
+        path = state_path(self.output, self.step)
+        try:
+            atomic_save(path, self._state())
+            self._save_weights("last.safetensors")
+            if self.config.keep_last:
+                self._save_weights(f"step-{self.step:07d}.safetensors")
+                for old in sorted(self.output.glob("step-*.safetensors"))[: -self.config.keep_last]:
+                    old.unlink()
+        except InputError as error:
+            if required:
+                raise
+            self._emit("not saved", reason=str(error))
+            return False
+        for old in states(self.output)[self.config.keep_states :]:
+            old.unlink()
+        self._emit("saved", path=str(path))
+        return True
+
+    def train_step(self, batch: Batch) -> dict[str, Any]:
+        """One optimiser step on this process's part of a batch; the figures are means over all processes."""
         config = self.config
         rate = learning_rate(config.optimiser, self.step, self.progress())
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         blur, sharp = self.samples.to_device(batch, self.device)
-        if config.channels_last:
-            blur = blur.contiguous(memory_format=torch.channels_last)
-        with self._autocast():
-            restored = self._forward(blur)
-        with torch.autocast(self.device.type, enabled=False):
-            loss, parts = self.loss(restored.float(), sharp)
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        values = self._backward(blur, sharp)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.optimiser.clip_norm or math.inf)
-        loss_value, norm_value = loss.item(), norm.item()
-        if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
-            self._report_divergence(batch, loss_value, norm_value)
+        means = self.processes.mean(torch.stack([*values.values(), norm.detach()])).tolist()
+        found = dict(zip([*values, "grad_norm"], means))
+        if not (math.isfinite(found["loss"]) and math.isfinite(found["grad_norm"])):
+            self._report_divergence(batch, found, blur, sharp)
         self.optimiser.step()
         self.step += 1
         self.ema.update(self.step)
-        values = {name: float(part) for name, part in parts.items()}
-        return {"loss": loss_value, **values, "lr": rate, "grad_norm": norm_value}
+        return {**found, "lr": rate, "crops": sharp.shape[0] * self.processes.count}
+
+    def _backward(self, blur: torch.Tensor, sharp: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Gradients of the mean loss over the crops, part by part; the loss and its terms."""
+        values: dict[str, torch.Tensor] = {}
+        size = sharp.shape[0] // self.config.accumulate
+        pieces = list(zip(blur.split(size), sharp.split(size)))
+        for number, (blurred, target) in enumerate(pieces, start=1):
+            waiting = (
+                contextlib.nullcontext()
+                if number == len(pieces)
+                else self.processes.no_sync(self._distributed)
+            )
+            with waiting:
+                if self.config.channels_last:
+                    blurred = blurred.contiguous(memory_format=torch.channels_last)
+                with self._autocast():
+                    restored = self._forward(blurred)
+                with torch.autocast(self.device.type, enabled=False):
+                    loss, terms = self.loss(restored.float(), target, blurred)
+                (loss / len(pieces)).backward()
+            for name, value in {"loss": loss.detach(), **terms}.items():
+                values[name] = values.get(name, 0) + value / len(pieces)
+        return values
+
+    def make_batch(self, step: int) -> Batch:
+        """This process's part of a step's batch."""
+        total = self.config.iterations
+        patch, batch = self.config.shape_at(self.progress() if total is None else step / total)
+        return self.samples.make(step, patch, batch, self.processes.part(batch))
+
+    def _make_batch(self, step: int) -> tuple[Batch, float]:
+        torch.set_num_threads(1)  # of this background thread: more would fight with the training thread's
+        begin = time.perf_counter()
+        return self.make_batch(step), time.perf_counter() - begin
+
+    def _rates(self, crops: int, seconds: float, waited: float, made_in: float) -> dict[str, float]:
+        """Crops a second in all, of the loader by itself and of the device by itself; the share of waiting."""
+        return {
+            "seconds": seconds,
+            "crops_per_s": crops / seconds,
+            "loader_crops_per_s": crops * self.config.data.workers / max(made_in, 1e-9),
+            "device_crops_per_s": crops / max(seconds - waited, 1e-9),
+            "data_wait": waited / seconds,
+        }
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
@@ -206,34 +276,75 @@ class Trainer:
     def _validate(self) -> dict[str, float]:
         if self.validation is None:
             return {}
-        begin = time.perf_counter()
-        figures = evaluate(
-            self.ema.module, self.validation, device=self.device, precision=self.config.precision
+        begin, examples = time.perf_counter(), {}
+
+        def keep(name: str, *images: torch.Tensor) -> None:
+            if len(examples) < SHOWN:
+                examples[name] = torch.cat([_centre(image) for image in images], 2)
+
+        measured = evaluate(
+            self.ema.module,
+            self.validation,
+            device=self.device,
+            precision=self.config.precision,
+            share=(self.processes.rank, self.processes.count),
+            keep=keep if self._board else None,
         )
+        records = self.processes.gather(list(measured.records))
+        figures = Measured(tuple(records), tuple(self.processes.gather(list(measured.kept)))).figures()
         is_best = figures["psnr"] > self.best
         if is_best:
             self.best = figures["psnr"]
             self._save_weights("best.safetensors", psnr=f"{self.best:.4f}")
         self._emit("validation", **figures, best=is_best, seconds=time.perf_counter() - begin)
+        if self._board:
+            self._board.add_images(examples, self.step)
         return figures
 
-    def _make_optimiser(self) -> torch.optim.Optimizer:
-        options = self.config.optimiser
-        kind = torch.optim.AdamW if options.kind == "adamw" else torch.optim.Adam
-        decayed = [p for p in self.model.parameters() if p.ndim > 1]
-        others = [p for p in self.model.parameters() if p.ndim <= 1]
-        groups = [
-            {"params": decayed, "weight_decay": options.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ]
-        return kind(groups, lr=options.lr, betas=options.betas, eps=options.eps, foreach=True)
+    def _make_model(self, *, start: bool) -> nn.Module:
+        start_from = self.config.start_from
+        if start_from and start:
+            model = checkpoint.load_model(start_from).train().requires_grad_(True)
+            if model.config != self.network_config:
+                raise ConfigError(f"start_from: {start_from} holds a network of another configuration")
+        else:
+            model = zoo.build(self.network_config)
+        layout = torch.channels_last if self.config.channels_last else torch.contiguous_format
+        return model.to(self.device, torch.float32, memory_format=layout).train()
+
+    def _check_parts(self) -> None:
+        """Every step's crops must divide among the processes and their parts."""
+        parts_of_step = self.processes.count * self.config.accumulate
+        for _, batch in self.config.shapes:
+            if batch % parts_of_step:
+                raise ConfigError(
+                    f"a batch of {batch} does not divide into {self.processes.count} processes with accumulate="
+                    f"{self.config.accumulate}; change data.batch, the stages or accumulate"
+                )
+        if self.processes.count > 1 and self.config.iterations is None:
+            raise ConfigError(
+                "a time budget is for one process, since clocks differ: give iterations and time_budget_minutes=null"
+            )
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "version": STATE_VERSION,
+            "config": self.config.model_dump(mode="json"),
+            "step": self.step,
+            "elapsed": self.elapsed,
+            "best": self.best,
+            "model": self.model.state_dict(),
+            "ema": self.ema.module.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "rng": rng_state(),
+        }
 
     def _restore(self, state: dict[str, Any]) -> None:
         then = TrainConfig.model_validate(state["config"])
         if network_config(then.model) != self.network_config:
-            raise ConfigError(f"{self.output} was trained with another network than the configuration's")
+            raise ConfigError("the state to resume is of another network than the configuration's")
         if then.seed != self.config.seed:
-            raise ConfigError(f"{self.output} was trained with seed {then.seed}, not {self.config.seed}")
+            raise ConfigError(f"the state to resume has seed {then.seed}, not {self.config.seed}")
         self.model.load_state_dict(state["model"])
         self.ema.module.load_state_dict(state["ema"])
         groups = [{k: v for k, v in group.items() if k != "params"} for group in self.optimiser.param_groups]
@@ -243,34 +354,50 @@ class Trainer:
         self.step, self.elapsed, self.best = state["step"], state["elapsed"], state["best"]
         set_rng_state(state["rng"])
 
-    def _report_divergence(self, batch: Batch, loss: float, norm: float) -> None:
-        path = self.output / "diverged.pt"
-        report = {"step": self.step, "loss": loss, "grad_norm": norm, "origin": list(batch.origin)}
-        atomic_save(path, {**report, "blur": batch.blur, "sharp": batch.sharp})
+    def _report_divergence(
+        self, batch: Batch, found: dict[str, float], blur: torch.Tensor, sharp: torch.Tensor
+    ) -> None:
+        name = "diverged.pt" if self.processes.main else f"diverged-{self.processes.rank}.pt"
+        report = {"step": self.step, **found, "origin": batch.origins}
+        atomic_save(self.output / name, {**report, "blur": blur.cpu(), "sharp": sharp.cpu()})
+        self._emit("diverged", **report)
         raise DivergedError(
-            f"step {self.step}: the loss ({loss}) or the gradient's norm ({norm}) is not finite. Its batch is in "
-            f"{path}; resume from the last saved state with a lower optimiser.lr"
+            f"step {self.step}: the loss ({found['loss']}) or the gradient's norm ({found['grad_norm']}) is not "
+            f"finite. Its batch and file names are in {self.output / name}; resume from the last saved state with a "
+            "lower optimiser.lr"
         )
 
     def _save_weights(self, name: str, **metadata: str) -> None:
-        metadata = {"step": str(self.step), "recipe": self.config.name, **metadata}
-        checkpoint.save(self.output / name, self.ema.module, self.network_config, metadata=metadata)
-
-    def _make_batch(self, step: int) -> Batch:
-        torch.set_num_threads(
-            1
-        )  # of this background thread alone: more would fight with the training thread's
-        total = self.config.iterations
-        progress = self.progress() if total is None else step / total
-        return self.samples.make(step, *self.config.shape_at(progress))
+        if self.processes.main:
+            metadata = {"step": str(self.step), "recipe": self.config.name, **metadata}
+            checkpoint.save(self.output / name, self.ema.module, self.network_config, metadata=metadata)
 
     def _elapsed_now(self) -> float:
         return time.perf_counter() - self._clock_zero
 
     def _emit(self, event: str, **values: Any) -> None:
+        if not self.processes.main:
+            return
         record = {"event": event, "step": self.step, "progress": min(self.progress(), 1.0), **values}
-        self._folder.log(record)
+        if self._folder is not None:
+            self._folder.log(record)
+        if self._board is not None:
+            self._board.add(record)
         shown = " ".join(f"{k}={v:.5g}" if isinstance(v, float) else f"{k}={v}" for k, v in record.items())
         logger.info(shown)
         if self._on_event is not None:
             self._on_event(record)
+
+
+def _validation_of(config: TrainConfig) -> Validation | None:
+    if config.validation.pairs is not None:
+        return ValidationPairs(find_pairs(config.validation.pairs), config.validation.images)
+    if config.data.validation:
+        return ValidationSet.from_folder(config.data.validation, config.validation)
+    return None
+
+
+def _centre(image: torch.Tensor, side: int = 256) -> torch.Tensor:
+    """The middle of an image (3, H, W), at most side x side."""
+    top, left = (max(size - side, 0) // 2 for size in image.shape[-2:])
+    return image[:, top : top + side, left : left + side]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -14,24 +15,38 @@ from torch import nn
 from xyscannet import images
 from xyscannet.data.blur import BlurConfig, render, sample_blur
 from xyscannet.data.pairs import find_pairs
+from xyscannet.data.sets import Dataset
 from xyscannet.errors import ConfigError
 from xyscannet.metrics import distortion
 from xyscannet.training.config import ValidationConfig
 
 WORSE_DB = 0.2
+T = TypeVar("T")
+
+
+class Validation(Protocol):
+    """A fixed set to validate on; `sharp_input` says whether the sharp images are restored and measured too."""
+
+    sharp_input: bool
+
+    def __len__(self) -> int: ...
+
+    def item(self, index: int) -> tuple[str, torch.Tensor, torch.Tensor]:
+        """Name, blurred and sharp image, uint8 (3, H, W)."""
 
 
 @dataclass(frozen=True)
 class ValidationSet:
-    """Blurred and sharp crops, uint8 (3, H, W) each, made once; `names` says of which photo."""
+    """Blurred and sharp images made once and held in memory; `names` says of which photo."""
 
     names: tuple[str, ...]
     blur: tuple[torch.Tensor, ...]
     sharp: tuple[torch.Tensor, ...]
+    sharp_input: bool = True
 
     @classmethod
     def from_folder(cls, folder: str | Path, config: ValidationConfig) -> ValidationSet:
-        """The central crop of every photo (the first `config.images` by name), each with a blur of its own seed.
+        """The central crop, or the whole, of the photos of a folder, each with a blur of its own seed.
 
         The set does not depend on the blur trained with, so runs compare. Photos too small for the crop and the
         blur's margin are left out.
@@ -43,7 +58,7 @@ class ValidationSet:
             raise ConfigError(f"the validation folder {folder} does not exist")
         paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in images.SUFFIXES)
         names, blurred, sharps = [], [], []
-        for path in paths:
+        for path in _spread(paths, config.images):
             name = path.relative_to(folder).as_posix()
             blur = BlurConfig.preset(config.strengths[len(names) % len(config.strengths)])
             made = _blurred_crop(path, name, config, blur)
@@ -52,14 +67,42 @@ class ValidationSet:
             names.append(name)
             blurred.append(made[0])
             sharps.append(made[1])
-            if len(names) == config.images:
-                break
         if not names:
             raise ConfigError(f"{folder} holds no photo of {config.crop} pixels and the margin of the blur")
         return cls(tuple(names), tuple(blurred), tuple(sharps))
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def item(self, index: int) -> tuple[str, torch.Tensor, torch.Tensor]:
+        """Name, blurred and sharp image, uint8 (3, H, W)."""
+        return self.names[index], self.blur[index], self.sharp[index]
+
+
+class ValidationPairs:
+    """Whole pairs of a data set, at most `limit` of them, read anew each time."""
+
+    sharp_input = False
+
+    def __init__(self, dataset: Dataset, limit: int | None) -> None:
+        self._samples = _spread(dataset.samples, limit)
+        if not self._samples or any(sample.sharp is None for sample in self._samples):
+            raise ConfigError(f"{dataset.root} holds no pairs to validate on")
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def item(self, index: int) -> tuple[str, torch.Tensor, torch.Tensor]:
+        """Name, blurred and sharp image, uint8 (3, H, W)."""
+        sample = self._samples[index]
+        return sample.name, _tensor(images.read(sample.blur)), _tensor(images.read(sample.sharp))
+
+
+def _spread(items: Sequence[T], limit: int | None) -> list[T]:
+    """At most `limit` of the items, spread evenly."""
+    if limit is None or len(items) <= limit:
+        return list(items)
+    return [items[index * len(items) // limit] for index in range(limit)]
 
 
 @dataclass(frozen=True)
@@ -78,23 +121,47 @@ class ImageRecord:
         return self.psnr < self.psnr_blur - WORSE_DB
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What validation found out about some images; `kept` is the PSNR in dB of each restored sharp image."""
+
+    records: tuple[ImageRecord, ...]
+    kept: tuple[float, ...] = ()
+
+    def figures(self) -> dict[str, float]:
+        """Means: psnr, ssim, psnr_blur, ssim_blur; worse (images more than 0.2 dB below their input); images.
+
+        Where sharp images were restored, also psnr_sharp_input, their restored selves against themselves.
+        """
+        found = summary(list(self.records))
+        return {**found, "psnr_sharp_input": float(np.mean(self.kept))} if self.kept else found
+
+
 def evaluate(
     model: nn.Module,
-    validation: ValidationSet,
+    validation: Validation,
     *,
     device: str | torch.device = "cpu",
     precision: str = "fp32",
-) -> dict[str, float]:
-    """Mean figures of a network over a validation set, computed on 8-bit RGB.
+    share: tuple[int, int] = (0, 1),
+    keep: Callable[[str, torch.Tensor, torch.Tensor, torch.Tensor], None] | None = None,
+) -> Measured:
+    """Restore whole images of a validation set and measure them on 8-bit RGB.
 
-    Keys: psnr, ssim, psnr_blur, ssim_blur; worse (number of images more than 0.2 dB below their input);
-    psnr_sharp_input (the restored sharp image against itself); images.
+    Args:
+        share: (i, n) measures every n-th image from the i-th on, as one of n processes.
+        keep: is given name, blurred, restored and sharp image, uint8 (3, H, W), of each.
     """
     records, kept = [], []
-    for name, blur, sharp in zip(validation.names, validation.blur, validation.sharp, strict=True):
-        records.append(_record(name, blur, sharp, _restore_8bit(model, blur, device, precision)))
-        kept.append(psnr_8bit(_restore_8bit(model, sharp, device, precision), sharp))
-    return {**summary(records), "psnr_sharp_input": float(np.mean(kept))}
+    for index in range(share[0], len(validation), share[1]):
+        name, blur, sharp = validation.item(index)
+        restored = _restore_8bit(model, blur, device, precision)
+        records.append(_record(name, blur, sharp, restored))
+        if keep is not None:
+            keep(name, blur, restored, sharp)
+        if validation.sharp_input:
+            kept.append(psnr_8bit(_restore_8bit(model, sharp, device, precision), sharp))
+    return Measured(tuple(records), tuple(kept))
 
 
 def evaluate_pairs(
@@ -149,15 +216,17 @@ def _restore_8bit(
 def _blurred_crop(
     path: Path, name: str, config: ValidationConfig, blur: BlurConfig
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
-    side = config.crop + 2 * blur.margin
     photo = _tensor(images.read(path))
-    top, left = (photo.shape[1] - side) // 2, (photo.shape[2] - side) // 2
-    if top < 0 or left < 0:
+    room = (photo.shape[1] - 2 * blur.margin, photo.shape[2] - 2 * blur.margin)
+    height, width = room if config.crop is None else (config.crop, config.crop)
+    if min(room) < 1 or room[0] < height or room[1] < width:
         return None
-    crop = photo[None, :, top : top + side, left : left + side].float() / 255
+    top, left = (room[0] - height) // 2, (room[1] - width) // 2
+    crop = photo[None, :, top : top + height + 2 * blur.margin, left : left + width + 2 * blur.margin].float()
+    crop = crop / 255
     digest = hashlib.sha256(f"{config.seed} {name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-    parameters = sample_blur(blur, 1, config.crop, config.crop, generator)
+    parameters = sample_blur(blur, 1, height, width, generator)
     blurred, sharp = render(crop, parameters)
     return _to_8bit(blurred[0]), _to_8bit(sharp[0])
 

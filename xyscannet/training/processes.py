@@ -1,0 +1,65 @@
+"""The processes of a run: one, or those that `accelerate launch` or torchrun started."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import torch
+from torch import nn
+
+from xyscannet.errors import UnavailableError
+
+
+class Processes:
+    """This process among those that train together, by Hugging Face accelerate.
+
+    Args:
+        device: where to train; of several processes on GPUs, each takes the one of its local rank.
+
+    Raises UnavailableError where the package accelerate is not installed.
+    """
+
+    def __init__(self, device: str | torch.device) -> None:
+        try:
+            from accelerate import Accelerator
+        except ImportError as error:
+            raise UnavailableError(
+                "training needs accelerate: pip install 'xyscannet[train]' (or pip install accelerate)"
+            ) from error
+        device = torch.device(device)
+        self._accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no", device_placement=False)
+        self.count, self.rank = self._accelerator.num_processes, self._accelerator.process_index
+        self.device = self._accelerator.device if self.count > 1 else device
+        self.main = self._accelerator.is_main_process
+
+    def part(self, batch: int) -> range:
+        """The items of a batch that this process works on."""
+        size = batch // self.count
+        return range(self.rank * size, (self.rank + 1) * size)
+
+    def prepare(self, model: nn.Module) -> nn.Module:
+        """The network whose gradients are averaged over the processes; itself where there is one."""
+        return self._accelerator.prepare_model(model, device_placement=False) if self.count > 1 else model
+
+    def no_sync(self, model: nn.Module) -> contextlib.AbstractContextManager[Any]:
+        """While entered, gradients are added up without being averaged."""
+        return self._accelerator.no_sync(model) if self.count > 1 else contextlib.nullcontext()
+
+    def mean(self, values: torch.Tensor) -> torch.Tensor:
+        """Mean of values (K,) over the processes."""
+        return self._accelerator.reduce(values, "mean") if self.count > 1 else values
+
+    def any(self, flag: bool) -> bool:
+        """Whether any process says so."""
+        if self.count == 1:
+            return flag
+        return bool(self._accelerator.reduce(torch.tensor(float(flag), device=self.device), "sum") > 0)
+
+    def gather(self, items: list[Any]) -> list[Any]:
+        """The lists of all processes, one after the other."""
+        if self.count == 1:
+            return items
+        from accelerate.utils import gather_object
+
+        return gather_object(items)

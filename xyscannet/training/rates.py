@@ -1,0 +1,70 @@
+"""How fast a run's loader and its device are, each by itself."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from xyscannet.data.photos import prefetch
+from xyscannet.training.loop import Trainer
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Of one stage: crops a second over all processes, seconds a step, peak memory in bytes on a GPU (else None)."""
+
+    patch: int
+    batch: int
+    loader_crops_per_s: float
+    device_crops_per_s: float
+    step_seconds: float
+    peak_memory: int | None
+
+    @property
+    def data_wait(self) -> float:
+        """Share of the time that the device would wait for the loader."""
+        return max(0.0, 1 - self.loader_crops_per_s / self.device_crops_per_s)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**vars(self), "data_wait": self.data_wait}
+
+
+def measure(trainer: Trainer, *, steps: int = 5, warmup: int = 2) -> Rates:
+    """The loader alone, then training steps alone on one of its batches, in the shape of the run's first stage.
+
+    The steps change the trainer's weights: it is of no use for training afterwards. Blur that is rendered on the
+    device counts as the device's.
+    """
+    config, device = trainer.config, trainer.device
+    patch, batch = config.shape_at(0)
+    workers = config.data.workers
+    count = steps * workers
+    made = prefetch(
+        trainer.make_batch, itertools.count(), depth=max(config.data.prefetch, workers), threads=workers
+    )
+    with contextlib.closing(made):
+        for _ in range(config.data.prefetch + workers + 1):  # empty what was made ahead
+            one = next(made)
+        begin = time.perf_counter()
+        for _ in range(count):
+            one = next(made)
+        loader = (time.perf_counter() - begin) / count
+
+    for _ in range(warmup):
+        trainer.train_step(one)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+    begin = time.perf_counter()
+    for _ in range(steps):
+        trainer.train_step(one)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    seconds = (time.perf_counter() - begin) / steps
+    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+    return Rates(patch, batch, batch / loader, batch / seconds, seconds, peak)
