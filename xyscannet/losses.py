@@ -44,6 +44,7 @@ def edge(x: Tensor, y: Tensor, eps: float = 1e-3) -> Tensor:
     with torch.autocast(x.device.type, enabled=False):
         return charbonnier(laplacian(x.float()), laplacian(y.float()), eps)
 
+
 _VGG_WIDTHS = (64, 64, 0, 128, 128, 0, 256)  # 0: a 2x2 max pooling
 _VGG_FILE, _VGG_ADDRESS = "vgg19-dcbb9e9d.pth", "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

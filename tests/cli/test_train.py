@@ -91,11 +91,11 @@ def test_interrupt_saves_the_state_and_resume_finishes(photos: Path, tmp_path: P
     rest = process.communicate(timeout=60)[1]
     assert process.returncode == 130, rest
     assert time.monotonic() - begin < 20
-    assert "--resume goes on from there" in rest and "Traceback" not in rest
+    assert "--resume auto goes on from there" in rest and "Traceback" not in rest
     reached = max(json.loads(line)["step"] for line in (folder / "log.jsonl").read_text().splitlines())
     assert not list(folder.glob(".*"))
     short = [*data(photos), "--set", f"iterations={reached + 2}", "--set", "log_every=1"]
-    code, _, err = train("smoke", *short, "--output", folder, "--device", "cpu", "--resume")
+    code, _, err = train("smoke", *short, "--output", folder, "--device", "cpu", "--resume", "auto")
     assert code == 0, err
     assert f"from step {reached}" in err and f"done after {reached + 2} steps" in err
 
@@ -125,7 +125,7 @@ def test_deterministic_is_a_value_of_the_configuration(
     [
         (["smok"], 2, "did you mean 'smoke'"),
         (["smoke", "--set", "optimiser.lrr=1"], 2, "did you mean 'optimiser.lr'"),
-        (["smoke", "--resume", "--output", "nothing-here"], 2, "nothing to resume"),
+        (["smoke", "--resume", "nothing-here"], 2, "nothing to resume"),
         (["smoke", "--output", "unused"], 2, "data.photos"),
         (["smoke", "--device", "tpu9"], 2, "--device"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ class DrawnPairs:
     def __init__(self, spoil: int | None = None) -> None:
         self.spoil, self.made = spoil, []
 
-    def make(self, step: int, patch: int, batch: int) -> Batch:
+    def make(self, step: int, patch: int, batch: int, items: Sequence[int]) -> Batch:
         self.made.append(step)
         generator = torch.Generator().manual_seed(step)
         blocks = torch.rand(batch, 3, patch // 8, patch // 8, generator=generator)
@@ -26,7 +27,9 @@ class DrawnPairs:
         blur = F.avg_pool2d(F.pad(sharp, (2, 2, 0, 0), mode="replicate"), (1, 5), 1)
         if step == self.spoil:
             blur[0, 0, 0, 0] = float("nan")
-        return Batch(step, sharp, blur, origin=tuple(f"step {step} item {item}" for item in range(batch)))
+        chosen = list(items)
+        origin = tuple(f"step {step} item {item}" for item in chosen)
+        return Batch(step, sharp[chosen], blur[chosen], origin=origin)
 
     def to_device(self, batch: Batch, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         return batch.blur.to(device), batch.sharp.to(device)
@@ -53,6 +56,7 @@ def tiny() -> dict[str, object]:
         "log_every": 1,
         "save_every": 3,
         "validation": {"every": 3},
+        "tensorboard": False,
     }
 
 

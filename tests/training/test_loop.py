@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,17 +14,22 @@ from xyscannet import checkpoint
 from xyscannet.errors import ConfigError
 from xyscannet.training.config import TrainConfig, parse_config
 from xyscannet.training.loop import DivergedError, Interrupted, Trainer
-from xyscannet.training.state import load_state
+from xyscannet.training.samples import Batch
+from xyscannet.training.state import find_state
 from xyscannet.training.validate import ValidationSet
 
 
 def drawn_validation() -> ValidationSet:
-    batch = DrawnPairs().make(10_000, 40, 2)
+    batch = DrawnPairs().make(10_000, 40, 2, range(2))
     return ValidationSet(
         ("first", "second"),
         tuple((image * 255).round().to(torch.uint8) for image in batch.blur),
         tuple((image * 255).round().to(torch.uint8) for image in batch.sharp),
     )
+
+
+def newest(folder: Path) -> dict:
+    return find_state(folder, folder)
 
 
 def log_of(folder: Path, event: str) -> list[dict]:
@@ -46,9 +52,9 @@ def test_resumed_run_is_bit_for_bit_the_uninterrupted_one(tiny_config: TrainConf
         first.run()
     torch.manual_seed(99)
     pairs = DrawnPairs()
-    Trainer(tiny_config, parted, samples=pairs, resume=True).run()
+    Trainer(tiny_config, parted, samples=pairs, resume="auto").run()
     assert pairs.made[0] == 3
-    expected, found = load_state(whole / "state.pt"), load_state(parted / "state.pt")
+    expected, found = newest(whole), newest(parted)
     assert found["step"] == 6
     assert_same(expected["model"], found["model"])
     assert_same(expected["ema"], found["ema"])
@@ -63,8 +69,8 @@ def test_resumed_run_is_bit_for_bit_the_uninterrupted_one(tiny_config: TrainConf
 class OnePair(DrawnPairs):
     """The same batch at every step, so that losses compare."""
 
-    def make(self, step: int, patch: int, batch: int):
-        return super().make(10_000, 40, batch)
+    def make(self, step: int, patch: int, batch: int, items: Sequence[int]) -> Batch:
+        return super().make(10_000, 40, batch, items)
 
 
 def test_a_short_run_lowers_the_loss_and_restores_better(tiny: dict, run_folder: Path) -> None:
@@ -84,7 +90,7 @@ def test_best_weights_are_the_average_of_the_best_validation(tiny: dict, run_fol
     saved = checkpoint.read(run_folder / "best.safetensors")
     assert saved.metadata["step"] == str(best["step"])
     assert float(saved.metadata["psnr"]) == pytest.approx(best["psnr"], abs=1e-3)
-    assert load_state(run_folder / "state.pt")["best"] == best["psnr"]
+    assert newest(run_folder)["best"] == best["psnr"]
     last = checkpoint.read(run_folder / "last.safetensors")
     assert_same(dict(trainer.ema.module.state_dict()), dict(last.state))
 
@@ -108,7 +114,7 @@ def test_resume_forgets_the_records_after_the_saved_step(tiny: dict, run_folder:
     with pytest.raises(DivergedError):
         trainer.run()
     assert [record["step"] for record in log_of(run_folder, "step")] == [1, 2, 3, 4, 5]
-    Trainer(config, run_folder, samples=DrawnPairs(), resume=True).run()
+    Trainer(config, run_folder, samples=DrawnPairs(), resume="auto").run()
     assert [record["step"] for record in log_of(run_folder, "step")] == [1, 2, 3, 4, 5, 6]
     assert [entry["step"] for entry in json.loads((run_folder / "run.json").read_text())] == [0, 4]
 
@@ -119,7 +125,7 @@ def test_not_finite_stops_with_the_batch_saved(tiny_config: TrainConfig, run_fol
     report = torch.load(run_folder / "diverged.pt", weights_only=True)
     assert report["origin"] == ["step 4 item 0", "step 4 item 1"]
     assert report["blur"].isnan().sum() == 1
-    state = load_state(run_folder / "state.pt")
+    state = newest(run_folder)
     assert state["step"] == 3
     assert all(torch.isfinite(value).all() for value in state["model"].values())
 
@@ -133,18 +139,18 @@ def test_an_existing_run_is_not_overwritten(tiny_config: TrainConfig, run_folder
 def test_folder_that_cannot_be_written_is_an_error(tiny_config: TrainConfig, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="folder"):
-        Trainer(tiny_config, tmp_path / "file" / "run", samples=DrawnPairs())
+        Trainer(tiny_config, tmp_path / "file" / "run", samples=DrawnPairs()).run()
 
 
 def test_resume_needs_a_state_of_the_same_network_and_seed(tiny: dict, run_folder: Path) -> None:
     with pytest.raises(ConfigError, match="nothing to resume"):
-        Trainer(parse_config(tiny), run_folder, samples=DrawnPairs(), resume=True)
+        Trainer(parse_config(tiny), run_folder, samples=DrawnPairs(), resume=run_folder)
     Trainer(parse_config(tiny), run_folder, samples=DrawnPairs()).run()
     wider = parse_config({**tiny, "model": {**tiny["model"], "width": 12}})
     with pytest.raises(ConfigError, match="another network"):
-        Trainer(wider, run_folder, samples=DrawnPairs(), resume=True)
+        Trainer(wider, run_folder, samples=DrawnPairs(), resume="auto")
     with pytest.raises(ConfigError, match="seed 0, not 1"):
-        Trainer(parse_config({**tiny, "seed": 1}), run_folder, samples=DrawnPairs(), resume=True)
+        Trainer(parse_config({**tiny, "seed": 1}), run_folder, samples=DrawnPairs(), resume="auto")
 
 
 def test_time_budget_ends_the_run_and_drives_the_rate(tiny: dict, run_folder: Path) -> None:
@@ -163,8 +169,8 @@ def test_time_budget_ends_the_run_and_drives_the_rate(tiny: dict, run_folder: Pa
     assert 2 < trainer.elapsed < 10
     # The last step's rate is that of the time before it: how near to zero depends on how long a step takes.
     assert steps[-1]["lr"] < 0.3 * max(record["lr"] for record in steps)
-    assert load_state(run_folder / "state.pt")["elapsed"] == trainer.elapsed
-    again = Trainer(config, run_folder, samples=DrawnPairs(), resume=True)
+    assert newest(run_folder)["elapsed"] == trainer.elapsed
+    again = Trainer(config, run_folder, samples=DrawnPairs(), resume="auto")
     again.run()
     assert again.step == trainer.step
 
@@ -182,7 +188,7 @@ def test_every_weight_moves_however_small_its_gradient(tiny: dict, run_folder: P
 def test_resumed_optimiser_follows_the_configuration(tiny: dict, run_folder: Path) -> None:
     Trainer(parse_config(tiny), run_folder, samples=DrawnPairs()).run()
     changed = parse_config({**tiny, "optimiser": {"lr": 1e-3, "eps": 1e-9, "betas": [0.9, 0.99]}})
-    trainer = Trainer(changed, run_folder, samples=DrawnPairs(), resume=True)
+    trainer = Trainer(changed, run_folder, samples=DrawnPairs(), resume="auto")
     assert {(group["eps"], group["betas"]) for group in trainer.optimiser.param_groups} == {
         (1e-9, (0.9, 0.99))
     }

@@ -45,23 +45,23 @@ def test_rate_warms_up_then_follows_the_cosine(step: int, progress: float, expec
 
 def test_save_that_fails_leaves_the_old_state(tmp_path: Path) -> None:
     path = tmp_path / "state.pt"
-    atomic_save(path, {"version": 1, "step": 5})
+    atomic_save(path, {"version": STATE_VERSION, "step": 5})
     with pytest.raises(Exception, match="pickle|Pickl|local"):
-        atomic_save(path, {"version": 1, "step": 6, "bad": lambda: None})
+        atomic_save(path, {"version": STATE_VERSION, "step": 6, "bad": lambda: None})
     assert load_state(path)["step"] == 5
     assert [file.name for file in tmp_path.iterdir()] == ["state.pt"]
 
 
 def test_full_disk_is_said_and_leaves_the_old_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "state.pt"
-    atomic_save(path, {"version": 1, "step": 5})
+    atomic_save(path, {"version": STATE_VERSION, "step": 5})
 
     def full(handle: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(InputError, match="No space left.*untouched"):
-        atomic_save(path, {"version": 1, "step": 6})
+        atomic_save(path, {"version": STATE_VERSION, "step": 6})
     assert load_state(path)["step"] == 5
     assert [file.name for file in tmp_path.iterdir()] == ["state.pt"]
 

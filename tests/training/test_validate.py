@@ -48,7 +48,7 @@ def test_set_is_the_same_every_time_and_blurred(photos: Path) -> None:
 
 
 def test_a_network_that_changes_nothing_scores_as_the_blurred(photos: Path) -> None:
-    figures = evaluate(nn.Identity(), ValidationSet.from_folder(photos, CONFIG))
+    figures = evaluate(nn.Identity(), ValidationSet.from_folder(photos, CONFIG)).figures()
     assert figures["psnr"] == figures["psnr_blur"] and figures["ssim"] == figures["ssim_blur"]
     assert 5 < figures["psnr_blur"] < 40
     assert figures["worse"] == 0 and figures["images"] == 3
@@ -58,7 +58,7 @@ def test_a_network_that_changes_nothing_scores_as_the_blurred(photos: Path) -> N
 def test_a_network_that_spoils_is_counted_as_worse() -> None:
     image = torch.randint(20, 236, (3, 32, 32), dtype=torch.uint8)
     barely = (image.int() + 1).to(torch.uint8)
-    figures = evaluate(Dimmed(), ValidationSet(("one",), (barely,), (image,)))
+    figures = evaluate(Dimmed(), ValidationSet(("one",), (barely,), (image,))).figures()
     assert figures["worse"] == 1
     assert figures["psnr"] == pytest.approx(20 * np.log10(255 / 9), abs=1e-3)
     assert figures["psnr_sharp_input"] == pytest.approx(20 * np.log10(255 / 10), abs=1e-3)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +16,9 @@ from xyscan_cli.options import DeviceOption
 
 
 def command(
-    config: Annotated[str, typer.Argument(help="A recipe's name (smoke, default-s) or a YAML file.")],
+    config: Annotated[
+        str | None, typer.Argument(help="A recipe's name (see --list) or a YAML file.", show_default=False)
+    ] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a value, as optimiser.lr=1e-4. Repeatable."),
@@ -26,9 +27,22 @@ def command(
         Path | None, typer.Option("--output", help="The run's folder.", show_default="runs/NAME")
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the last state in the run's folder.")
-    ] = False,
+        str | None,
+        typer.Option(
+            "--resume",
+            metavar="auto|PATH",
+            help="Go on from the newest state: auto of the run's folder, if any; PATH of that folder or state file.",
+        ),
+    ] = None,
     device: DeviceOption = "auto",
+    perceptual_weights: Annotated[
+        Path | None,
+        typer.Option(
+            "--perceptual-weights",
+            help="VGG-19's weights for the contrastive loss: loss.perceptual_weights.",
+            show_default="torchvision's cache",
+        ),
+    ] = None,
     deterministic: Annotated[
         bool,
         typer.Option(
@@ -36,42 +50,72 @@ def command(
             help="The same bits from the same seed, somewhat slower: deterministic=true.",
         ),
     ] = False,
+    list_recipes: Annotated[bool, typer.Option("--list", help="List the recipes and exit.")] = False,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print the resolved configuration and exit.")
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Check everything, measure loader and device, write nothing, exit."),
+    ] = False,
 ) -> None:
-    """Train a network on sharp photographs, blurred on the fly.
+    """Train a network: on sharp photographs blurred on the fly, on a data set's pairs, or on both.
 
-    The run's folder gets last.safetensors and best.safetensors (averaged weights), state.pt for --resume,
-    log.jsonl, config.yaml and run.json. Ctrl-C ends the step, saves the state and exits with 130.
+    The run's folder gets last.safetensors and best.safetensors (averaged weights), stage-N.safetensors, the newest
+    states for --resume, log.jsonl, TensorBoard's files, curves.png, config.yaml and run.json. SIGINT and SIGTERM end
+    the step, save the state and exit with 130. `accelerate launch -m xyscan_cli train ...` trains on many GPUs.
     """
-    from xyscannet.training.config import load_config
+    from xyscannet.errors import ConfigError
+    from xyscannet.training.config import description, load_config, recipes
 
-    overrides = [*(overrides or []), *(["deterministic=true"] if deterministic else [])]
-    resolved = load_config(config, overrides)
+    if list_recipes:
+        for name in recipes():
+            typer.echo(f"{name:12}  {description(name)}")
+        return
+    if config is None:
+        raise ConfigError("name a recipe or a YAML file; --list shows the recipes")
+    extra = ["deterministic=true"] if deterministic else []
+    if perceptual_weights is not None:
+        extra.append(f"loss.perceptual_weights={json.dumps(str(perceptual_weights))}")
+    resolved = load_config(config, [*(overrides or []), *extra])
     if print_config:
         typer.echo(resolved.to_yaml(), nl=False)
         return
 
+    from xyscan_cli.commands import _train_report as report
     from xyscannet.training.loop import Interrupted, Trainer
 
+    if output is None and resume not in (None, "auto"):
+        given = Path(resume)
+        output = given.parent if given.suffix == ".pt" else given
+    output = output or Path("runs") / resolved.name
     stop = _StopOnSignal()
-    with _shown(resolved) as show:
+    with report.shown(resolved) as show:
         trainer = Trainer(
             resolved,
-            output or Path("runs") / resolved.name,
+            output,
             device=_device(device),
             resume=resume,
             on_event=show,
             should_stop=stop.asked,
             command=shlex.join(["xyscan", *sys.argv[1:]]),
         )
+        if dry_run:
+            from xyscannet.training.rates import measure
+
+            rates = measure(trainer)
+            for line in report.plan(trainer, rates) if trainer.processes.main else []:
+                typer.echo(line)
+            return
         try:
             with stop:
                 trainer.run()
         except Interrupted as interrupted:
-            console.say(str(interrupted))
-            raise stop.interrupt() from None
+            if trainer.processes.main:
+                console.say(str(interrupted))
+            raise KeyboardInterrupt from None
+    if trainer.processes.main:
+        report.draw_curves(output, resolved.name)
 
 
 def _device(name: str) -> str:
@@ -94,15 +138,11 @@ class _StopOnSignal:
     """While entered, the first SIGINT or SIGTERM is only remembered; the second interrupts at once."""
 
     def __init__(self) -> None:
-        self._signal: int | None = None
+        self._heard = False
 
     def asked(self) -> bool:
         """Whether a signal has arrived."""
-        return self._signal is not None
-
-    def interrupt(self) -> KeyboardInterrupt:
-        """The exception that gives the signal's exit code."""
-        return console.Terminated() if self._signal == signal.SIGTERM else KeyboardInterrupt()
+        return self._heard
 
     def __enter__(self) -> None:
         self._before = {
@@ -114,49 +154,6 @@ class _StopOnSignal:
             signal.signal(number, handler)
 
     def _hear(self, number: int, frame: Any) -> None:
-        if self.asked():
-            raise self.interrupt()
-        self._signal = number
-
-
-@contextmanager
-def _shown(config: Any) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """A function that shows the loop's events: a progress bar on a terminal, plain lines elsewhere."""
-    if not console.terminal().is_terminal:
-        yield lambda event: console.say(_line(event))
-        return
-    total, unit = config.iterations or config.time_budget_minutes, "steps" if config.iterations else "minutes"
-    begin = None
-    with console.Progress(total, unit) as progress:
-
-        def show(event: dict[str, Any]) -> None:
-            nonlocal begin
-            begin = event["progress"] if begin is None else begin
-            progress.total = (1 - begin) * total
-            name = f"loss {event['loss']:.4f}" if event["event"] == "step" else None
-            progress.update((event["progress"] - begin) * total, name=name)
-            if event["event"] != "step":
-                console.say(_line(event))
-
-        yield show
-
-
-def _line(event: dict[str, Any]) -> str:
-    step, kind = event["step"], event["event"]
-    if kind == "step":
-        return (
-            f"step {step} loss {event['loss']:.4f} lr {event['lr']:.2e} grad {event['grad_norm']:.3f} "
-            f"{event['seconds']:.2f} s/step {event['crops_per_s']:.1f} crops/s"
-        )
-    if kind == "validation":
-        return (
-            f"step {step} validation: {event['psnr']:.2f} dB (blurred {event['psnr_blur']:.2f}), "
-            f"SSIM {event['ssim']:.4f} (blurred {event['ssim_blur']:.4f}), {event['worse']} of {event['images']} "
-            f"worse, sharp input {event['psnr_sharp_input']:.1f} dB{', best' if event['best'] else ''}"
-        )
-    if kind == "start":
-        length = f"{event['total']} steps" if event["total"] else "a time budget"
-        return f"from step {step}: {event['parameters'] / 1e6:.2f} M parameters, {length}"
-    if kind == "saved":
-        return f"step {step} saved {event['path']}"
-    return f"done after {step} steps"
+        if self._heard:
+            raise KeyboardInterrupt
+        self._heard = True

@@ -207,6 +207,12 @@ def recipes() -> list[str]:
     return sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
+def description(recipe: str) -> str:
+    """What a recipe is for: the first line of its file."""
+    first = (RECIPES / f"{recipe}.yaml").read_text(encoding="utf-8").partition("\n")[0]
+    return first.removeprefix("#").strip()
+
+
 def load_config(source: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
     """Read a recipe (by name) or a YAML file, apply `key.sub=value` overrides, check everything.
 

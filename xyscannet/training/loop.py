@@ -122,6 +122,7 @@ class Trainer:
         the gradient is not finite (the batch is saved in `diverged.pt`, the last saved state stays).
         """
         with deterministic(self.config.deterministic), contextlib.ExitStack() as stack:
+            stack.callback(self.processes.end)
             if self.processes.main:
                 self._open(stack)
             return self._run()

@@ -28,7 +28,9 @@ class Processes:
                 "training needs accelerate: pip install 'xyscannet[train]' (or pip install accelerate)"
             ) from error
         device = torch.device(device)
-        self._accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no", device_placement=False)
+        self._accelerator = Accelerator(
+            cpu=device.type == "cpu", mixed_precision="no", device_placement=False
+        )
         self.count, self.rank = self._accelerator.num_processes, self._accelerator.process_index
         self.device = self._accelerator.device if self.count > 1 else device
         self.main = self._accelerator.is_main_process
@@ -63,3 +65,8 @@ class Processes:
         from accelerate.utils import gather_object
 
         return gather_object(items)
+
+    def end(self) -> None:
+        """Leave the other processes; nothing can be trained here afterwards."""
+        if self.count > 1:
+            self._accelerator.end_training()

@@ -1,0 +1,124 @@
+"""Pairs on the disk, mixtures, and parts of a batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.data.miniature import gopro_sequences, picture
+from xyscannet.errors import ConfigError, InputError
+from xyscannet.training.config import PairsConfig, parse_config
+from xyscannet.training.samples import find_pairs, source_of
+from xyscannet.training.validate import ValidationPairs
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    """Two pairs whose red channel tells the pair and whose green tells the column and blue the row."""
+    for number in (1, 2):
+        rows, columns = np.mgrid[:40, :50]
+        image = np.stack([np.full_like(rows, 50 * number), columns, rows], -1).astype(np.uint8)
+        for role, shift in (("blur", 0), ("sharp", 100)):
+            path = tmp_path / "set" / role / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image + np.array([shift, 0, 0], np.uint8)).save(path)
+    return tmp_path / "set"
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    for seed in range(2):
+        picture(tmp_path / "photos" / f"{seed}.png", size=(160, 150), seed=seed)
+    return tmp_path / "photos"
+
+
+def config(**data: object):
+    return parse_config({"iterations": 1, "data": {"patch": 16, "batch": 6, **data}})
+
+
+def test_stored_pairs_are_cut_flipped_and_turned_alike(pairs: Path) -> None:
+    source = source_of(config(pairs=[{"root": str(pairs)}]), CPU)
+    batch = source.make(3, 16, 6, range(6))
+    blur, sharp = source.to_device(batch, CPU)
+    assert blur.shape == (6, 3, 16, 16) and blur.dtype == torch.float32
+    difference = ((sharp - blur) * 255).round()
+    assert (difference[:, 0] == 100).all() and (difference[:, 1:] == 0).all()
+    assert len({name for name in batch.origins}) == 6 and "blur" in batch.origins[0]
+    turned = {tuple(image[1:, 0, 0].gt(image[1:, -1, -1]).tolist()) for image in blur}
+    assert len(turned) > 1  # not all in one orientation
+    again = source.to_device(source.make(3, 16, 6, range(6)), CPU)
+    assert torch.equal(again[0], blur)
+
+
+@pytest.mark.parametrize("kind", ["photos", "pairs", "both"])
+def test_parts_of_a_batch_are_the_whole(kind: str, pairs: Path, photos: Path) -> None:
+    data = {
+        "photos": {"photos": [str(photos)]},
+        "pairs": {"pairs": [{"blur": str(pairs / "blur"), "sharp": str(pairs / "sharp")}]},
+    }
+    chosen = {**data["photos"], **data["pairs"]} if kind == "both" else data[kind]
+    settings = config(**chosen, blur={"path_px": [2, 4], "object_share": 0})
+    source = source_of(settings, CPU)
+    whole = source.make(5, 16, 6, range(6))
+    blur, _ = source.to_device(whole, CPU)
+    halves = [source.make(5, 16, 6, items) for items in (range(3), range(3, 6))]
+    assert sorted(whole.origins) == sorted(halves[0].origins + halves[1].origins)
+    order = {name: row for row, name in enumerate(whole.origins)}
+    for half in halves:
+        part, _ = source.to_device(half, CPU)
+        wanted = blur[[order[name] for name in half.origins]]
+        assert torch.equal(part, wanted)
+
+
+def test_mixture_follows_its_weights(pairs: Path, photos: Path) -> None:
+    settings = config(
+        photos=[str(photos)],
+        photos_weight=3,
+        pairs=[{"root": str(pairs), "weight": 1}],
+        blur={"path_px": [2, 4], "object_share": 0},
+    )
+    source = source_of(settings, CPU)
+    names = [name for step in range(40) for name in source.make(step, 16, 6, range(6)).origins]
+    share = sum("/set/" in name for name in names) / len(names)
+    assert 0.17 < share < 0.33
+    assert {"photos", "sets", "stored_share"} <= source.manifest().keys()
+
+
+def test_layouts_are_recognised_and_the_split_taken(tmp_path: Path) -> None:
+    root = gopro_sequences(tmp_path / "GoPro")
+    for section in ({"dataset": "gopro", "root": str(root)}, {"root": str(root)}):
+        dataset = find_pairs(PairsConfig(**section))
+        assert dataset.split == "train" and len(dataset.samples) == 1
+    assert len(ValidationPairs(find_pairs(PairsConfig(root=str(root), split="test")), 2)) == 2
+
+
+def test_faults_of_pairs_are_told(pairs: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no pair of at least 64x64"):
+        source_of(config(patch=64, pairs=[{"root": str(pairs)}]), CPU)
+    picture(pairs / "blur" / "2.png", size=(30, 30))
+    with pytest.raises(InputError, match="differ in size"):
+        source_of(config(pairs=[{"root": str(pairs)}]), CPU)
+    (pairs / "blur" / "2.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match="2.png"):
+        source_of(config(pairs=[{"root": str(pairs)}]), CPU)
+    with pytest.raises(ConfigError, match="nothing to train on"):
+        source_of(config(), CPU)
+    with pytest.raises(ConfigError, match="give both"):
+        config(pairs=[{"blur": "somewhere"}])
+    with pytest.raises(ConfigError, match="did you mean 'data.pairs.0.dataset'"):
+        config(pairs=[{"datset": "gopro"}])
+
+
+def test_what_does_not_fit_the_cache_is_decoded_again(pairs: Path) -> None:
+    small = config(pairs=[{"root": str(pairs)}], cache_megapixels=0.003)
+    source, other = source_of(small, CPU), source_of(config(pairs=[{"root": str(pairs)}]), CPU)
+    for step in range(3):
+        one, two = (each.make(step, 16, 6, range(6)) for each in (source, other))
+        assert torch.equal(one.blur, two.blur)
+    assert source._crops._held <= 3000 and len(source._crops._cache) == 1
