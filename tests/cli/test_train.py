@@ -15,6 +15,7 @@ from PIL import Image
 
 from xyscan_cli.app import app
 from xyscannet import checkpoint
+from xyscannet.training.config import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ["--set", "model={width: 8, encoder_blocks: [1, 1, 1], decoder_blocks: [1, 1, 1], d_state: 4}"]
@@ -105,6 +106,61 @@ def train_here(*arguments: str) -> int:
     with pytest.raises(SystemExit) as ended:
         app(["train", *arguments], prog_name="xyscan")
     return ended.value.code
+
+
+def test_list_names_every_recipe(capfd: pytest.CaptureFixture[str]) -> None:
+    assert train_here("--list") == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == sorted(
+        ["ablation", "default-b", "default-s", "gopro", "realblur-j", "realblur-r", "smoke"]
+    )
+    assert all(len(line.split()) > 5 for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "stages", "iterations", "rate"),
+    [
+        ("gopro", ((252, 16), (320, 8)), 788_000, 2.2e-4),
+        ("realblur-j", ((320, 8),), 2000 * 3758 // 8, 1e-4),
+        ("realblur-r", ((320, 8),), 2000 * 3758 // 8, 1e-4),
+        ("ablation", ((128, 16),), 3000 * 2103 // 16, 2.2e-4),
+    ],
+)
+def test_recipes_have_the_papers_numbers(recipe: str, stages: tuple, iterations: int, rate: float) -> None:
+    config = load_config(recipe)
+    assert config.shapes == stages and config.iterations == pytest.approx(iterations, abs=1)
+    assert (config.optimiser.kind, config.optimiser.lr, config.optimiser.min_lr) == ("adam", rate, 1e-7)
+    loss = config.loss
+    assert (loss.charbonnier, loss.eps, loss.edge, loss.contrastive) == (1, 1e-3, 0.05, 0.0005)
+    if recipe == "gopro":
+        assert config.stage_at(393_999 / 788_000) == 0 and config.stage_at(394_000 / 788_000) == 1
+
+
+def test_dry_run_measures_and_writes_nothing(photos: Path, tmp_path: Path) -> None:
+    code, out, err = train(
+        "smoke", *data(photos), "--output", tmp_path / "run", "--device", "cpu", "--dry-run"
+    )
+    assert code == 0, err
+    for word in ("M parameters", "loader alone:", "device alone:", "crops/s", "100 steps: about", "3 images"):
+        assert word in out
+    assert not (tmp_path / "run").exists()
+
+
+def test_absent_perceptual_weights_are_one_message(
+    photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [
+        "smoke",
+        *data(photos),
+        "--set",
+        "loss.contrastive=0.0005",
+        "--output",
+        str(tmp_path / "run"),
+    ]
+    absent = tmp_path / "absent.pth"
+    assert train_here(*arguments, "--device", "cpu", "--perceptual-weights", str(absent)) == 3
+    err = capfd.readouterr().err
+    assert "absent.pth does not exist" in err.replace("\n", " ") and "Traceback" not in err
 
 
 def test_print_config_is_the_resolved_configuration(capfd: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ from torch import nn
 
 from xyscannet.errors import ConfigError, InputError
 from xyscannet.training.config import OptimiserConfig
-from xyscannet.training.state import Ema, atomic_save, learning_rate, load_state
+from xyscannet.training.state import STATE_VERSION, Ema, atomic_save, learning_rate, load_state
 
 
 def test_ema_is_the_weighted_sum_of_all_weights() -> None:

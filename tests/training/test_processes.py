@@ -1,0 +1,188 @@
+"""Processes that train together, and processes that are killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from xyscannet.training.state import find_state
+
+ROOT = Path(__file__).resolve().parents[2]
+LAUNCH = ["-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu"]
+LAUNCH += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    """A tiny run on a mixture of photographs and pairs."""
+    folder = tmp_path_factory.mktemp("data")
+    random = np.random.default_rng(0)
+    for role in ("photos", "blur", "sharp"):
+        (folder / role).mkdir()
+        for number in range(3):
+            image = Image.fromarray(random.integers(0, 256, (20, 20, 3), dtype=np.uint8))
+            image.resize((128, 128), Image.Resampling.BICUBIC).save(folder / role / f"{number}.png")
+    return {
+        "name": "tiny",
+        "model": {"width": 8, "encoder_blocks": [1, 1, 1], "decoder_blocks": [1, 1, 1], "d_state": 4},
+        "data": {
+            "photos": [str(folder / "photos")],
+            "pairs": [{"blur": str(folder / "blur"), "sharp": str(folder / "sharp")}],
+            "patch": 32,
+            "batch": 4,
+            "blur": {"path_px": [2, 5], "object_share": 0},
+        },
+        # eps: so large that rounding does not decide the sign of a step
+        "optimiser": {"lr": 1e-3, "eps": 1e-3, "warmup": 0},
+        "iterations": 4,
+        "log_every": 1,
+        "save_every": 2,
+        "tensorboard": False,
+        "validation": {"every": 4, "pairs": {"blur": str(folder / "blur"), "sharp": str(folder / "sharp")}},
+    }
+
+
+def command(settings: dict, folder: Path, *launcher: str, **changes: object) -> list[str]:
+    path = folder.with_suffix(".yaml")
+    path.write_text(yaml.safe_dump({**settings, **changes}))
+    train = ["-m", "xyscan_cli", "train", str(path), "--output", str(folder), "--device", "cpu"]
+    return [sys.executable, *launcher, *train]
+
+
+def started(arguments: list[str]) -> subprocess.Popen:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+
+
+def finished(arguments: list[str], code: int = 0) -> str:
+    process = started(arguments)
+    err = process.communicate(timeout=240)[1]
+    assert process.returncode == code, err
+    return err
+
+
+def records(folder: Path, event: str) -> list[dict]:
+    lines = map(json.loads, (folder / "log.jsonl").read_text().splitlines())
+    return [each for each in lines if each["event"] == event]
+
+
+@pytest.mark.slow  # three processes that import torch and compile kernels' dispatch
+def test_two_processes_equal_one_with_the_doubled_batch(settings: dict, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    finished(command(settings, one))
+    err = finished(command(settings, two, *LAUNCH))
+    assert err.count("done after 4 steps") == 1  # only the main process speaks
+    for first, second in zip(records(one, "step"), records(two, "step"), strict=True):
+        assert second["crops"] == first["crops"] == 4
+        assert second["loss"] == pytest.approx(first["loss"], rel=1e-5)
+        assert second["grad_norm"] == pytest.approx(first["grad_norm"], rel=1e-4)
+    states = [find_state("auto", folder) for folder in (one, two)]
+    for name, value in states[0]["model"].items():
+        torch.testing.assert_close(states[1]["model"][name], value, rtol=0, atol=2e-6)
+    psnr = [records(folder, "validation")[0] for folder in (one, two)]
+    assert psnr[0]["images"] == psnr[1]["images"] == 3
+    assert psnr[1]["psnr"] == pytest.approx(psnr[0]["psnr"], abs=1e-3)
+    assert json.loads((two / "run.json").read_text())[0]["processes"] == 2
+
+
+def until_step(process: subprocess.Popen, step: int) -> None:
+    for line in process.stderr:
+        if line.startswith(f"step {step} "):
+            return
+    raise AssertionError("the run ended early")
+
+
+@pytest.mark.slow  # processes that are started, killed and resumed
+@pytest.mark.parametrize("killer", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_run_resumes_as_if_nothing_had_happened(
+    killer: signal.Signals, settings: dict, tmp_path: Path
+) -> None:
+    long = {
+        **settings,
+        "iterations": 4000,
+        "save_every": 2,
+        "optimiser": {"lr": 1e-3},
+        "validation": {"every": 4000},
+    }
+    killed = tmp_path / "killed"
+    process = started(command(long, killed))
+    until_step(process, 5)
+    process.send_signal(killer)
+    begin = time.monotonic()
+    err = process.communicate(timeout=60)[1]
+    assert time.monotonic() - begin < 20
+    reached = find_state("auto", killed)["step"]
+    if killer == signal.SIGTERM:
+        assert process.returncode == 130 and "--resume auto" in err
+    else:
+        logged = max(each["step"] for each in records(killed, "step"))
+        assert process.returncode == -signal.SIGKILL and logged - 2 <= reached <= logged + 1
+    end = {"iterations": reached + 3, "save_every": 1}
+    # The rate follows the length of the run: the uninterrupted run is of the killed run's length until it was killed.
+    whole = tmp_path / "whole"
+    process = started(command(long, whole, save_every=1, keep_states=1000))
+    until_step(process, reached + 1)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    finished([*command({**long, **end}, killed), "--resume", "auto"])
+    finished(
+        [*command({**long, **end}, tmp_path / "again"), "--resume", str(whole / f"state-{reached:07d}.pt")]
+    )
+    first, second = (
+        find_state(folder / f"state-{reached + 3:07d}.pt", folder) for folder in (killed, tmp_path / "again")
+    )
+    for part in ("model", "ema"):
+        assert all(torch.equal(value, second[part][name]) for name, value in first[part].items()), part
+
+
+@pytest.mark.slow  # trains for half a minute
+def test_a_miniature_gopro_set_is_learnt_from_scratch(tmp_path: Path) -> None:
+    """At least 1 dB on photographs that were not trained on, blurred by a straight path of 7 pixels."""
+    from skimage import data
+
+    photos = {"train": ("astronaut", "coffee", "rocket"), "test": ("chelsea",)}
+    kernel = np.ones(7) / 7
+    for split, names in photos.items():
+        for name in names:
+            sharp = getattr(data, name)()[:296, :448]
+            blurred = np.apply_along_axis(np.convolve, 1, sharp.astype(float), kernel, "same")
+            for role, image in (("blur", blurred), ("sharp", sharp)):
+                path = tmp_path / "GoPro" / split / name / role / "000001.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(image[4:-4, 8:-8].round().astype(np.uint8)).save(path)
+    settings = {
+        "name": "gopro-mini",
+        "model": {"width": 16, "encoder_blocks": [1, 1, 1], "decoder_blocks": [1, 1, 1]},
+        "data": {
+            "pairs": [{"dataset": "gopro", "root": str(tmp_path / "GoPro")}],
+            "patch": 64,
+            "batch": 4,
+        },
+        "optimiser": {"lr": 2e-3, "warmup": 10},
+        "ema_decay": 0.98,
+        "iterations": 200,
+        "validation": {
+            "every": 200,
+            "pairs": {"dataset": "gopro", "root": str(tmp_path / "GoPro"), "split": "test"},
+        },
+    }
+    begin = time.monotonic()
+    finished(command(settings, tmp_path / "run"))
+    seconds = time.monotonic() - begin
+    (found,) = records(tmp_path / "run", "validation")
+    assert found["psnr"] > found["psnr_blur"] + 1.0
+    assert seconds < 120
+    assert (tmp_path / "run" / "curves.png").stat().st_size > 5000
