@@ -49,7 +49,7 @@ def test_stored_pairs_are_cut_flipped_and_turned_alike(pairs: Path) -> None:
     assert blur.shape == (6, 3, 16, 16) and blur.dtype == torch.float32
     difference = ((sharp - blur) * 255).round()
     assert (difference[:, 0] == 100).all() and (difference[:, 1:] == 0).all()
-    assert len({name for name in batch.origins}) == 6 and "blur" in batch.origins[0]
+    assert len(set(batch.origins)) == 6 and "blur" in batch.origins[0]
     turned = {tuple(image[1:, 0, 0].gt(image[1:, -1, -1]).tolist()) for image in blur}
     assert len(turned) > 1  # not all in one orientation
     again = source.to_device(source.make(3, 16, 6, range(6)), CPU)

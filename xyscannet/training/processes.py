@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from typing import Any
 
 import torch
 from torch import nn
 
-from xyscannet.errors import UnavailableError
+from xyscannet.errors import ConfigError, UnavailableError
 
 
 class Processes:
@@ -17,10 +18,16 @@ class Processes:
     Args:
         device: where to train; of several processes on GPUs, each takes the one of its local rank.
 
-    Raises UnavailableError where the package accelerate is not installed.
+    Raises UnavailableError where the package accelerate is not installed, ConfigError where its launcher was asked
+    for several processes and started one.
     """
 
     def __init__(self, device: str | torch.device) -> None:
+        if _launched_alone():
+            raise ConfigError(
+                "accelerate launch --cpu starts several processes through mpirun alone (--mpirun_hostfile) and has "
+                "started one here; start them with torchrun --nproc_per_node N -m xyscan_cli train ... --device cpu"
+            )
         try:
             from accelerate import Accelerator
         except ImportError as error:
@@ -70,3 +77,11 @@ class Processes:
         """Leave the other processes; nothing can be trained here afterwards."""
         if self.count > 1:
             self._accelerator.end_training()
+
+
+def _launched_alone() -> bool:
+    """Whether accelerate's launcher gave an address to meet other processes at, and started none."""
+    environment = os.environ
+    met = "MASTER_ADDR" in environment and environment.get("ACCELERATE_USE_CPU", "").lower() == "true"
+    sizes = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+    return met and not any(name in environment for name in sizes)

@@ -40,7 +40,7 @@ def measure(trainer: Trainer, *, steps: int = 5, warmup: int = 2) -> Rates:
     The steps change the trainer's weights: it is of no use for training afterwards. Blur that is rendered on the
     device counts as the device's.
     """
-    config, device = trainer.config, trainer.device
+    config, device, step = trainer.config, trainer.device, trainer.step
     patch, batch = config.shape_at(0)
     workers = config.data.workers
     count = steps * workers
@@ -66,5 +66,6 @@ def measure(trainer: Trainer, *, steps: int = 5, warmup: int = 2) -> Rates:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     seconds = (time.perf_counter() - begin) / steps
+    trainer.step = step
     peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
     return Rates(patch, batch, batch / loader, batch / seconds, seconds, peak)
