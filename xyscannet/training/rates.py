@@ -34,8 +34,10 @@ class Rates:
         return {**vars(self), "data_wait": self.data_wait}
 
 
-def measure(trainer: Trainer, *, steps: int = 5, warmup: int = 2) -> Rates:
+def measure(trainer: Trainer, *, steps: int = 5, warmup: int = 2, patience: float = 10.0) -> Rates:
     """The loader alone, then training steps alone on one of its batches, in the shape of the run's first stage.
+
+    One training step is enough once `patience` seconds have gone, and one to warm up where that takes as long.
 
     The steps change the trainer's weights: it is of no use for training afterwards. Blur that is rendered on the
     device counts as the device's.
@@ -55,17 +57,21 @@ def measure(trainer: Trainer, *, steps: int = 5, warmup: int = 2) -> Rates:
             one = next(made)
         loader = (time.perf_counter() - begin) / count
 
+    begin = time.perf_counter()
     for _ in range(warmup):
         trainer.train_step(one)
+        if time.perf_counter() - begin > patience:
+            break
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
-    begin = time.perf_counter()
-    for _ in range(steps):
+    begin, done = time.perf_counter(), 0
+    while done < steps and (not done or time.perf_counter() - begin < patience):
         trainer.train_step(one)
+        done += 1
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    seconds = (time.perf_counter() - begin) / steps
+    seconds = (time.perf_counter() - begin) / done
     trainer.step = step
     peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
     return Rates(patch, batch, batch / loader, batch / seconds, seconds, peak)
