@@ -19,13 +19,14 @@ CLI = Path(xyscan_cli.__file__).parent
 MODELS = {"ops", "models"}
 PLAIN = {"images", "data", "losses", "metrics"}  # know no models
 ALLOWED = {
+    "torchvision_guard": set(),
     "ops": set(),
-    "models": {"ops"},
+    "models": {"ops", "torchvision_guard"},
     "authors": {"models"},
     "checkpoint": MODELS | {"authors"},
     "images": set(),
     "video": {"images"},
-    "metrics": {"images"},
+    "metrics": {"images", "torchvision_guard"},
     "data": {"images"},
     "losses": set(),
     "inference": MODELS | {"checkpoint", "images", "video"},

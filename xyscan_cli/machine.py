@@ -109,7 +109,7 @@ def import_elsewhere(modules: list[str]) -> dict[str, str | None]:
         "out = os.fdopen(os.dup(1), 'w')\n"
         "os.dup2(os.open(os.devnull, os.O_WRONLY), 1)\n"
         "try:\n"  # torchvision as xyscan itself imports it
-        "    from xyscannet.metrics.torchvision_guard import import_torchvision\n"
+        "    from xyscannet.torchvision_guard import import_torchvision\n"
         "    import_torchvision()\n"
         "except BaseException:\n"
         "    pass\n"

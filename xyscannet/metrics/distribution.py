@@ -25,7 +25,7 @@ from xyscannet.metrics.base import DistributionMetric, MetricInfo
 from xyscannet.metrics.loading import loading
 from xyscannet.metrics.packages import load, version
 from xyscannet.metrics.pixels import rgb8, size
-from xyscannet.metrics.torchvision_guard import import_torchvision
+from xyscannet.torchvision_guard import import_torchvision
 
 if TYPE_CHECKING:
     import torch

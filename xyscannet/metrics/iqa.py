@@ -15,7 +15,7 @@ from xyscannet.metrics.base import ImageMetric, MetricInfo
 from xyscannet.metrics.loading import loading, pyiqa_downloads
 from xyscannet.metrics.networks import on_tensors
 from xyscannet.metrics.packages import load, version
-from xyscannet.metrics.torchvision_guard import import_torchvision
+from xyscannet.torchvision_guard import import_torchvision
 
 PREFIX = "pyiqa:"
 ADDRESS = "https://huggingface.co/chaofengc/IQA-PyTorch-Weights/resolve/main/"

