@@ -73,7 +73,7 @@ def test_devices() -> None:
     ("flags", "dtype"), [({"avx2"}, torch.float32), ({"avx512f", "avx512_bf16"}, torch.bfloat16)]
 )
 def test_the_cpu_decides_the_number_format(monkeypatch, flags: set[str], dtype: torch.dtype) -> None:
-    monkeypatch.setattr("xyscannet.inference.plan._cpu_flags", lambda: flags)
+    monkeypatch.setattr("xyscannet.ops.hardware._cpu_flags", lambda: flags)
     assert pick_dtype(torch.device("cpu")) == dtype
     assert pick_dtype(torch.device("mps")) == torch.float32
 

@@ -12,7 +12,7 @@ import yaml
 from tests.training.conftest import DrawnPairs
 from xyscannet import checkpoint
 from xyscannet.errors import ConfigError
-from xyscannet.training.config import TrainConfig, parse_config
+from xyscannet.training.config import TrainConfig, load_config, parse_config
 from xyscannet.training.loop import DivergedError, Interrupted, Trainer
 from xyscannet.training.samples import Batch
 from xyscannet.training.state import find_state
@@ -199,6 +199,32 @@ def test_bf16_keeps_fp32_weights_and_learns(tiny: dict, run_folder: Path) -> Non
     trainer.run()
     assert {parameter.dtype for parameter in trainer.model.parameters()} == {torch.float32}
     assert all(math.isfinite(record["loss"]) for record in log_of(run_folder, "step"))
+
+
+@pytest.mark.parametrize(("fast", "precision"), [(True, "bf16"), (False, "fp32")])
+def test_auto_precision_is_the_faster_one(
+    tiny: dict, run_folder: Path, monkeypatch: pytest.MonkeyPatch, fast: bool, precision: str
+) -> None:
+    monkeypatch.setattr("xyscannet.training.loop.bf16_is_fast", lambda device: fast)
+    trainer = Trainer(parse_config({**tiny, "precision": "auto"}), run_folder, samples=DrawnPairs())
+    with trainer._autocast():
+        product = torch.ones(2, 2) @ torch.ones(2, 2)
+    assert product.dtype == {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
+    trainer.run()
+    assert json.loads((run_folder / "run.json").read_text())[0]["precision"] == precision
+
+
+def test_slow_bf16_is_told(
+    tiny: dict, run_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("xyscannet.training.loop.bf16_is_fast", lambda device: False)
+    Trainer(parse_config({**tiny, "precision": "bf16"}), run_folder, samples=DrawnPairs())
+    assert "much slower than fp32" in caplog.text
+
+
+@pytest.mark.parametrize("recipe", ["default-s", "default-b"])
+def test_recipes_of_the_embedded_weights_suit_any_machine(recipe: str) -> None:
+    assert load_config(recipe).precision == "auto"
 
 
 def test_snapshots_are_kept_as_many_as_asked(tiny: dict, run_folder: Path) -> None:

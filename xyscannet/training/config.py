@@ -139,7 +139,8 @@ class TrainConfig(_Section):
     """Parts that a process splits its crops of a step into, to need less memory; the step stays the same."""
     ema_decay: float = Field(0.999, ge=0, lt=1)
     loss: LossConfig = Field(default_factory=LossConfig)
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["auto", "fp32", "bf16"] = "fp32"
+    """bf16 is by autocast, weights stay fp32; auto takes it where the device multiplies it fast."""
     channels_last: bool = True
     compile: bool = False
     deterministic: bool = False

@@ -18,6 +18,7 @@ from xyscannet import checkpoint
 from xyscannet.data.photos import prefetch
 from xyscannet.errors import ConfigError, InputError, XYScanError
 from xyscannet.models import zoo
+from xyscannet.ops.hardware import bf16_is_fast
 from xyscannet.training import parts
 from xyscannet.training.board import Board
 from xyscannet.training.config import TrainConfig, network_config
@@ -81,6 +82,7 @@ class Trainer:
         self.config, self.output, self._command = config, Path(output), command
         self.processes = Processes(device)
         self.device = self.processes.device
+        self.precision = _precision(config.precision, self.device)
         self._check_parts()
         self._on_event, self._should_stop = on_event, should_stop
         state = None if resume is None else find_state(resume, self.output)
@@ -129,7 +131,11 @@ class Trainer:
 
     def _open(self, stack: contextlib.ExitStack) -> None:
         """Prepare the run's folder."""
-        facts = {"network": self.network_config.to_dict(), "data": self.samples.manifest()}
+        facts = {
+            "network": self.network_config.to_dict(),
+            "precision": self.precision,
+            "data": self.samples.manifest(),
+        }
         folder = RunFolder(self.output)
         folder.begin(
             self.config,
@@ -272,7 +278,7 @@ class Trainer:
         }
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     def _validate(self) -> dict[str, float]:
         if self.validation is None:
@@ -287,7 +293,7 @@ class Trainer:
             self.ema.module,
             self.validation,
             device=self.device,
-            precision=self.config.precision,
+            precision=self.precision,
             share=(self.processes.rank, self.processes.count),
             keep=keep if self._board else None,
         )
@@ -388,6 +394,14 @@ class Trainer:
         logger.info(shown)
         if self._on_event is not None:
             self._on_event(record)
+
+
+def _precision(asked: str, device: torch.device) -> str:
+    """ "fp32" or "bf16": what was asked for, or for "auto" the faster one."""
+    fast = bf16_is_fast(device)
+    if asked == "bf16" and not fast:
+        logger.warning("bf16 is asked for, which the %s here computes much slower than fp32", device.type)
+    return asked if asked != "auto" else "bf16" if fast else "fp32"
 
 
 def _validation_of(config: TrainConfig) -> Validation | None:
