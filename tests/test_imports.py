@@ -15,7 +15,7 @@ import xyscannet
 LIBRARY = Path(xyscannet.__file__).parent
 CLI = Path(xyscan_cli.__file__).parent
 
-# Room -> the rooms it may import; a room may always import itself, and everyone `errors`.
+# Room -> the rooms it may import; a room may always import itself, and everyone `errors` and `files`.
 MODELS = {"ops", "models"}
 PLAIN = {"images", "data", "losses", "metrics"}  # know no models
 ALLOWED = {
@@ -32,13 +32,14 @@ ALLOWED = {
     "inference": MODELS | {"checkpoint", "images", "video"},
     "training": MODELS | {"checkpoint"} | PLAIN,
     "evaluation": MODELS | {"checkpoint", "inference", "images", "data", "metrics", "reports"},
-    "analysis": MODELS | {"checkpoint", "inference", "training", "video"} | PLAIN,
+    "analysis": MODELS | {"checkpoint", "inference", "training", "video", "evaluation", "reports"} | PLAIN,
     "reports": set(),
     "errors": set(),
+    "files": set(),
     "__init__": MODELS | {"checkpoint", "__init__"},
 }
 # Heavy packages that must not be imported when a module of the room is (inside a function they may be).
-NO_TORCH = {"images", "reports", "errors", "__init__"}
+NO_TORCH = {"images", "reports", "errors", "files", "__init__"}
 OPTIONAL = {"pyiqa", "lpips", "cleanfid", "spandrel", "av", "ray", "matplotlib", "tensorboard", "accelerate"}
 OPTIONAL |= {"skimage", "mamba_ssm", "causal_conv1d"}
 
@@ -92,7 +93,7 @@ def offences(path: Path) -> list[str]:
             continue
         there = parts[1]
         known = there in ALLOWED
-        if known and there not in ALLOWED[here] | {here, "errors"}:
+        if known and there not in ALLOWED[here] | {here, "errors", "files"}:
             wrong.append(f"{path}:{line}: {here} imports {there}")
     return wrong
 

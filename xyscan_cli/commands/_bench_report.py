@@ -7,14 +7,10 @@ import dataclasses
 import io
 import json
 import math
-import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from xyscannet.errors import InputError
 
 if TYPE_CHECKING:
     from xyscannet.analysis.bench import Result
@@ -149,27 +145,3 @@ def markdown_text(sheet: Sheet, machine: dict[str, Any], command: str) -> str:
     foot += ", ".join(f"{name} {version}" for name, version in place.items())
     notes = "".join(f"{note}.\n\n" for note in sheet.notes)
     return f"{table}\n{notes}`{command}`\n\n{foot}.\n"
-
-
-def write(path: Path, text: str) -> None:
-    """Write a text file under a temporary name and move it into place."""
-    temporary = None
-    try:
-        with tempfile.NamedTemporaryFile(
-            "w",
-            dir=path.absolute().parent,
-            prefix=f".{path.name}.",
-            delete=False,
-            encoding="utf-8",
-            newline="",
-        ) as file:
-            temporary = file.name
-            file.write(text)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-        temporary = None
-    except OSError as failure:
-        raise InputError(f"{path}: cannot be written: {failure.strerror or failure}") from None
-    finally:
-        if temporary is not None:
-            os.unlink(temporary)

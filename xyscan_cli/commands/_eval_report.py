@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xyscan_cli import console, tables
-from xyscannet.errors import InputError
+from xyscannet.files import write_text
 
 if TYPE_CHECKING:
     from xyscannet.data.datasets import Dataset
@@ -54,7 +52,7 @@ def show(
         for note in notes:
             console.say(note)
     if json_path is not None:
-        _put(json_path, _json(evaluations, comparison))
+        write_text(json_path, _json(evaluations, comparison))
 
 
 def _print_worst(evaluation: Evaluation) -> None:
@@ -79,7 +77,7 @@ def write(
     for evaluation in evaluations:
         from xyscan_cli.commands.eval import _safe
 
-        _put(folder / _safe(evaluation.label) / "evaluation.json", to_json(evaluation))
+        write_text(folder / _safe(evaluation.label) / "evaluation.json", to_json(evaluation))
     makers = {
         "--csv": lambda: grids.csv_text(evaluations),
         "--markdown": lambda: grids.markdown(evaluations, paper),
@@ -87,7 +85,7 @@ def write(
     }
     for option, make in makers.items():
         if files[option] is not None:
-            _put(files[option], make())
+            write_text(files[option], make())
             console.say(f"wrote {files[option]}")
     if files["--report"] is not None:
         from xyscannet.reports.page import write_page
@@ -131,22 +129,3 @@ def _json(evaluations: Sequence[Evaluation], comparison: Comparison | None) -> s
     if comparison is not None:
         lines.append(json.dumps({"comparison": portable(asdict(comparison))}, allow_nan=False) + "\n")
     return "".join(lines)
-
-
-def _put(path: Path, text: str) -> None:
-    """Write a text file under a temporary name and move it into place."""
-    try:
-        path.absolute().parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            "w",
-            dir=path.absolute().parent,
-            prefix=f".{path.name}.",
-            delete=False,
-            encoding="utf-8",
-            newline="",
-        ) as file:
-            file.write(text)
-        os.chmod(file.name, 0o644)
-        os.replace(file.name, path)
-    except OSError as failure:
-        raise InputError(f"{path}: cannot be written: {failure.strerror or failure}") from None

@@ -16,6 +16,7 @@ import typer
 from xyscan_cli import console, machine, options, tables
 from xyscan_cli.commands import _bench_report as report
 from xyscannet.errors import ConfigError, UnavailableError
+from xyscannet.files import write_text
 
 if TYPE_CHECKING:
     import torch
@@ -153,11 +154,11 @@ def command(
         for note in sheet.notes:
             console.say(note)
     if json_path not in (None, "-"):
-        report.write(Path(json_path), report.json_text(sheet, *where))
+        write_text(json_path, report.json_text(sheet, *where))
     if csv_path is not None:
-        report.write(csv_path, report.csv_text(sheet))
+        write_text(csv_path, report.csv_text(sheet))
     if markdown is not None:
-        report.write(markdown, report.markdown_text(sheet, *where))
+        write_text(markdown, report.markdown_text(sheet, *where))
 
 
 def listed(text: str, option: str) -> list[str]:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from xyscan_cli import console, options
-from xyscan_cli.commands import _bench_report as report
 from xyscan_cli.console import Progress, shown
 from xyscannet.errors import UnavailableError
+from xyscannet.files import write_text
 
 if TYPE_CHECKING:
     from xyscannet.data.datasets import Dataset
@@ -120,7 +120,7 @@ def check(
         _print(records[-1])
     lines = [json.dumps(record) + "\n" for record in records]
     if json_path is not None and str(json_path) != "-":
-        report.write(json_path, "".join(lines))
+        write_text(json_path, "".join(lines))
     elif json_path is not None:
         for record in records:
             console.data(record)

@@ -8,8 +8,6 @@ import html
 import io
 import json
 import math
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from xyscannet.errors import ConfigError, InputError
+from xyscannet.errors import ConfigError
+from xyscannet.files import write_text
 from xyscannet.reports import tables
 from xyscannet.reports.results import Evaluation, ImageResult
 
@@ -61,7 +60,7 @@ def write_page(
     views = {name: _view(name, evaluations, read) for name in chosen}
     for image in data["images"]:
         image["view"] = views.get(image["name"])
-    _put(Path(path), _page(heading, data))
+    write_text(Path(path), _page(heading, data))
 
 
 def _data(
@@ -260,20 +259,3 @@ def _json(data: Any) -> str:
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text
-
-
-def _put(path: Path, text: str) -> None:
-    try:
-        with tempfile.NamedTemporaryFile(
-            "w",
-            dir=path.absolute().parent,
-            prefix=f".{path.name}.",
-            delete=False,
-            encoding="utf-8",
-            newline="",
-        ) as file:
-            file.write(text)
-        os.chmod(file.name, 0o644)
-        os.replace(file.name, path)
-    except OSError as failure:
-        raise InputError(f"{path}: cannot be written: {failure.strerror or failure}") from None
