@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from xyscan_cli import options
@@ -24,15 +25,27 @@ def tile_size(text: str) -> str | int:
     raise ConfigError(f"--tile must be auto, none or a number of pixels, not {text!r}")
 
 
-def arithmetic_type(dtype: options.DType, device: torch.device) -> torch.dtype:
-    """The value of `--dtype` on this device."""
+def arithmetic_type(dtype: options.DType, *devices: torch.device) -> torch.dtype:
+    """The value of `--dtype` on these devices: one for all of them."""
     import torch
 
     from xyscannet.inference import pick_dtype
 
     if dtype is options.DType.auto:
-        return pick_dtype(device)
+        found = {pick_dtype(device) for device in devices}
+        return found.pop() if len(found) == 1 else torch.float32
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[dtype.value]
+
+
+def places(device: str, devices: str | None) -> list[torch.device]:
+    """The values of `--device` and `--devices`: where networks run."""
+    from xyscannet import inference
+
+    if devices is None:
+        return [inference.pick_device(device)]
+    if device != "auto":
+        raise ConfigError("--device and --devices exclude each other")
+    return inference.pick_devices(devices)
 
 
 @contextlib.contextmanager
@@ -67,3 +80,8 @@ def load_network(weights: str | None, device: torch.device, channel_order: str) 
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
     embedded = " (embedded weights)" if weights in zoo.names() else ""
     return model.fuse(), f"{weights}{embedded}, {parameters:.2f} M parameters, width {model.config.width}"
+
+
+def on_each(model: XYScanNet, devices: Sequence[torch.device]) -> list[XYScanNet]:
+    """The network, which is on the first of the devices, and a copy of it on each of the others."""
+    return [model, *(copy.deepcopy(model).to(device) for device in devices[1:])]

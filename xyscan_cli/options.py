@@ -58,6 +58,14 @@ ChannelOrderOption = Annotated[
 DeviceOption = Annotated[
     str, typer.Option("--device", metavar="auto|cpu|cuda|cuda:N|mps", help="Where to compute.")
 ]
+DevicesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--devices",
+        metavar="all|0,1,...",
+        help="Several GPUs of this machine: all, or their numbers. Each takes the next image when it is free.",
+    ),
+]
 DTypeOption = Annotated[
     DType, typer.Option("--dtype", help="auto: bf16 where the hardware is fast at it, else fp32.")
 ]

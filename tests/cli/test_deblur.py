@@ -101,6 +101,22 @@ def test_ensemble_and_options(deblur) -> None:
     assert "averaged over 8 flips and rotations" in result.stderr and "scan: reference" in result.stderr
 
 
+def test_several_devices(deblur) -> None:
+    for i in range(4):
+        picture(f"in/{i}.png", 20 + i, seed=i)
+    Path("in/bad.png").write_text("text")
+    assert deblur("in", "one").exit_code == 1
+    result = deblur("in", "two", "--devices", "cpu,cpu", "--json", "-")
+    assert result.exit_code == 1, result.output
+    assert "devices: cpu, cpu (" in result.stderr and "4 of 5 images done" in result.stderr
+    records = {record["input"]: record["status"] for record in map(json.loads, result.stdout.splitlines())}
+    assert records == {**{f"in/{i}.png": "done" for i in range(4)}, "in/bad.png": "failed"}
+    for i in range(4):
+        assert Path(f"one/{i}.png").read_bytes() == Path(f"two/{i}.png").read_bytes()
+    result = deblur("in", "three", "--device", "cpu", "--devices", "all")
+    assert result.exit_code == 2 and "exclude each other" in result.stderr
+
+
 def test_json_records_on_stdout(deblur) -> None:
     picture("in/a.png")
     Path("in/b.png").write_text("text")

@@ -22,7 +22,12 @@ LISTED = 5  # names shown of a long list
 
 
 def print_plan(
-    jobs: Jobs, planned: Sequence[Record], network: str, settings: Settings, device: torch.device, output: str
+    jobs: Jobs,
+    planned: Sequence[Record],
+    network: str,
+    settings: Settings,
+    devices: Sequence[torch.device],
+    output: str,
 ) -> None:
     import torch
 
@@ -43,12 +48,9 @@ def print_plan(
         return
     console.field("output", f"{output}")
     console.field("network", network + (", averaged over 8 flips and rotations" if settings.ensemble else ""))
-    console.field("scan", _scan_in_words(device))
-    name = (
-        torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
-    )
+    console.field("scan", _scan_in_words(devices[0]))
     dtype = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[settings.dtype]
-    console.field("device", f"{device} ({name}), {dtype}")
+    console.field("device" if len(devices) == 1 else "devices", f"{_devices_in_words(devices)}, {dtype}")
     largest = max(work, key=lambda record: record.plan.memory_bytes)
     tiled = [record for record in work if not record.plan.whole]
     size = "{0.width} x {0.height}".format
@@ -68,6 +70,17 @@ def print_plan(
     need = mebibytes(largest.plan.memory_bytes)
     what = "the largest image" if largest.plan.whole else "a tile"
     console.field("memory", f"about {need} at most, for {what} of {width} x {height}")
+
+
+def _devices_in_words(devices: Sequence[torch.device]) -> str:
+    """`cpu (2 threads)`, `cuda:0 (NVIDIA H100), cuda:1 (NVIDIA H100)`, `cpu, cpu (1 thread each)`."""
+    import torch
+
+    if devices[0].type == "cuda":
+        return ", ".join(f"{device} ({torch.cuda.get_device_name(device)})" for device in devices)
+    threads = max(torch.get_num_threads() // len(devices), 1)
+    each = " each" if len(devices) > 1 else ""
+    return f"{', '.join(map(str, devices))} ({threads} thread{'s' * (threads != 1)}{each})"
 
 
 def _scan_in_words(device: torch.device) -> str:

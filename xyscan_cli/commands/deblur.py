@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated
@@ -43,6 +44,7 @@ def command(
     ],
     weights: options.WeightsOption = None,
     device: options.DeviceOption = "auto",
+    devices: options.DevicesOption = None,
     dtype: options.DTypeOption = options.DType.auto,
     scan: options.ScanOption = options.Scan.auto,
     tile: Annotated[
@@ -99,25 +101,26 @@ def command(
 
     jobs = inference.make_jobs(paths[:-1], paths[-1], format=format and format.value, exist=exist.value)
     records = report.Records(json_path, exist.value, jobs)
-    place = inference.pick_device(device)
+    places = networks.places(device, devices)
     settings = inference.Settings(
-        dtype=networks.arithmetic_type(dtype, place),
+        dtype=networks.arithmetic_type(dtype, *places),
         tile=tile_size,
         ensemble=ensemble,
         format=format and format.value,
         quality=quality,
         strip_metadata=strip_metadata,
         overwrite=exist is options.Exist.overwrite,
+        sharing=max(Counter(places).values()),
     )
-    with networks.scan_backend(scan, place):
-        model, network = networks.load_network(weights, place, channel_order.value)
-        planned = _plans(jobs, model, settings, place)
-        report.print_plan(jobs, planned, network, settings, place, paths[-1])
+    with networks.scan_backend(scan, places[0]):
+        model, network = networks.load_network(weights, places[0], channel_order.value)
+        planned = _plans(jobs, model, settings, places[0])
+        report.print_plan(jobs, planned, network, settings, places, paths[-1])
         with records:
             if dry_run:
                 code = _dry_run(planned, records)
             else:
-                code = _run(jobs, model, settings, records)
+                code = _run(jobs, networks.on_each(model, places), settings, records)
     if code:
         raise typer.Exit(code)
 
@@ -136,7 +139,12 @@ def _plans(jobs: Jobs, model: XYScanNet, settings: Settings, device: torch.devic
             size = job.info.height, job.info.width
             try:
                 plan = plan_image(
-                    *size, model.config, device=device, dtype=settings.dtype, tile=settings.tile
+                    *size,
+                    model.config,
+                    device=device,
+                    dtype=settings.dtype,
+                    tile=settings.tile,
+                    sharing=settings.sharing,
                 )
                 planned.append(Record(job, "planned", plan=plan))
             except InputError as error:
@@ -157,31 +165,32 @@ def _dry_run(planned: Sequence[Record], records: report.Records) -> int:
     return 1 if failed else 0
 
 
-def _run(jobs: Jobs, model: XYScanNet, settings: Settings, records: report.Records) -> int:
+def _run(jobs: Jobs, models: Sequence[XYScanNet], settings: Settings, records: report.Records) -> int:
     from xyscannet.inference import Record, run_jobs
 
     done: list[Record] = []
     work = [job for job in jobs.jobs if not job.skip]
-    before, total = {}, 0  # pixels of the images before each
-    for job in work:
-        before[job.input] = total
-        total += job.pixels
+    total = sum(job.pixels for job in work)
+    over, at_work = 0.0, {}  # pixels of the images that are over, and of each that is not
     started = time.monotonic()
     code = 0
     with Progress(total / 1e6, "MP", items=len(work)) as bar:
 
         def finished(record: Record) -> None:
+            nonlocal over
             done.append(record)
             records.add(record)
             if record.status != "skipped":
-                over = before[record.job.input] + record.job.pixels
-                bar.update(max(bar.done, over / 1e6), finished=bar.finished + 1)
+                at_work.pop(record.job.input, None)
+                over += record.job.pixels
+                bar.update((over + sum(at_work.values())) / 1e6, finished=bar.finished + 1)
 
         def progress(job: Job, share: float) -> None:
-            bar.update((before[job.input] + share * job.pixels) / 1e6, name=str(job.input))
+            at_work[job.input] = share * job.pixels
+            bar.update((over + sum(at_work.values())) / 1e6, name=str(job.input))
 
         try:
-            run_jobs(jobs.jobs, model, settings, finished=finished, progress=progress)
+            run_jobs(jobs.jobs, models, settings, finished=finished, progress=progress)
         except KeyboardInterrupt as interrupt:
             code = console.interrupted(interrupt)
     if code:

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from xyscannet.inference.jobs import Job, Jobs, make_jobs
-from xyscannet.inference.plan import ImagePlan, available_memory, pick_device, pick_dtype, plan_image
+from xyscannet.inference.plan import (
+    ImagePlan,
+    available_memory,
+    pick_device,
+    pick_devices,
+    pick_dtype,
+    plan_image,
+)
 from xyscannet.inference.restore import restore
 from xyscannet.inference.run import Record, Settings, run_jobs
 
@@ -16,6 +23,7 @@ __all__ = [
     "available_memory",
     "make_jobs",
     "pick_device",
+    "pick_devices",
     "pick_dtype",
     "plan_image",
     "restore",

@@ -27,7 +27,9 @@ class _Recorded:
         torch.cuda.synchronize(x.device)
         # A cast weight in autocast's cache would be freed when the caller's context ends, under the graph.
         cast = torch.autocast("cuda", dtype=dtype, enabled=dtype is not None, cache_enabled=False)
-        with torch.cuda.graph(self.graph), cast:
+        # On a stream of this device, undisturbed by the threads of other devices.
+        stream = torch.cuda.Stream(x.device)
+        with torch.cuda.graph(self.graph, stream=stream, capture_error_mode="thread_local"), cast:
             self.output = network(self.input)
 
     def __call__(self, x: Tensor) -> Tensor:

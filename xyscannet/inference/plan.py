@@ -58,6 +58,7 @@ def plan_image(
     dtype: torch.dtype,
     tile: str | int = "auto",
     memory: int | None = None,
+    sharing: int = 1,
 ) -> ImagePlan:
     """Plan the restoration of a (height, width) image.
 
@@ -65,6 +66,7 @@ def plan_image(
         tile: "auto" takes the whole image if its estimated peak fits into memory, else the largest tiles that
             do; "none" always takes the whole image; a number is the longest side of a tile in pixels.
         memory: bytes that the restoration may take; by default a share of what is free on `device` now.
+        sharing: number of networks among which that share is divided.
 
     Raises:
         ConfigError: `tile` is neither of these.
@@ -83,7 +85,7 @@ def plan_image(
     if tile != "auto":
         raise ConfigError(f"tile must be auto, none or a number of pixels, not {tile!r}")
     if memory is None:
-        memory = _allowance(height * width, device)
+        memory = _allowance(height * width, device) // sharing
     need, have = f"{mebibytes(whole.memory_bytes)}", f"{mebibytes(memory)}"
     if whole.memory_bytes <= memory:
         return _because(whole, f"needs {need}, may take {have}")
@@ -215,6 +217,28 @@ def pick_device(name: str = "auto") -> torch.device:
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UnavailableError(f"device mps is not there: torch {torch.__version__} finds no Apple GPU")
     return device
+
+
+def pick_devices(names: str) -> list[torch.device]:
+    """The devices for a list of names: `all` (every CUDA GPU, else the CPU), or names and numbers of GPUs with commas.
+
+    A device that is named twice is there twice: two networks share it.
+
+    Raises:
+        ConfigError: no such kind of device, or devices of two kinds, whose results would differ.
+        UnavailableError: this machine has no such device.
+    """
+    if names == "all":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        return [torch.device("cuda", index) for index in range(count)] or [torch.device("cpu")]
+    parts = [part.strip() for part in names.split(",")]
+    if "" in parts:
+        raise ConfigError(f"devices must be all, or names with commas such as 0,1, not {names!r}")
+    found = [pick_device(f"cuda:{part}" if part.isdecimal() else part) for part in parts]
+    found = [torch.device("cuda", device.index or 0) if device.type == "cuda" else device for device in found]
+    if len({device.type for device in found}) > 1:
+        raise ConfigError(f"devices must be of one kind, not {names!r}: their results would differ")
+    return found
 
 
 def pick_dtype(device: torch.device) -> torch.dtype:

@@ -20,6 +20,7 @@ from xyscannet.images.formats import shown
 from xyscannet.inference.graphs import CudaGraphs
 from xyscannet.inference.jobs import Job
 from xyscannet.inference.plan import ImagePlan, plan_image
+from xyscannet.inference.precision import arithmetic
 from xyscannet.inference.restore import restore
 
 logger = logging.getLogger("xyscannet.inference")
@@ -27,7 +28,10 @@ logger = logging.getLogger("xyscannet.inference")
 
 @dataclass(frozen=True)
 class Settings:
-    """How every image of a run is restored and written; see `plan_image`, `restore` and `images.write`."""
+    """How every image of a run is restored and written; see `plan_image`, `restore` and `images.write`.
+
+    `sharing` is the number of networks that share a device's memory.
+    """
 
     dtype: torch.dtype = torch.float32
     tile: str | int = "auto"
@@ -36,6 +40,7 @@ class Settings:
     quality: int | None = None
     strip_metadata: bool = False
     overwrite: bool = False
+    sharing: int = 1
 
 
 @dataclass(frozen=True)
@@ -108,7 +113,7 @@ class _Item:
 
 def run_jobs(
     jobs: Sequence[Job],
-    model: nn.Module,
+    model: nn.Module | Sequence[nn.Module],
     settings: Settings,
     *,
     finished: Callable[[Record], None],
@@ -116,12 +121,16 @@ def run_jobs(
 ) -> None:
     """Restore files one after another; one that fails does not stop the others.
 
+    Several networks, each on its own device, take the files from one list: each takes the next when it is free.
+
     An interruption (any exception that `progress` raises or a signal handler raises here) ends the work: results
     that are complete are still written and reported, then the exception goes on. Nothing is left half written.
 
     Args:
-        finished: called in this thread with the record of each job: the skipped ones, then the others in order.
-        progress: called in this thread with the job at work and the share of it that is done.
+        model: the network, or one for each device; a device that is given twice runs two at once.
+        finished: called in this thread with the record of each job: the skipped ones, then the others in order, or
+            as they become ready with several networks.
+        progress: called in this thread with a job at work and the share of it that is done.
 
     Raises:
         ConfigError, UnavailableError: what stops every image, e.g. a missing scan backend.
@@ -129,19 +138,84 @@ def run_jobs(
     for job in jobs:
         if job.skip:
             finished(Record(job, "skipped"))
-    if next(model.parameters()).is_cuda:
-        model = CudaGraphs(model)
-    with _Pipeline([job for job in jobs if not job.skip], settings, finished) as pipeline:
+    models = [model] if isinstance(model, nn.Module) else list(model)
+    models = [CudaGraphs(each) if next(each.parameters()).is_cuda else each for each in models]
+    with _Pipeline([job for job in jobs if not job.skip], settings, finished, len(models)) as pipeline:
 
         def advance(job: Job, share: float) -> None:
             pipeline.report()
             if progress:
                 progress(job, share)
 
-        for item in pipeline.read():
-            if item.photo is not None:
-                _restore(item, model, settings, advance)
-            pipeline.write(item)
+        if len(models) == 1:
+            _work(models[0], pipeline, settings, advance)
+        else:
+            _side_by_side(models, pipeline, settings, advance)
+
+
+def _work(
+    model: nn.Module, pipeline: _Pipeline, settings: Settings, progress: Callable[[Job, float], None]
+) -> None:
+    """Restore what the reader has, until there is no more."""
+    for item in pipeline.read():
+        if item.photo is not None:
+            _restore(item, model, settings, progress)
+        pipeline.write(item)
+
+
+class _Stopped(BaseException):
+    """Ends the work of a network's thread between two blocks."""
+
+
+def _side_by_side(
+    models: Sequence[nn.Module],
+    pipeline: _Pipeline,
+    settings: Settings,
+    progress: Callable[[Job, float], None],
+) -> None:
+    """`_work` with each network in a thread of its own. What they tell, and an error, is passed on in this thread."""
+    told: queue.SimpleQueue[tuple[Job, float] | BaseException | None] = queue.SimpleQueue()
+
+    def tell(job: Job, share: float) -> None:
+        if pipeline.stopped:
+            raise _Stopped
+        told.put((job, share))
+
+    def work(model: nn.Module) -> None:
+        try:
+            device = next(model.parameters()).device
+            if device.type == "cuda":
+                torch.cuda.set_device(device)
+            _work(model, pipeline, settings, tell)
+            told.put(None)
+        except BaseException as error:
+            told.put(error)
+
+    threads = [threading.Thread(target=work, args=(model,), name="xyscan network") for model in models]
+    processor = torch.get_num_threads()
+    on_cpu = sum(next(model.parameters()).device.type == "cpu" for model in models)
+    torch.set_num_threads(max(processor // max(on_cpu, 1), 1))
+    try:
+        # precision's switches are the process's: held here, no network's end puts them back under another
+        with arithmetic(next(models[0].parameters()).device.type, settings.dtype):
+            for thread in threads:
+                thread.start()
+            try:
+                running = len(threads)
+                while running:
+                    event = told.get()
+                    if isinstance(event, BaseException):
+                        raise event
+                    if event is None:
+                        running -= 1
+                    else:
+                        progress(*event)
+            finally:
+                pipeline.stop()
+                for thread in threads:
+                    thread.join()
+    finally:
+        torch.set_num_threads(processor)
 
 
 def _restore(
@@ -154,7 +228,13 @@ def _restore(
         height, width = item.photo.rgb.shape[:2]
         device = next(model.parameters()).device
         item.plan = plan_image(
-            height, width, model.config, device=device, dtype=settings.dtype, tile=settings.tile
+            height,
+            width,
+            model.config,
+            device=device,
+            dtype=settings.dtype,
+            tile=settings.tile,
+            sharing=settings.sharing,
         )
         image = torch.from_numpy(item.photo.to_float()).permute(2, 0, 1)[None]  # (1, 3, H, W)
         restored = restore(
@@ -180,13 +260,19 @@ def _named(error: Exception, job: Job) -> Exception:
 
 
 class _Pipeline:
-    """A thread that reads ahead and a thread that writes behind, with short queues between."""
+    """A thread that reads ahead and a thread that writes behind, with short queues to and from the networks."""
 
-    def __init__(self, jobs: Sequence[Job], settings: Settings, finished: Callable[[Record], None]) -> None:
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        settings: Settings,
+        finished: Callable[[Record], None],
+        networks: int,
+    ) -> None:
         self._jobs, self._settings, self._finished = jobs, settings, finished
         self._stop = threading.Event()
-        self._to_restore: queue.Queue[_Item | None] = queue.Queue(1)
-        self._to_write: queue.Queue[_Item | None] = queue.Queue(1)
+        self._to_restore: queue.Queue[_Item | None] = queue.Queue(networks)
+        self._to_write: queue.Queue[_Item | None] = queue.Queue(networks)
         self._records: queue.SimpleQueue[Record] = queue.SimpleQueue()
         self._reader = threading.Thread(target=self._read_ahead, name="xyscan reader")
         self._writer = threading.Thread(target=self._write_behind, name="xyscan writer")
@@ -197,21 +283,35 @@ class _Pipeline:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._stop.set()
+        self.stop()
         self._reader.join()
         self._to_write.put(None)
         self._writer.join()
         self.report()
 
+    @property
+    def stopped(self) -> bool:
+        return self._stop.is_set()
+
+    def stop(self) -> None:
+        """Read no more, and let those who wait for an item go."""
+        self._stop.set()
+
     def read(self) -> Iterator[_Item]:
-        """Items with their photograph, or with the reason why it could not be read."""
-        while (item := self._to_restore.get()) is not None:
+        """Items with their photograph, or with the reason why it could not be read; for any thread."""
+        while not self.stopped:
+            try:
+                item = self._to_restore.get(timeout=0.1)
+            except queue.Empty:
+                continue
+            if item is None:
+                self._to_restore.put(None)  # for the next network
+                return
             yield item
 
     def write(self, item: _Item) -> None:
-        """Hand a restored or failed item to the writer."""
+        """Hand a restored or failed item to the writer; for any thread."""
         self._to_write.put(item)
-        self.report()
 
     def report(self) -> None:
         """Report what the writer has finished so far."""
