@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
 from xyscannet.errors import ConfigError
-from xyscannet.training.config import TrainConfig, load_config, parse_config, recipes
+from xyscannet.training.config import TrainConfig, load_config, network_config, parse_config, recipes
 
 
 @pytest.mark.parametrize("name", ["smoke", "default-s"])
@@ -55,6 +56,14 @@ def test_unknown_key_names_the_nearest_known(key: str, nearest: str | None) -> N
 def test_wrong_values_are_refused_with_their_key(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_config("smoke", [override])
+
+
+def test_overrides_change_single_values_of_a_named_network() -> None:
+    config = load_config("ablation", ["model.width=8", "model.encoder_blocks=[1, 1, 1]"])
+    expected = network_config("xyscannet-b")
+    assert network_config(config.model) == replace(expected, width=8, encoder_blocks=(1, 1, 1))
+    with pytest.raises(ConfigError, match="did you mean 'width'"):
+        load_config("ablation", ["model.widht=8"])
 
 
 def test_overrides_change_values_at_any_depth() -> None:

@@ -4,50 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import math
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from xyscannet.errors import ConfigError
+from xyscannet.reports import grids
 from xyscannet.reports import paper as printed
+from xyscannet.reports.grids import Grid, Notes, Row, number, text_rows
 from xyscannet.reports.results import Column, Comparison, Evaluation, Summary
-
-_DIGITS = {"psnr": 2, "ssim": 4, "lpips": 4, "st": 4, "niqe": 3, "fid": 2, "kid": 5, "dists": 4}
-_SIGNS = "*†‡§¶#"
-
-
-@dataclass
-class Row:
-    """A line: what was measured, or what the paper has. `values` by column name; `sign` refers to footnotes."""
-
-    label: str
-    values: dict[str, float | None]
-    texts: dict[str, str]
-    measured: bool
-    signs: str = ""
-
-
-@dataclass
-class Grid:
-    """A table before it is written in some language. `signs` of columns and rows refer to the footnotes."""
-
-    columns: list[Column]
-    rows: list[Row]
-    signs: dict[str, str] = field(default_factory=dict)
-    footnotes: list[str] = field(default_factory=list)
-
-    def heading(self, column: Column) -> str:
-        arrow = "↑" if column.higher_is_better else "↓"
-        return f"{column.title} {arrow}" + self.signs.get(column.name, "")
-
-    def ranks(self, column: Column) -> tuple[float | None, float | None]:
-        """The best and the second-best finite value of a column."""
-        values = {row.values.get(column.name) for row in self.rows if row.label != "Ground truth"}
-        finite = sorted(
-            {v for v in values if v is not None and math.isfinite(v)}, reverse=column.higher_is_better
-        )
-        return (finite[0] if finite else None), (finite[1] if len(finite) > 1 else None)
 
 
 def grid(evaluations: Sequence[Evaluation], paper: bool = True) -> Grid:
@@ -62,7 +25,7 @@ def grid(evaluations: Sequence[Evaluation], paper: bool = True) -> Grid:
         for column in evaluation.columns:
             columns.setdefault(column.name, column)
     made = Grid(list(columns.values()), [])
-    notes = _Notes(made)
+    notes = Notes(made)
     for evaluation in evaluations:
         texts = {name: value_text(name, summary) for name, summary in evaluation.summaries.items()}
         values = {name: summary.mean for name, summary in evaluation.summaries.items()}
@@ -103,76 +66,22 @@ def value_text(name: str, summary: Summary) -> str:
     return f"{text} [{number(name, summary.low)}, {number(name, summary.high)}]"
 
 
-def number(name: str, value: float, printed: bool = False) -> str:
-    """A value with its metric's digits; the paper's values with the paper's."""
-    if math.isinf(value):
-        return "∞"
-    family = re.split(r"[-:_]", name)[0]
-    digits = 3 if name.endswith("x1000") else _DIGITS.get(family, 4)
-    if printed:
-        digits = 2 if family == "psnr" or (family == "niqe" and round(value, 2) == value) else 3
-    return f"{value:.{digits}f}"
-
-
 def terminal_rows(
     evaluations: Sequence[Evaluation], paper: bool = True
 ) -> tuple[list[str], list[list[str]], list[str]]:
     """Header, rows and footnotes."""
-    made = grid(evaluations, paper)
-    header = ["method", *(made.heading(column) for column in made.columns)]
-    rows = [
-        [row.label + row.signs, *(row.texts.get(column.name, "-") for column in made.columns)]
-        for row in made.rows
-    ]
-    return header, rows, made.footnotes
+    return text_rows(grid(evaluations, paper))
 
 
 def markdown(evaluations: Sequence[Evaluation], paper: bool = True) -> str:
     """A table with the best value of each column bold and the second underlined, footnotes, and where it is from."""
-    made = grid(evaluations, paper)
-    header = ["Method", *(made.heading(column) for column in made.columns)]
-    lines = [header, ["---", *["---:"] * len(made.columns)]]
-    for row in made.rows:
-        cells = [f"**{_md(row.label)}**" if row.measured else _md(row.label)]
-        cells[0] += _md(row.signs)
-        for column in made.columns:
-            best, second = made.ranks(column)
-            text, value = row.texts.get(column.name, "-"), row.values.get(column.name)
-            if value is not None and value == best:
-                text = f"**{text}**"
-            elif value is not None and value == second:
-                text = f"<u>{text}</u>"
-            cells.append(text)
-        lines.append(cells)
-    table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    notes = [*made.footnotes, *provenance(evaluations)]
-    return table + "".join(f"\n{_md(note)}  " for note in notes) + "\n"
+    return grids.markdown(grid(evaluations, paper), provenance(evaluations))
 
 
 def latex(evaluations: Sequence[Evaluation], paper: bool = True) -> str:
     """A `table` with booktabs' rules; the best value of each column bold, the second underlined."""
-    made = grid(evaluations, paper)
-    head = " & ".join(["Method", *(_tex(made.heading(column)) for column in made.columns)])
-    body = []
-    for row in made.rows:
-        cells = [_tex(row.label + row.signs)]
-        for column in made.columns:
-            best, second = made.ranks(column)
-            text, value = _tex(row.texts.get(column.name, "-")), row.values.get(column.name)
-            if value is not None and value == best:
-                text = rf"\textbf{{{text}}}"
-            elif value is not None and value == second:
-                text = rf"\underline{{{text}}}"
-            cells.append(text)
-        body.append(" & ".join(cells) + r" \\")
-    first = evaluations[0]
-    caption = f"{first.dataset}, protocol {first.protocol}. " + " ".join(made.footnotes)
-    comments = "".join(f"% {line}\n" for note in provenance(evaluations) for line in note.splitlines())
-    return (
-        f"{comments}\\begin{{table}}\n\\centering\n\\begin{{tabular}}{{l{'r' * len(made.columns)}}}\n\\toprule\n"
-        f"{head} \\\\\n\\midrule\n" + "\n".join(body) + "\n\\bottomrule\n\\end{tabular}\n"
-        f"\\caption{{{_tex(caption)}}}\n\\end{{table}}\n"
-    )
+    caption = f"{evaluations[0].dataset}, protocol {evaluations[0].protocol}."
+    return grids.latex(grid(evaluations, paper), caption, provenance(evaluations))
 
 
 def csv_text(evaluations: Sequence[Evaluation]) -> str:
@@ -234,20 +143,6 @@ def provenance(evaluations: Sequence[Evaluation]) -> list[str]:
     return notes
 
 
-class _Notes:
-    """Footnotes with signs, one for each text."""
-
-    def __init__(self, made: Grid) -> None:
-        self._grid, self._known = made, {}
-
-    def sign(self, text: str) -> str:
-        if text not in self._known:
-            count = len(self._known)
-            self._known[text] = _SIGNS[count % len(_SIGNS)] * (1 + count // len(_SIGNS))
-            self._grid.footnotes.append(f"{self._known[text]} {text}.")
-        return self._known[text]
-
-
 def _sort(made: Grid) -> None:
     """By the first column that most rows have a value of, the best last; rows without one first."""
     column = max(made.columns, key=lambda c: sum(row.values.get(c.name) is not None for row in made.rows))
@@ -259,28 +154,3 @@ def _sort(made: Grid) -> None:
         return row.label == "Ground truth", True, value if column.higher_is_better else -value
 
     made.rows.sort(key=place)
-
-
-def _md(text: str) -> str:
-    return re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", text.replace("\n", " "))
-
-
-_TEX = {
-    **{c: rf"\{c}" for c in "&%$#_{}"},
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "↑": r"$\uparrow$",
-    "↓": r"$\downarrow$",
-    "∞": r"$\infty$",
-    "†": r"$\dagger$",
-    "‡": r"$\ddagger$",
-    "§": r"\S{}",
-    "¶": r"\P{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-}
-
-
-def _tex(text: str) -> str:
-    return "".join(_TEX.get(c, c) for c in text.replace("\n", " "))

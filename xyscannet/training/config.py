@@ -217,7 +217,8 @@ def description(recipe: str) -> str:
 def load_config(source: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
     """Read a recipe (by name) or a YAML file, apply `key.sub=value` overrides, check everything.
 
-    Values of overrides are YAML (`data.photos=[a, b.tar]`). Raises ConfigError with every fault found.
+    Values of overrides are YAML (`data.photos=[a, b.tar]`); `model.width=24` changes a named network.
+    Raises ConfigError with every fault found.
     """
     path = _find(source)
     try:
@@ -268,6 +269,8 @@ def _override(values: dict[str, Any], item: str) -> None:
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {key}: {text!r} is not a YAML value") from error
     *parents, last = key.strip().split(".")
+    if parents == ["model"] and isinstance(values.get("model"), str):
+        values["model"] = network_config(values["model"]).to_dict()
     for parent in parents:
         inner = values.get(parent)
         if inner is None:

@@ -10,8 +10,8 @@ import numpy as np
 
 from xyscannet.errors import ConfigError
 from xyscannet.reports.figures import canvas
+from xyscannet.reports.grids import number
 from xyscannet.reports.results import Column, Evaluation
-from xyscannet.reports.tables import number
 
 DISTORTION = ("psnr", "ssim")
 
