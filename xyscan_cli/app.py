@@ -14,7 +14,7 @@ from xyscan_cli import console
 
 COMMANDS = {
     "deblur": "Deblur photographs: files, folders or globs.",
-    "models": "List, describe and convert networks and their weights.",
+    "models": "List, describe, convert and measure networks and their weights.",
     "data": "Make pairs of blurred and sharp photographs, and check data sets.",
     "train": "Train a network from a YAML configuration.",
     "eval": "Measure restored images on a data set: PSNR, SSIM, LPIPS, NIQE, ... as the field does.",

@@ -1,4 +1,4 @@
-"""`xyscan models list|info|convert`: the named networks and their checkpoints."""
+"""`xyscan models list|info|convert|card`: the named networks and their checkpoints."""
 
 from __future__ import annotations
 
@@ -10,14 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from xyscan_cli import console, options, tables
+from xyscan_cli.commands import _models_card
 from xyscannet.errors import ConfigError
 
 if TYPE_CHECKING:
     from xyscannet.models import XYScanNetConfig
 
 app = typer.Typer(
-    help="List, describe and convert networks and their weights.", no_args_is_help=True, add_completion=False
+    help="List, describe, convert and measure networks and their weights.",
+    no_args_is_help=True,
+    add_completion=False,
 )
+app.command("card")(_models_card.command)
 
 COUNTED_AT = 256  # pixels, height and width that GMACs are given for
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]

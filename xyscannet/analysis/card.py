@@ -44,7 +44,7 @@ class Row:
         setting: of a classical method: the one with the best mean PSNR on these very pictures.
         values: mean of each metric, by name.
         worst: the least PSNR of a picture ("sharp"), or the least gain over the blurred one, in dB.
-        examples: restored pictures (H, W, 3) uint8 of the first scenes.
+        examples: the first pictures, restored and sharp, (H, W, 3) uint8.
     """
 
     strength: str
@@ -53,7 +53,7 @@ class Row:
     images: int
     values: dict[str, float]
     worst: float
-    examples: tuple[np.ndarray, ...] = ()
+    examples: tuple[tuple[np.ndarray, np.ndarray], ...] = ()
 
 
 def scenes(photos: str | Path, strength: str, *, crop: int | None, seed: int) -> list[Scene]:
@@ -125,7 +125,8 @@ def measure(
         restored = [_restored(restore, image) for image in sharp]
         least = min(_psnr(image, target) for image, target in zip(restored, sharp))
         values = _means(measures, restored, sharp)
-        yield Row(SHARP, method, "", len(sharp), values, least, tuple(restored[:keep]))
+        examples = tuple(zip(restored[:keep], sharp))
+        yield Row(SHARP, method, "", len(sharp), values, least, examples)
 
 
 def _row(
@@ -137,11 +138,12 @@ def _row(
     measures: Sequence[Metric],
     keep: int,
 ) -> Row:
+    sharp = [scene.sharp for scene in taken]
     gains = [
         _psnr(image, scene.sharp) - _psnr(scene.blur, scene.sharp) for image, scene in zip(restored, taken)
     ]
-    values = _means(measures, restored, [scene.sharp for scene in taken])
-    return Row(strength, method, setting, len(taken), values, min(gains), tuple(restored[:keep]))
+    values = _means(measures, restored, sharp)
+    return Row(strength, method, setting, len(taken), values, min(gains), tuple(zip(restored[:keep], sharp)))
 
 
 def _means(

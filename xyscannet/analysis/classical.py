@@ -33,10 +33,11 @@ def methods() -> dict[str, dict[str, Method]]:
             for radius in (1, 2, 4)
             for amount in (0.5, 1.0, 2.0)
         },
-        "Wiener, true kernel": {
-            f"balance {balance}": partial(_wiener, balance=balance) for balance in (0.003, 0.01, 0.03, 0.1, 0.3)
+        "Wiener": {
+            f"balance {balance}": partial(_wiener, balance=balance)
+            for balance in (0.003, 0.01, 0.03, 0.1, 0.3)
         },
-        "Richardson-Lucy, true kernel": {
+        "Richardson-Lucy": {
             f"{count} iterations": partial(_richardson_lucy, count=count) for count in (2, 5, 10, 20)
         },
     }

@@ -1,0 +1,66 @@
+"""`xyscan models card`: the table of what weights do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from xyscan_cli.app import app
+from xyscannet import images
+
+pytest.importorskip("matplotlib")
+data = pytest.importorskip("skimage.data")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    photo = np.ascontiguousarray(data.coffee()[50:230, 200:380])
+    images.write(images.Photo(photo), folder / "coffee.png")
+    return folder
+
+
+def test_card_measures_draws_and_writes(photos: Path, tmp_path: Path) -> None:
+    arguments = ["models", "card", photos, "--crop", 96, "--window", 64, "--metrics", "psnr"]
+    files = {name: tmp_path / f"card.{name}" for name in ("md", "json", "png")}
+    arguments += ["--markdown", files["md"], "--json", files["json"], "--figure", files["png"]]
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.output
+    records = [json.loads(line) for line in files["json"].read_text().splitlines()]
+    methods = [
+        "blurred",
+        "unsharp mask",
+        "Wiener",
+        "Richardson-Lucy",
+        "xyscannet-s",
+        "xyscannet-s, tiles of 64",
+    ]
+    assert [record["method"] for record in records if record["strength"] == "strong"] == methods
+    by_name = {(record["strength"], record["method"]): record["values"]["psnr"] for record in records}
+    assert by_name["small", "xyscannet-s"] != by_name["small", "xyscannet-s, tiles of 64"]
+    assert by_name["sharp", "xyscannet-s"] > 38
+    table = files["md"].read_text()
+    assert f"| small | blurred | - | 1 | {by_name['small', 'blurred']:.2f} | +0.00 dB |" in table
+    assert "`xyscan " in table
+    assert cv2.imread(str(files["png"])).shape[1] > 1000
+
+
+@pytest.mark.parametrize(
+    ("extra", "code", "message"),
+    [
+        (["--metrics", "ssim"], 2, "psnr must be among them"),
+        (["--crop", "4000"], 2, "no photograph"),
+        (["--figure", "card.gif"], 2, "card.gif"),
+        (["--metrics", "psnr,ssin"], 2, "did you mean 'ssim'"),
+    ],
+)
+def test_wrong_usage_is_one_message(photos: Path, extra: list[str], code: int, message: str) -> None:
+    result = CliRunner().invoke(app, ["models", "card", str(photos), *extra])
+    assert result.exit_code == code
+    assert message in result.output
+    assert "Traceback" not in result.output

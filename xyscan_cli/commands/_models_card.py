@@ -1,0 +1,156 @@
+"""`xyscan models card`: what weights do, measured, for their card."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from xyscan_cli import console, networks, options, tables
+from xyscannet.errors import ConfigError
+
+if TYPE_CHECKING:
+    from xyscannet.analysis.card import Row
+
+
+def command(
+    photos: Annotated[Path, typer.Argument(help="Folder of sharp photographs not trained on.")],
+    weights: options.WeightsOption = None,
+    crop: Annotated[
+        int | None,
+        typer.Option(
+            "--crop", metavar="N", min=64, help="Take the middle N x N pixels.", show_default="all of it"
+        ),
+    ] = None,
+    window: Annotated[
+        int | None,
+        typer.Option(
+            "--window", metavar="N", min=64, help="Restore in tiles of N pixels too, in a row of its own."
+        ),
+    ] = None,
+    metrics: Annotated[
+        str, typer.Option("--metrics", metavar="NAME,...", help="See `xyscan eval --help`.")
+    ] = "psnr,ssim,lpips-alex",
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the blurs.")] = 2024,
+    figure: Annotated[
+        Path | None,
+        typer.Option(
+            "--figure", metavar="FILE", help="Draw the first photograph at each strength (.png, .pdf, .svg)."
+        ),
+    ] = None,
+    markdown: Annotated[
+        Path | None, typer.Option("--markdown", metavar="FILE", help="Write the table for a card.")
+    ] = None,
+    json_path: options.JsonOption = None,
+    device: options.DeviceOption = "auto",
+    dtype: options.DTypeOption = options.DType.auto,
+    scan: options.ScanOption = options.Scan.auto,
+    channel_order: options.ChannelOrderOption = options.ChannelOrder.rgb,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Measure weights at small, medium and strong shake and on sharp pictures, beside classical methods.
+
+    Each photograph is blurred once at each strength. Unsharp mask, Wiener's and Richardson-Lucy's deconvolution
+    (scikit-image) are shown with the setting that is best for these very pictures; the last two are told the
+    camera's true kernel at the picture's centre.
+    """
+    console.set_quiet(quiet)
+
+    from xyscannet import inference
+    from xyscannet.analysis import card
+    from xyscannet.reports.figures import canvas
+
+    paths = [] if figure is None else canvas.check_paths(figure)
+    place = inference.pick_device(device)
+    number = networks.arithmetic_type(dtype, place)
+    with networks.scan_backend(scan, place):
+        model, network = networks.load_network(weights, place, channel_order.value)
+        console.field("network", network)
+        name = weights or networks.default_weights(place)
+        plan = partial(inference.plan_image, config=model.config, device=place, dtype=number)
+
+        def restore(image: Any, tile: str | int = "auto") -> Any:
+            return inference.restore(model, image, plan(*image.shape[2:], tile=tile), dtype=number)
+
+        restorers = {Path(name).name: restore}
+        if window is not None:
+            restorers[f"{Path(name).name}, tiles of {window}"] = partial(restore, tile=window)
+        wanted = [metric.strip() for metric in metrics.split(",") if metric.strip()]
+        if "psnr" not in wanted:
+            raise ConfigError("--metrics: psnr must be among them, which settings are chosen by")
+        keep = int(figure is not None)
+        rows = list(
+            card.measure(restorers, photos, crop=crop, seed=seed, metrics=wanted, keep=keep, tell=console.say)
+        )
+    header, cells = _table(rows, wanted)
+    run = shlex.join(["xyscan", *sys.argv[1:]])
+    if json_path is None or str(json_path) != "-":
+        tables.show(header, cells, right=range(3, len(header)))
+    _write(rows, header, cells, run, json_path, markdown)
+    if paths:
+        console.say(_draw(paths, rows, run))
+
+
+def _table(rows: Sequence[Row], metrics: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the card's table."""
+    from xyscannet.metrics import registry
+    from xyscannet.reports.tables import number
+
+    known = [registry.info(name) for name in metrics]
+    header = ["shake", "method", "setting", "images", *[each.title for each in known], "least"]
+    cells = [
+        [
+            row.strength,
+            row.method,
+            row.setting or "-",
+            str(row.images),
+            *[number(each.name, row.values[each.name]) for each in known],
+            f"{row.worst:.2f} dB" if row.strength == "sharp" else f"{row.worst:+.2f} dB",
+        ]
+        for row in rows
+    ]
+    return header, cells
+
+
+def _write(
+    rows: Sequence[Row],
+    header: list[str],
+    cells: list[list[str]],
+    run: str,
+    json_path: Path | None,
+    markdown: Path | None,
+) -> None:
+    from xyscannet.files import write_text
+
+    if json_path is not None:
+        records = [{k: v for k, v in dataclasses.asdict(row).items() if k != "examples"} for row in rows]
+        text = "".join(json.dumps({**record, "command": run}) + "\n" for record in records)
+        if str(json_path) == "-":
+            sys.stdout.write(text)
+        else:
+            write_text(json_path, text)
+    if markdown is not None:
+        rule = ["---" if index < 3 else "---:" for index in range(len(header))]
+        lines = [f"| {' | '.join(line)} |\n" for line in [header, rule, *cells]]
+        foot = "least: the least gain of a picture over its blurred one; of sharp pictures, the least PSNR"
+        write_text(markdown, f"{''.join(lines)}\n{foot}.\n\n`{run}`\n")
+
+
+def _draw(paths: Sequence[Path], rows: Sequence[Row], run: str) -> str:
+    """Draw the first photograph of each strength as every method restores it; return the caption."""
+    from xyscannet.analysis.card import BLURRED, SHARP
+    from xyscannet.reports.figures.qualitative import Sample, qualitative_grid
+
+    shown = []
+    for strength in dict.fromkeys(row.strength for row in rows if row.strength != SHARP):
+        pictures = {row.method: row.examples[0] for row in rows if row.strength == strength}
+        blurred, sharp = pictures.pop(BLURRED)
+        shown.append(Sample(strength, {method: pair[0] for method, pair in pictures.items()}, blurred, sharp))
+    return qualitative_grid(paths, shown, command=run)
