@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import secrets
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -147,21 +149,33 @@ def _carried(metadata: Metadata, chosen: str, notes: list[str]) -> Metadata:
 
 
 def _replace(path: Path, data: bytes) -> None:
-    """Write to a hidden name in the same folder, to the disk, and move into place."""
+    with replacing(path) as temporary, open(temporary, "xb") as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A hidden name in a file's folder, to write to; it comes to the disk and is moved into place if all goes well.
+
+    Raises InputError for what the system refuses; nothing is left then, and an earlier file is untouched.
+    """
     temporary = path.parent / f".{secrets.token_hex(8)}.part"
     try:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.is_dir():
                 raise InputError(f"{shown(path)}: there is a folder with this name: choose another")
-            with open(temporary, "xb") as file:
-                file.write(data)
-                file.flush()
+            yield temporary
+            with open(temporary, "rb+") as file:
                 os.fsync(file.fileno())
             os.replace(temporary, path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
     except OSError as error:
-        reason = _REASONS.get(error.errno, error.strerror or str(error))
-        raise InputError(f"{shown(path)}: cannot be written: {reason}") from error
+        raise InputError(f"{shown(path)}: cannot be written: {reason(error)}") from error
+
+
+def reason(error: OSError) -> str:
+    """Why the system refused, and what to do about it."""
+    return _REASONS.get(error.errno, error.strerror or str(error))

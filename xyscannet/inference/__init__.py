@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from xyscannet.inference.clips import SegmentTimes, restore_segment
 from xyscannet.inference.jobs import Job, Jobs, make_jobs
 from xyscannet.inference.plan import (
     ImagePlan,
@@ -19,6 +20,7 @@ __all__ = [
     "Job",
     "Jobs",
     "Record",
+    "SegmentTimes",
     "Settings",
     "available_memory",
     "make_jobs",
@@ -27,5 +29,6 @@ __all__ = [
     "pick_dtype",
     "plan_image",
     "restore",
+    "restore_segment",
     "run_jobs",
 ]

@@ -1,0 +1,190 @@
+"""Segments of clips: restored by themselves and joined, they are the clip, with all that it had."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.video import clips
+from xyscannet import video
+from xyscannet.errors import InputError
+from xyscannet.inference import clips as inference_clips
+from xyscannet.inference import restore_segment
+from xyscannet.models import XYScanNet, XYScanNetConfig
+
+pytest.importorskip("av")
+
+
+class Gain(nn.Module):
+    """Brightens by a factor; with 1, gives back what it is given."""
+
+    def __init__(self, gain: float = 1.0) -> None:
+        super().__init__()
+        self.config = XYScanNetConfig(width=8)
+        self.gain = nn.Parameter(torch.tensor(gain), requires_grad=False)
+        self.batches: list[int] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.batches.append(len(x))
+        return x * self.gain
+
+
+def restored(source: Path, output: Path, model: nn.Module, **options) -> video.Clip:
+    """A clip restored segment by segment, out of order, as a cluster might."""
+    clip = video.plan_clip(source, video.ClipOptions(**options))
+    coding = video.choose_coding(clip, output)
+    files = {}
+    for segment in reversed(clip.segments):
+        files[segment.number] = output.with_name(f"{output.name}.{segment.number}")
+        times = restore_segment(clip, segment, coding, files[segment.number], model)
+        assert times.frames == segment.frames and 0 <= times.waiting <= times.seconds
+    video.join(clip, coding, [files[number] for number in sorted(files)], output)
+    return clip
+
+
+def same_beside_the_pixels(one: dict, other: dict) -> None:
+    for key in one.keys() - {"pixels", "metadata", "duration"}:
+        assert one[key] == other[key], key
+    assert one["duration"] == pytest.approx(other["duration"], abs=1 / 30)
+    assert one["metadata"]["title"] == other["metadata"]["title"]
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("a.mkv", {"codec": "ffv1"}),
+        ("a.mkv", {"codec": "ffv1", "pixel_format": "yuv422p10le", "colour": (2, 9, 16, 9)}),
+        ("a.mkv", {"codec": "ffv1", "pixel_format": "bgr0", "colour": (0, 1, 1, 0)}),
+    ],
+    ids=["yuv420p", "10 bit, full range, BT.2020", "rgb"],
+)
+def test_what_the_network_leaves_alone_comes_out_bit_for_bit(
+    tmp_path: Path, name: str, settings: dict
+) -> None:
+    source = clips.write(tmp_path / name, clips.pan(100, 32, 48), gop=20, **settings)
+    clip = restored(source, tmp_path / "out.mkv", Gain())
+    assert len(clip.segments) == 2
+    before, after = clips.read(source), clips.read(tmp_path / "out.mkv")
+    assert np.array_equal(before["pixels"], after["pixels"])
+    same_beside_the_pixels(before, after)
+
+
+def test_ten_bits_are_restored_as_ten_bits(tmp_path: Path) -> None:
+    """A ramp finer than 8 bits, halved, still has its 10-bit steps."""
+    ramp = np.tile(np.arange(256, dtype=np.uint16)[None, :, None] * 128 + 16384, (16, 1, 3))
+    settings = {"pixel_format": "yuv444p10le", "colour": (2, 1, 1, 1), "codec": "ffv1", "sound": False}
+    source = clips.write(tmp_path / "a.mkv", np.stack([ramp] * 3), **settings)
+    restored(source, tmp_path / "b.mkv", Gain(0.5))
+    before, after = (clips.luma(tmp_path / name) for name in ("a.mkv", "b.mkv"))
+    assert np.abs(before / 2 - after).max() <= 0.51
+    assert len(np.unique(after)) > 64  # 8 bits would leave 65 at most of 257 steps
+
+
+def test_everything_else_is_kept(tmp_path: Path) -> None:
+    source = clips.write(
+        tmp_path / "a.mp4",
+        clips.pan(100, 48, 64),
+        times=clips.uneven(100, 9000),
+        rotation=90,
+        chapters=True,
+        gop=20,
+    )
+    clip = restored(source, tmp_path / "out.mp4", Gain())
+    before, after = clips.read(source), clips.read(tmp_path / "out.mp4")
+    same_beside_the_pixels(before, after)
+    assert after["rotation"] == 90 and len(after["packets"][1]) > 150 and len(after["chapters"]) == 2
+    assert len(after["pixels"]) == clip.frames == 100
+    assert np.abs(before["pixels"].astype(int) - after["pixels"]).mean() < 3
+
+
+def test_a_part_begins_at_nought_with_its_own_sound(tmp_path: Path) -> None:
+    times = clips.uneven(100, 9000)
+    source = clips.write(tmp_path / "a.mp4", clips.pan(100, 48, 64), times=times, chapters=True, gop=20)
+    clip = restored(source, tmp_path / "out.mp4", Gain(), start=1.0, end=2.5)
+    before, after = clips.read(source), clips.read(tmp_path / "out.mp4")
+    first = next(i for i, time in enumerate(times) if time - times[0] >= 90000)
+    kept = [time for time in times[first:] if time - times[0] < 2.5 * 90000]
+    assert [time * 90000 for time in after["times"]] == [time - times[first] for time in kept]
+    begin, length = times[first] * clips.TICKS, clip.frames
+    sound = [
+        packet for time, packet in before["packets"][1] if begin <= time < times[first + length] * clips.TICKS
+    ]
+    assert [packet for _, packet in after["packets"][1]] == sound
+    assert 0 <= after["packets"][1][0][0] < 1024 / 48000
+    assert len(after["chapters"]) == 0  # both end before the part begins
+    assert np.abs(before["pixels"][first : first + length].astype(int) - after["pixels"]).mean() < 3
+
+
+def test_a_segment_is_restored_once_and_whole_or_not_at_all(tmp_path: Path) -> None:
+    source = clips.write(tmp_path / "a.mkv", clips.pan(20, 32, 48), codec="ffv1")
+    clip = video.plan_clip(source)
+    coding = video.choose_coding(clip, "b.mkv")
+    file = tmp_path / "segments" / "0"
+
+    def interrupt(done: float) -> None:
+        if done > 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        restore_segment(clip, clip.segments[0], coding, file, Gain(), progress=interrupt)
+    assert list(file.parent.iterdir()) == []
+    assert not [
+        thread for thread in threading.enumerate() if thread.name.startswith(("xyscan de", "xyscan en"))
+    ]
+    seen: list[float] = []
+    assert restore_segment(clip, clip.segments[0], coding, file, Gain(), progress=seen.append).frames == 20
+    assert seen == sorted(seen) and seen[-1] == 20
+    content = file.read_bytes()
+    assert restore_segment(clip, clip.segments[0], coding, file, Gain(0.5)).frames == 0
+    assert file.read_bytes() == content and list(file.parent.iterdir()) == [file]
+
+
+def test_frames_do_not_depend_on_those_beside_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = clips.write(tmp_path / "a.mkv", clips.pan(11, 24, 32), codec="ffv1")
+    torch.manual_seed(0)
+    model = XYScanNet(XYScanNetConfig(width=8, encoder_blocks=(1, 1, 1), decoder_blocks=(1, 1, 1))).eval()
+    nn.init.normal_(model.output.weight, std=0.05)
+    found = []
+    for pixels in (0, 10**9, 4 * 24 * 32):
+        monkeypatch.setitem(inference_clips.BATCH_PIXELS, "cpu", pixels)
+        output = tmp_path / f"{pixels}.mkv"
+        restored(source, output, model)
+        found.append(clips.read(output)["pixels"].astype(int))
+    assert np.abs(found[0] - clips.read(source)["pixels"]).max() > 5
+    for other in found[1:]:
+        assert np.abs(found[0] - other).max() <= 1 and (found[0] != other).mean() < 1e-3
+
+
+def test_frames_go_through_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(inference_clips.BATCH_PIXELS, "cpu", 4 * 24 * 32)
+    source = clips.write(tmp_path / "a.mkv", clips.pan(11, 24, 32), codec="ffv1", sound=False)
+    model = Gain()
+    restored(source, tmp_path / "b.mkv", model)
+    assert model.batches == [4, 4, 3]
+
+
+def test_a_damaged_clip_is_told_with_its_frame(tmp_path: Path) -> None:
+    source = clips.write(tmp_path / "a.mkv", clips.pan(30, 64, 96), codec="ffv1", sound=False)
+    clip = video.plan_clip(source)
+    coding = video.choose_coding(clip, "b.mkv")
+    data = bytearray(source.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 400] = bytes(400)
+    source.write_bytes(data)
+    with pytest.raises(InputError, match=r"a\.mkv"):
+        restore_segment(clip, clip.segments[0], coding, tmp_path / "segment", Gain())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mkv"]
+
+
+def test_a_segment_that_is_not_whole_is_not_joined(tmp_path: Path) -> None:
+    source = clips.write(tmp_path / "a.mkv", clips.pan(20, 32, 48), codec="ffv1")
+    clip = video.plan_clip(source)
+    coding = video.choose_coding(clip, "b.mkv")
+    other = clips.write(tmp_path / "other.mkv", clips.pan(15, 32, 48), codec="ffv1", sound=False)
+    with pytest.raises(InputError, match="holds 15 frames where 20 belong"):
+        video.join(clip, coding, [other], tmp_path / "b.mkv")
+    assert not (tmp_path / "b.mkv").exists()

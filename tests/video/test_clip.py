@@ -1,0 +1,132 @@
+"""Headers, time stamps and segments of clips; what is no clip."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.video import clips
+from xyscannet import video
+from xyscannet.errors import ConfigError, InputError, UnavailableError
+from xyscannet.video import clip as clip_module
+from xyscannet.video import decode, pixels
+
+pytest.importorskip("av")
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("clips") / "a.mp4"
+    return clips.write(path, clips.pan(130, 32, 48), times=clips.uneven(130, 9000), rotation=90, gop=20)
+
+
+def test_the_header(source: Path) -> None:
+    info = video.probe(source)
+    assert (info.codec, info.pixel_format, info.width, info.height) == ("h264", "yuv420p", 48, 32)
+    assert (info.frames, info.time_base, info.colour) == (130, clips.TICKS, (1, 1, 1, 1))
+    assert decode.display_matrix(info) == [0, -65536, 0, 65536, 0, 0, 0, 0, 1 << 30]
+
+
+def test_the_index_has_every_frame(source: Path) -> None:
+    index = video.read_index(video.probe(source))
+    assert list(index.times) == clips.uneven(130, 9000)
+    assert index.keys[:3] == (0, 20, 40) and len(index.sizes) == 130
+    assert index.between(0, float("inf"), clips.TICKS) == range(130)
+    first = Fraction(index.times[7] - index.times[0], 90000)
+    assert index.between(float(first) - 1e-4, float(first) + 1e-4, clips.TICKS) == range(7, 8)
+
+
+def test_segments_begin_at_key_frames(source: Path) -> None:
+    clip = video.plan_clip(source)
+    assert [(each.first, each.frames) for each in clip.segments] == [(0, 60), (60, 70)]
+    assert clip == video.plan_clip(source) and clip.fingerprint() == video.plan_clip(source).fingerprint()
+    part = video.plan_clip(source, video.ClipOptions(start=1.0))
+    assert part.cut and part.fingerprint() != clip.fingerprint() != clip.fingerprint("bf16")
+    assert part.times[0] - clip.times[0] >= 90000 > clip.times[clip.frames - part.frames - 1] - clip.times[0]
+
+
+def test_a_long_way_between_key_frames_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    index = clip_module.FrameIndex(tuple(range(1000)), (0, 700), (0, 700), (1,) * 1000, 1000)
+    from xyscannet.video.segments import _cuts
+
+    assert _cuts(index, range(1000)) == [0, 240, 480, 700, 940]
+    assert _cuts(index, range(10, 30)) == [10]
+
+
+@pytest.mark.parametrize("first", [0, 1, 19, 20, 67, 129])
+def test_any_frame_is_decoded_exactly(source: Path, first: int) -> None:
+    info = video.probe(source)
+    index = video.read_index(info)
+    (frame,) = decode.frames(info, index, first, 1)
+    assert frame.pts == index.times[first]
+    everything = list(decode.frames(info, index, 0, 130))
+    layout = pixels.layout("yuv420p")
+    for one, other in zip(pixels.to_planes(frame, layout), pixels.to_planes(everything[first], layout)):
+        assert np.array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("1.5", 1.5), ("90", 90), ("1:30", 90), ("1:02:03.5", 3723.5), (2, 2)]
+)
+def test_times(text: str, seconds: float) -> None:
+    assert clip_module.seconds_of(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "x", "-1", "1:2:3:4", "nan", "1:-3"])
+def test_no_times(text: str) -> None:
+    with pytest.raises(ConfigError, match="not a time"):
+        clip_module.seconds_of(text)
+
+
+def test_what_is_no_clip(tmp_path: Path, source: Path) -> None:
+    data = source.read_bytes()
+    for name, content, words in (
+        ("empty.mp4", b"", "empty"),
+        ("text.mp4", b"no clip at all\n" * 50, "cannot be read as a video"),
+        ("cut.mp4", data[: len(data) // 2], "cannot be read as a video"),
+        ("noise.mkv", bytes(range(256)) * 40, "cannot be read as a video"),
+    ):
+        path = tmp_path / name
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=words) as failure:
+            video.plan_clip(path)
+        assert name in str(failure.value) and "\n" not in str(failure.value)
+
+
+def test_sound_alone_is_no_clip(tmp_path: Path) -> None:
+    import av
+
+    path = tmp_path / "a.mkv"
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("aac", rate=48000)
+        stream.codec_context.layout = "mono"
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 48000), np.float32), "fltp", "mono")
+        frame.sample_rate = 48000
+        out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    with pytest.raises(InputError, match="no video stream"):
+        video.probe(path)
+
+
+def test_a_clip_that_ends_early(tmp_path: Path) -> None:
+    whole = clips.write(tmp_path / "whole.mkv", clips.pan(130, 32, 48), gop=20)
+    cut = tmp_path / "cut.mkv"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    with pytest.raises(InputError, match=r"it ends after \d\.\d s of 4\.\d s: the file is truncated"):
+        video.plan_clip(cut)
+
+
+def test_no_frame_between_start_and_end(source: Path) -> None:
+    with pytest.raises(InputError, match="no frame between start and end"):
+        video.plan_clip(source, video.ClipOptions(start=100))
+    with pytest.raises(ConfigError, match="not before the end"):
+        video.plan_clip(source, video.ClipOptions(start=3, end=2))
+
+
+def test_without_the_package(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "av", None)
+    with pytest.raises(UnavailableError, match=r"pip install 'xyscannet\[video\]'"):
+        video.probe(source)

@@ -1,0 +1,158 @@
+"""Restore a segment of a clip: frames are decoded ahead of the network and encoded behind it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from xyscannet.images.writing import replacing
+from xyscannet.inference.plan import ImagePlan, plan_image
+from xyscannet.inference.restore import restore
+from xyscannet.inference.stages import Ahead, Behind
+from xyscannet.video import Clip, Coding, Segment, SegmentWriter, decode, pixels
+from xyscannet.video.clip import FULL_RANGE
+from xyscannet.video.colour import Samples
+
+BATCH_PIXELS = {"cpu": 500_000, "cuda": 4_000_000}  # of frames that go through the network together
+_MOST_FRAMES = 16
+_DEPTH = 2  # batches that wait before the network, and behind it
+
+Planes = list[np.ndarray]  # (B, h, w) each
+
+
+@dataclass(frozen=True)
+class SegmentTimes:
+    """How long a segment took.
+
+    Attributes:
+        frames: that were restored; 0 where the segment was there already.
+        seconds: in all.
+        waiting: of these, those in which the network waited for frames to be decoded or encoded.
+    """
+
+    frames: int = 0
+    seconds: float = 0.0
+    waiting: float = 0.0
+
+
+def restore_segment(
+    clip: Clip,
+    segment: Segment,
+    coding: Coding,
+    path: Path,
+    model: nn.Module,
+    *,
+    dtype: torch.dtype = torch.float32,
+    tile: str | int = "auto",
+    ensemble: bool = False,
+    tell: Callable[[str], None] = lambda note: None,
+    progress: Callable[[float], None] | None = None,
+) -> SegmentTimes:
+    """Restore a segment of a clip into a file; in one step, and not again where the file is there already.
+
+    Decoding, the network and encoding run in three threads; memory does not grow with the segment's length.
+
+    Args:
+        clip, coding: from `plan_clip` and `choose_coding`, the same for all segments of a clip.
+        path: the segment's file (Matroska), for `join`.
+        model: an `XYScanNet` in eval mode, or a module that holds one.
+        progress: called in this thread with the number of frames that are done, whole or in part.
+
+    Raises:
+        InputError: the clip is damaged, cannot be encoded, or the file cannot be written. Nothing is left then.
+    """
+    if path.exists():
+        return SegmentTimes()
+    started = time.perf_counter()
+    info = clip.info
+    device = next(model.parameters()).device
+    plan, together = plan_frames(clip, model, device, dtype, tile)
+    samples = Samples(coding.layout, info.colour[3], info.colour[0] == FULL_RANGE, info.height)
+    done = 0
+    with replacing(path) as temporary:
+        writer = SegmentWriter(temporary, clip, segment, coding)
+        batches = _batches(clip, segment, coding.layout, together)
+        try:
+            with (
+                Ahead(batches, "xyscan decoder", _DEPTH) as ahead,
+                Behind(lambda planes: _write(writer, planes), "xyscan encoder", _DEPTH) as behind,
+            ):
+                for planes in ahead:
+                    count = len(planes[0])
+                    report = progress and (
+                        lambda share, done=done, count=count: progress(done + share * count)
+                    )
+                    behind.put(
+                        _restored(
+                            planes,
+                            samples,
+                            model,
+                            device,
+                            plan,
+                            dtype=dtype,
+                            ensemble=ensemble,
+                            tell=tell,
+                            progress=report,
+                        )
+                    )
+                    done += count
+                behind.finish()
+                waiting = ahead.waited + behind.waited
+        except BaseException:
+            writer.abandon()
+            raise
+        writer.close()
+    return SegmentTimes(done, time.perf_counter() - started, waiting)
+
+
+def plan_frames(
+    clip: Clip, model: nn.Module, device: torch.device, dtype: torch.dtype, tile: str | int
+) -> tuple[ImagePlan, int]:
+    """How each frame is restored, and how many go through the network together."""
+    height, width = clip.info.height, clip.info.width
+
+    def plan(rows: int) -> ImagePlan:
+        return plan_image(rows, width, model.config, device=device, dtype=dtype, tile=tile)
+
+    one = plan(height)
+    together = min(BATCH_PIXELS.get(device.type, 0) // (height * width), _MOST_FRAMES)
+    if together > 1 and one.whole and plan(height * together).whole:
+        return one, together
+    return one, 1
+
+
+def _batches(clip: Clip, segment: Segment, layout: pixels.Layout, together: int) -> Iterator[Planes]:
+    waiting: list[Planes] = []
+    for frame in decode.frames(clip.info, clip.index, segment.first, segment.frames):
+        waiting.append(pixels.to_planes(frame, layout))
+        if len(waiting) == together:
+            yield [np.stack(planes) for planes in zip(*waiting)]
+            waiting.clear()
+    if waiting:
+        yield [np.stack(planes) for planes in zip(*waiting)]
+
+
+def _restored(
+    planes: Planes, samples: Samples, model: nn.Module, device: torch.device, plan: ImagePlan, **how
+) -> Planes:
+    with torch.inference_mode():
+        coded = [torch.from_numpy(_signed(plane)).to(device) for plane in planes]
+        rgb = samples.to_rgb(coded).clamp_(0, 1)  # (B, 3, H, W)
+        change = restore(model, rgb, plan, **how) - rgb
+        return [plane.cpu().numpy() for plane in samples.changed(coded, change)]
+
+
+def _signed(plane: np.ndarray) -> np.ndarray:
+    """16-bit samples in a type that torch computes with everywhere."""
+    return plane if plane.dtype == np.uint8 else plane.astype(np.int32)
+
+
+def _write(writer: SegmentWriter, planes: Planes) -> None:
+    for each in zip(*planes):
+        writer.write(each)

@@ -1,0 +1,223 @@
+"""What a clip is: the facts of its header, and the time stamp of every frame."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+from bisect import bisect_left, bisect_right
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError, InputError
+from ..images.formats import BadImage, check_size, shown
+from .pyav import opened
+
+SUFFIXES: dict[str, str] = {
+    ".mp4": "mp4",
+    ".m4v": "mp4",
+    ".mov": "mov",
+    ".mkv": "matroska",
+    ".webm": "webm",
+    ".avi": "avi",
+    ".ts": "mpegts",
+    ".mts": "mpegts",
+    ".m2ts": "mpegts",
+    ".mpg": "mpeg",
+    ".mpeg": "mpeg",
+    ".flv": "flv",
+    ".wmv": "asf",
+    ".3gp": "3gp",
+    ".mxf": "mxf",
+}
+"""Suffixes of clips, and the container that is written under each."""
+
+FULL_RANGE = 2  # the number of the range in which samples use all values
+_SLACK = 1.0  # seconds that a whole file may end before its header says
+_TYPES_IN_TIME = ("video", "audio")
+
+
+@dataclass(frozen=True)
+class ClipInfo:
+    """What a clip's header says.
+
+    Attributes:
+        stream: index of the video stream that is restored, the first that is no cover picture.
+        codec, pixel_format: FFmpeg's names.
+        width, height: of the frames as they are coded, in pixels, without the rotation for display.
+        frames: number of frames, as far as the header tells or lets one guess; 0 where it does not.
+        rate: average frames per second.
+        time_base: seconds per tick of the time stamps.
+        colour: numbers of range, primaries, transfer and matrix in ITU-T H.273.
+    """
+
+    path: Path
+    stream: int
+    codec: str
+    profile: str | None
+    tag: str
+    pixel_format: str
+    width: int
+    height: int
+    frames: int
+    rate: Fraction
+    time_base: Fraction
+    aspect: Fraction | None
+    colour: tuple[int, int, int, int]
+
+    @property
+    def bit_depth(self) -> int:
+        """Bits per sample that the frames are restored with: 8 or 16."""
+        return 8 if not any(depth in self.pixel_format for depth in ("9", "10", "12", "14", "16")) else 16
+
+
+@dataclass(frozen=True)
+class FrameIndex:
+    """Every frame of a clip, in the order they are shown.
+
+    Attributes:
+        times: time stamps in ticks of the time base, ascending.
+        keys: numbers of the frames that decoding can start with.
+        seek: for each of these, the time stamp to seek to.
+        sizes: bytes of each frame's packet.
+        end: the time stamp at which the last frame is over.
+    """
+
+    times: tuple[int, ...]
+    keys: tuple[int, ...]
+    seek: tuple[int, ...]
+    sizes: tuple[int, ...]
+    end: int
+
+    def between(self, start: float, end: float, time_base: Fraction) -> range:
+        """Numbers of the frames that are shown from `start` on and before `end`, in seconds from the first."""
+        ticks = [
+            math.inf if math.isinf(at) else self.times[0] + Fraction(at) / time_base for at in (start, end)
+        ]
+        first, last = (bisect_left(self.times, at) for at in ticks)
+        return range(first, last)
+
+    def key_before(self, number: int) -> int:
+        """Position in `keys` of the last one at or before a frame; -1 where there is none."""
+        return bisect_right(self.keys, number) - 1
+
+
+def probe(path: str | os.PathLike[str]) -> ClipInfo:
+    """Read a clip's header.
+
+    Raises InputError for a file that is no clip, that has no video stream, or whose codec cannot be decoded;
+    UnavailableError where PyAV is missing.
+    """
+    with opened(path) as container:
+        stream = video_stream(container)
+        if stream is None:
+            kinds = sorted({each.type for each in container.streams})
+            raise InputError(f"{shown(path)}: no video stream (only {', '.join(kinds) or 'nothing'})")
+        context = stream.codec_context
+        if context is None or context.pix_fmt is None:
+            name = "unknown" if context is None else context.name
+            raise InputError(
+                f"{shown(path)}: its video cannot be decoded (codec {name}): it is unsupported or damaged"
+            )
+        try:
+            check_size(context.width, context.height)
+        except BadImage as error:
+            raise InputError(f"{shown(path)}: {error}") from error
+        rate = stream.average_rate or stream.guessed_rate or Fraction(25)
+        seconds = _seconds(container, stream)
+        return ClipInfo(
+            path=Path(path),
+            stream=stream.index,
+            codec=context.codec.canonical_name,
+            profile=stream.profile,
+            tag=context.codec_tag,
+            pixel_format=context.pix_fmt,
+            width=context.width,
+            height=context.height,
+            frames=stream.frames or round(seconds * rate),
+            rate=rate,
+            time_base=stream.time_base,
+            aspect=stream.sample_aspect_ratio,
+            colour=(_range(context), context.color_primaries, context.color_trc, context.colorspace),
+        )
+
+
+def video_stream(container: Any) -> Any:
+    """The first video stream that is no cover picture; None where there is none."""
+    from av.stream import Disposition
+
+    found = (s for s in container.streams.video if not s.disposition & Disposition.attached_pic)
+    return next(found, None)
+
+
+def _range(context: Any) -> int:
+    return FULL_RANGE if context.pix_fmt.startswith("yuvj") else context.color_range
+
+
+def _seconds(container: Any, stream: Any) -> float:
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    return (container.duration or 0) / 1e6
+
+
+def read_index(info: ClipInfo) -> FrameIndex:
+    """Find every frame of a clip by its packets; nothing is decoded.
+
+    Raises InputError for a file that ends before its header says, whose packets are marked as damaged, or that lack
+    time stamps.
+    """
+    found: list[tuple[int, int, bool, int]] = []  # time stamp, seek to, key, bytes
+    end, ended = 0, 0.0
+    with opened(info.path) as container:
+        for packet in container.demux():
+            if packet.pts is None or packet.size == 0:
+                if packet.size and packet.stream_index == info.stream:
+                    raise InputError(f"{shown(info.path)}: frame {len(found) + 1} has no time stamp")
+                continue
+            if packet.stream.type in _TYPES_IN_TIME:
+                ended = max(ended, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+            if packet.stream_index != info.stream or packet.is_discard or _hidden(packet, info.codec):
+                continue
+            if packet.is_corrupt:
+                raise InputError(f"{shown(info.path)}: frame {len(found) + 1} is cut off or damaged")
+            dts = packet.pts if packet.dts is None else min(packet.pts, packet.dts)
+            found.append((packet.pts, dts, packet.is_keyframe, packet.size))
+            end = max(end, packet.pts + (packet.duration or 0))
+        promised = ((container.start_time or 0) + (container.duration or 0)) / 1e6
+    if not found:
+        raise InputError(f"{shown(info.path)}: there is not a single frame in it")
+    if ended < promised - _SLACK:
+        raise InputError(
+            f"{shown(info.path)}: it ends after {ended:.1f} s of {promised:.1f} s: the file is truncated"
+        )
+    found.sort()
+    times = tuple(each[0] for each in found)
+    if any(before == after for before, after in itertools.pairwise(times)):
+        raise InputError(f"{shown(info.path)}: two frames have the same time stamp")
+    keys = tuple(i for i, each in enumerate(found) if each[2])
+    tick = max(1, round(1 / (info.rate * info.time_base)))
+    return FrameIndex(
+        times,
+        keys,
+        tuple(found[i][1] for i in keys),
+        tuple(each[3] for each in found),
+        max(end, times[-1] + (0 if end > times[-1] else tick)),
+    )
+
+
+def _hidden(packet: Any, codec: str) -> bool:
+    """Whether a packet of VP8 holds a frame that is only referred to."""
+    return codec == "vp8" and not bytes(packet)[0] >> 4 & 1
+
+
+def seconds_of(text: str | float) -> float:
+    """A time: seconds, or `[h:]mm:ss[.fff]`. Raises ConfigError for anything else."""
+    try:
+        parts = [float(part) for part in str(text).split(":")]
+    except ValueError:
+        parts = []
+    if not 1 <= len(parts) <= 3 or any(part < 0 or not math.isfinite(part) for part in parts):
+        raise ConfigError(f"{text!r} is not a time: give seconds, or h:mm:ss")
+    return sum(part * 60**i for i, part in enumerate(reversed(parts)))

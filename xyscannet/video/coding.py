@@ -1,0 +1,217 @@
+"""Which encoder writes a clip, and how well: as its source is coded, unless its options say otherwise."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import math
+import os
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any
+
+from ..errors import ConfigError, InputError
+from ..images.formats import shown
+from . import decode, pixels
+from .clip import SUFFIXES
+from .encode import Coding, configure, frame_of
+from .pyav import load
+from .segments import Clip
+
+
+@dataclass(frozen=True)
+class _Encoder:
+    """What is known of an encoder.
+
+    Attributes:
+        scale: how its quality is given; see `Coding`.
+        fine: the quality for another codec than the source's: hardly any loss to the eye.
+        limits: of the quality.
+        octave: steps of the quality over which it needs half the bits, about.
+        options: always given.
+    """
+
+    scale: str
+    fine: float
+    limits: tuple[float, float]
+    octave: float = 6.0
+    options: tuple[tuple[str, str], ...] = ()
+
+
+_NAMES = {"h264": "libx264", "hevc": "libx265", "vp8": "libvpx", "vp9": "libvpx-vp9", "av1": "libsvtav1"}
+_NAMES |= {"prores": "prores_ks", "flv1": "flv"}
+_VPX = (("deadline", "good"), ("cpu-used", "4"))
+_ENCODERS = {
+    "libx264": _Encoder("crf", 17, (4, 34)),
+    "libx265": _Encoder("crf", 19, (4, 36), options=(("x265-params", "log-level=none"),)),
+    "libvpx": _Encoder("crf", 8, (4, 50), 12, (*_VPX, ("b", "100M"))),
+    "libvpx-vp9": _Encoder("crf", 20, (4, 50), 10, (*_VPX, ("b", "0"), ("row-mt", "1"))),
+    "libsvtav1": _Encoder("crf", 22, (4, 50), 8),
+    **{name: _Encoder("qscale", 2, (1, 31), 3) for name in ("mpeg4", "mpeg2video", "mpeg1video", "mjpeg")},
+    **{name: _Encoder("qscale", 2, (1, 31), 3) for name in ("flv", "wmv1", "wmv2", "msmpeg4v3", "h263")},
+}
+_PRORES = {"Proxy": "0", "LT": "1", "Standard": "2", "HQ": "3", "4444": "4", "4444 XQ": "5"}
+_SAMPLE = 24  # frames that the source's quality is found on
+_TRIALS = 4
+_CLOSE = 0.05  # of the bits
+
+
+def choose_coding(clip: Clip, output: str | os.PathLike[str]) -> Coding:
+    """Decide how a clip is coded; once for all its segments.
+
+    The codec, pixel format and distance of key frames are the source's. So is the quality: it is the one at which
+    the encoder needs as many bits for some of the source's own frames as the source has spent on them.
+
+    Raises InputError where this codec cannot be written, or not into the output's container; ConfigError for options
+    that do not fit each other.
+    """
+    info, options = clip.info, clip.options
+    encoder = _encoder(options.codec or info.codec, clip)
+    known = _ENCODERS.get(encoder.name)
+    if options.crf is not None and (known is None or known.scale != "crf"):
+        with_crf = ", ".join(name for name, each in _ENCODERS.items() if each.scale == "crf")
+        raise ConfigError(f"--crf is for {with_crf}, not for {encoder.name}")
+    more = dict(known.options) if known else {}
+    if encoder.name == "prores_ks" and info.profile in _PRORES:
+        more["profile"] = _PRORES[info.profile]
+    notes: list[str] = []
+    pixel_format = _pixel_format(encoder, options.pixel_format, info.pixel_format, notes)
+    coding = Coding(
+        container=SUFFIXES[os.path.splitext(output)[1].lower()],
+        encoder=encoder.name,
+        codec=encoder.canonical_name,
+        pixel_format=pixel_format,
+        layout=pixels.planar(load().VideoFormat(pixel_format)),
+        rate=_rate(encoder, info.rate),
+        gop=_gop(clip),
+        options=more,
+        notes=tuple(notes),
+    )
+    if known is not None:
+        quality = known.fine if options.crf is None else options.crf
+        coding = replace(coding, scale=known.scale, quality=quality)
+    _try(clip, coding)
+    if known is not None and options.crf is None and coding.codec == info.codec:
+        coding = replace(coding, quality=_as_source(clip, coding, known))
+    return coding
+
+
+def _encoder(name: str, clip: Clip) -> Any:
+    av = load()
+    try:
+        encoder = av.codec.Codec(_NAMES.get(name, name), "w")
+    except (av.error.FFmpegError, ValueError):
+        encoder = None
+    if encoder is not None and encoder.type == "video":
+        return encoder
+    if clip.options.codec is not None:
+        raise ConfigError(
+            f"--codec {name}: no such video encoder here (there are h264, hevc, vp9, av1, ffv1, ...)"
+        )
+    raise InputError(
+        f"{shown(clip.info.path)}: its codec, {name}, can be read but not written: choose another by --codec"
+    )
+
+
+def _pixel_format(encoder: Any, asked: str | None, source: str, notes: list[str]) -> str:
+    """The format that was asked for, else the source's, else the encoder's nearest."""
+    offered = [each.name for each in encoder.video_formats or ()]
+    if asked is not None:
+        try:
+            load().VideoFormat(asked)
+        except ValueError:
+            raise ConfigError(f"--pix-fmt {asked}: no such pixel format") from None
+        if offered and asked not in offered:
+            raise ConfigError(f"--pix-fmt {asked}: {encoder.name} takes {', '.join(offered)}")
+        return asked
+    if source in offered:
+        return source
+    wanted = pixels.planar(load().VideoFormat(source))
+    if not offered or wanted.name in offered:
+        return wanted.name
+
+    def loss(name: str) -> tuple:
+        found = pixels.planar(load().VideoFormat(name))
+        return (
+            found.bits < wanted.bits,
+            wanted.alpha and not found.alpha,
+            found.across > wanted.across or found.down > wanted.down,
+            found.kind != wanted.kind,
+            abs(found.bits - wanted.bits),
+            wanted.across + wanted.down - found.across - found.down,
+        )
+
+    nearest = min(offered, key=loss)
+    notes.append(f"pixel format {source} becomes {nearest}: {encoder.name} has none that is nearer")
+    return nearest
+
+
+def _rate(encoder: Any, rate: Fraction) -> Fraction:
+    """The source's frame rate, or the nearest where a codec knows certain ones only."""
+    known = [Fraction(each.numerator, each.denominator) for each in encoder.frame_rates or ()]
+    return min(known, key=lambda each: abs(each - rate)) if known else rate
+
+
+def _gop(clip: Clip) -> int:
+    """The source's largest distance between key frames."""
+    keys = [*clip.index.keys, len(clip.index.times)]
+    return max((after - before for before, after in itertools.pairwise(keys)), default=250)
+
+
+def _try(clip: Clip, coding: Coding) -> None:
+    """Open the encoder, and look whether the container takes the codec, before any work."""
+    av = load()
+    with av.open(io.BytesIO(), "w", format=coding.container) as container:
+        try:
+            stream = container.add_stream(coding.encoder, rate=coding.rate)
+        except ValueError:
+            raise InputError(
+                f"{shown(clip.info.path)}: {coding.container} does not hold {coding.codec}: choose another --codec"
+            ) from None
+        configure(stream.codec_context, clip, coding)
+        try:
+            stream.codec_context.open()
+        except av.error.FFmpegError as error:
+            size = f"{clip.info.width}x{clip.info.height}"
+            raise InputError(
+                f"{shown(clip.info.path)}: {coding.encoder} cannot write {size} in {coding.pixel_format}: choose "
+                f"another --codec or --pix-fmt"
+            ) from error
+
+
+def _as_source(clip: Clip, coding: Coding, encoder: _Encoder) -> float:
+    """The quality at which the encoder spends on frames from the clip's middle what the source spent on them."""
+    index = clip.index
+    middle = clip.segments[0].first + clip.frames // 2
+    first = index.keys[max(index.key_before(middle), 0)]
+    count = min(_SAMPLE, len(index.times) - first)
+    sample = [
+        [plane.copy() for plane in pixels.to_planes(frame, coding.layout)]
+        for frame in decode.frames(clip.info, index, first, count)
+    ]
+    target = math.log2(sum(index.sizes[first : first + count]))
+    low, high = encoder.limits
+    quality, octave, before = encoder.fine, encoder.octave, None
+    for _ in range(_TRIALS):
+        bits = math.log2(_bytes(sample, clip, replace(coding, quality=quality)))
+        if before is not None and before[0] != quality and bits < before[1] != (quality < before[0]):
+            octave = min(
+                max((quality - before[0]) / (before[1] - bits), encoder.octave / 2), encoder.octave * 2
+            )
+        before = quality, bits
+        if abs(bits - target) < _CLOSE:
+            break
+        quality = round(min(max(quality + (bits - target) * octave, low), high), 1)
+        if quality == before[0]:
+            break
+    return quality
+
+
+def _bytes(sample: list[list], clip: Clip, coding: Coding) -> int:
+    """What the encoder makes of frames, in bytes."""
+    context = load().codec.CodecContext.create(coding.encoder, "w")
+    configure(context, clip, coding)
+    total = 0
+    for number, planes in enumerate(sample):
+        total += sum(packet.size for packet in context.encode(frame_of(planes, number, clip, coding)))
+    return max(total + sum(packet.size for packet in context.encode(None)), 1)

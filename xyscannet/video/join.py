@@ -1,0 +1,222 @@
+"""From restored segments to the clip: their packets under the source's time stamps, beside all that the source has."""
+
+from __future__ import annotations
+
+import heapq
+import io
+import os
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from ..images.formats import shown
+from ..images.writing import replacing
+from .decode import display_matrix
+from .encode import LEAD, TICK, Coding, tag_colour
+from .pyav import load, opened, telling
+from .segments import Clip
+
+_OWN_KEYS = ("com.apple.", "com.android.")  # of metadata that MP4 keeps only where it is asked to
+
+
+def join(clip: Clip, coding: Coding, files: Sequence[Path], output: Path) -> tuple[str, ...]:
+    """Make the clip of its restored segments, in one step.
+
+    Time stamps, audio, subtitles, data, attachments, chapters, metadata and rotation are the source's; packets of other
+    streams are copied byte for byte. Where only a part of the clip was restored, it begins at time 0, and packets of
+    other streams are kept whole where they begin in that part.
+
+    Returns:
+        notes on what the output's container could not hold.
+
+    Raises InputError where frames are missing or the output cannot be written.
+    """
+    reorder = _reordering(clip, files)
+    with replacing(output) as temporary, opened(clip.info.path) as source:
+        with telling(output, "written"):
+            notes = _Joined(clip, coding, source, temporary).write(files, reorder)
+        _check(clip, temporary, output)
+    return notes
+
+
+def _reordering(clip: Clip, files: Sequence[Path]) -> int:
+    """The most frames that any is coded ahead of its place; every frame is seen to be there once."""
+    most = 0
+    for segment, file in zip(clip.segments, files, strict=True):
+        with opened(file) as container:
+            places = [_place(packet) for packet in container.demux(video=0) if packet.size]
+        if sorted(places) != list(range(segment.frames)):
+            raise InputError(
+                f"{shown(file)}: holds {len(places)} frames where {segment.frames} belong: delete it and run again"
+            )
+        most = max(most, *(i - place for i, place in enumerate(places)))
+    return most
+
+
+def _place(packet: Any) -> int:
+    """A packet's frame in its segment."""
+    return round(packet.pts * packet.time_base / TICK) - LEAD
+
+
+class _Joined:
+    def __init__(self, clip: Clip, coding: Coding, source: Any, path: Path) -> None:
+        self._clip, self._coding, self._source = clip, coding, source
+        self._format = format = coding.container
+        self._notes: list[str] = []
+        self._base = clip.info.time_base
+        options = {}
+        if format in ("mp4", "mov", "3gp"):
+            options["video_track_timescale"] = str(self._base.denominator)
+            if any(key.startswith(_OWN_KEYS) for key in source.metadata):
+                options["movflags"] = "use_metadata_tags"
+        self._out = load().open(os.fspath(path), "w", format=format, container_options=options)
+        times = clip.times
+        self._shift = times[0] * self._base if clip.cut else Fraction(0)  # seconds
+        self._until = (
+            clip.index.times[clip.segments[0].first + clip.frames]
+            if clip.segments[0].first + clip.frames < len(clip.index.times)
+            else None
+        )
+
+    def write(self, files: Sequence[Path], reorder: int) -> tuple[str, ...]:
+        with self._out as out:
+            copied = self._streams(files[0])
+            self._chapters()
+            out.metadata.update(self._source.metadata)
+            ordered = heapq.merge(
+                self._video(files, reorder),
+                self._others(copied),
+                key=lambda packet: (packet.dts if packet.dts is not None else packet.pts) * packet.time_base,
+            )
+            for packet in ordered:
+                out.mux(packet)
+        return tuple(self._notes)
+
+    def _streams(self, first: Path) -> dict[int, Any]:
+        """Add the streams in the source's order; those that are copied, by their index in the source."""
+        copied = {}
+        with opened(first) as segment:
+            for stream in self._source.streams:
+                if stream.index == self._clip.info.stream:
+                    self._out_video = self._add_video(segment.streams.video[0])
+                    self._like(stream, self._out_video)
+                elif self._holds(stream):
+                    new = self._out.add_stream_from_template(stream, opaque=True)
+                    self._like(stream, new)
+                    if stream.type != "attachment":
+                        copied[stream.index] = new
+                elif not (
+                    stream.type == "data" and self._source.chapters()
+                ):  # QuickTime's titles of chapters
+                    self._notes.append(
+                        f"{stream.type} stream {stream.index} left out: {self._format} does not hold it"
+                    )
+        return copied
+
+    def _add_video(self, template: Any) -> Any:
+        info = self._clip.info
+        stream = self._out.add_stream_from_template(template, opaque=True)
+        context = stream.codec_context
+        context.framerate = info.rate
+        tag_colour(context, self._clip)
+        if info.aspect:
+            context.sample_aspect_ratio = info.aspect
+        if self._coding.codec == "hevc" and self._format in ("mp4", "mov"):
+            context.codec_tag = "hvc1"  # the one that Apple's players take
+        stream.time_base = self._base
+        matrix = display_matrix(info)
+        if matrix is not None:
+            stream.set_display_matrix(matrix)
+        return stream
+
+    @staticmethod
+    def _like(stream: Any, new: Any) -> None:
+        new.metadata.update(stream.metadata)
+        new.disposition = stream.disposition
+
+    def _holds(self, stream: Any) -> bool:
+        """Whether the output's container takes a copy of a stream, seen by trying."""
+        av = load()
+        try:
+            with av.open(io.BytesIO(), "w", format=self._format) as trial:
+                if stream.type == "attachment":  # a container of nothing else is refused
+                    trial.add_stream_from_template(self._source.streams[self._clip.info.stream], opaque=True)
+                self._like(stream, trial.add_stream_from_template(stream, opaque=True))
+                trial.start_encoding()
+        except (av.error.FFmpegError, ValueError):
+            return False
+        return True
+
+    def _video(self, files: Sequence[Path], reorder: int) -> Iterator[Any]:
+        """The segments' packets under their frames' own time stamps, decoded `reorder` frames ahead."""
+        times = self._clip.times
+        shift = times[0] if self._clip.cut else 0
+        step = times[1] - times[0] if len(times) > 1 else 1
+        early = [times[0] - step * i for i in range(reorder, 0, -1)]
+        last = self._clip.index.end if self._until is None else self._until
+        done = 0
+        for segment, file in zip(self._clip.segments, files):
+            first = done
+            with opened(file) as container:
+                for packet in container.demux(video=0):
+                    if not packet.size:
+                        continue
+                    place = first + _place(packet)
+                    after = times[place + 1] if place + 1 < len(times) else last
+                    packet.time_base = self._base
+                    packet.pts = times[place] - shift
+                    packet.dts = (early[done] if done < reorder else times[done - reorder]) - shift
+                    packet.duration = after - times[place]
+                    packet.stream = self._out_video
+                    done += 1
+                    yield packet
+            assert done == first + segment.frames
+
+    def _others(self, copied: dict[int, Any]) -> Iterator[Any]:
+        """The packets of the other streams, as they are in the source."""
+        streams = [self._source.streams[index] for index in copied]
+        until = None if self._until is None else self._until * self._base
+        with telling(self._clip.info.path, "read"):
+            packets = iter(self._source.demux(streams)) if streams else iter(())
+        while True:
+            with telling(self._clip.info.path, "read"):
+                packet = next(packets, None)
+            if packet is None:
+                return
+            if packet.size == 0 or (packet.pts is None and packet.dts is None):
+                continue
+            time = (packet.dts if packet.pts is None else packet.pts) * packet.time_base
+            if self._clip.cut and (time < self._shift or (until is not None and time >= until)):
+                continue
+            if self._clip.cut:
+                ticks = round(self._shift / packet.time_base)
+                packet.pts = None if packet.pts is None else packet.pts - ticks
+                packet.dts = None if packet.dts is None else packet.dts - ticks
+            packet.stream = copied[packet.stream.index]
+            yield packet
+
+    def _chapters(self) -> None:
+        chapters = self._source.chapters()
+        if not self._clip.cut:
+            self._out.set_chapters(chapters)
+            return
+        end = (self._clip.index.end if self._until is None else self._until) * self._base - self._shift
+        kept = []
+        for chapter in chapters:
+            base = chapter["time_base"]
+            start, stop = (chapter[side] * base - self._shift for side in ("start", "end"))
+            if stop > 0 and start < end:
+                kept.append(
+                    {**chapter, "start": round(max(start, 0) / base), "end": round(min(stop, end) / base)}
+                )
+        self._out.set_chapters(kept)
+
+
+def _check(clip: Clip, path: Path, output: Path) -> None:
+    """Count the frames that were written."""
+    with opened(path) as container:
+        count = sum(1 for packet in container.demux(video=0) if packet.size)
+    if count != clip.frames:
+        raise InputError(f"{shown(output)}: {count} frames were written of {clip.frames}")

@@ -1,0 +1,116 @@
+"""Pixel formats: which planes a frame has, and frames from and to arrays."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+_PLANAR = re.compile(r"(yuva?)(420|422|444|440|411|410)p(\d*)(le)?|(gbra?p)(\d*)(le)?|(gray)(\d*)(le)?")
+_SUBSAMPLING = {
+    "420": (2, 2),
+    "422": (2, 1),
+    "444": (1, 1),
+    "440": (1, 2),
+    "411": (4, 1),
+    "410": (4, 4),
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The planes of a planar pixel format.
+
+    Attributes:
+        name: FFmpeg's name, without the "j" that once marked full range.
+        kind: "yuv", "rgb" (planes in the order G, B, R) or "grey".
+        bits: bits per sample; more than 8 are held in 16.
+        across, down: luma samples per chroma sample.
+        alpha: a last plane holds the opacity.
+    """
+
+    name: str
+    kind: str
+    bits: int
+    across: int = 1
+    down: int = 1
+    alpha: bool = False
+
+    @property
+    def dtype(self) -> type:
+        return np.uint8 if self.bits <= 8 else np.uint16
+
+    @property
+    def white(self) -> int:
+        """The largest value of a sample."""
+        return 2**self.bits - 1
+
+
+def layout(name: str) -> Layout | None:
+    """The planes of a pixel format; None for one that is not planar little-endian YUV, RGB or grey."""
+    name = name.replace("yuvj", "yuv")
+    match = _PLANAR.fullmatch(name)
+    if match is None:
+        return None
+    yuv, subsampling, yuv_bits, _, rgb, rgb_bits, _, _, grey_bits, _ = match.groups()
+    bits = int(yuv_bits or rgb_bits or grey_bits or 8)
+    if bits > 8 and not name.endswith("le"):
+        return None
+    if yuv:
+        return Layout(name, "yuv", bits, *_SUBSAMPLING[subsampling], alpha=yuv == "yuva")
+    return Layout(name, "rgb" if rgb else "grey", bits, alpha=rgb == "gbrap")
+
+
+def planar(format: Any) -> Layout:
+    """The planar layout that holds all that a frame of `format` (an `av.VideoFormat`) does."""
+    found = layout(format.name)
+    if found is not None:
+        return found
+    bits = max(component.bits for component in format.components)
+    depth = "" if bits <= 8 else f"{next(depth for depth in (10, 12, 16) if bits <= depth)}le"
+    alpha = "a" if any(component.is_alpha for component in format.components) else ""
+    if format.is_rgb or format.has_palette:
+        name = f"gbr{alpha}p{depth}"
+    elif all(component.is_luma or component.is_alpha for component in format.components):
+        name = f"gray{depth}"
+    else:
+        across, down = format.chroma_width(64), format.chroma_height(64)
+        sides = next(name for name, sides in _SUBSAMPLING.items() if sides == (64 // across, 64 // down))
+        name = f"yuv{alpha}{sides}p{depth}"
+    return layout(name) or Layout(name, "yuv", bits)
+
+
+def to_planes(frame: Any, wanted: Layout) -> list[np.ndarray]:
+    """The planes of a frame in the wanted layout: (h, w) arrays that share the frame's memory where they can.
+
+    Colours stay as they are coded: matrix and range do not change.
+    """
+    if frame.format.name.replace("yuvj", "yuv") != wanted.name:
+        frame = converted(frame, wanted.name)
+    return [_array(plane, wanted.dtype) for plane in frame.planes]
+
+
+def converted(frame: Any, name: str) -> Any:
+    """A frame in another pixel format; its range stays, unless one of the two is RGB."""
+    full = frame.format.name.startswith("yuvj")
+    kept = 2 if full else frame.color_range
+    return frame.reformat(format=name, src_color_range=kept, dst_color_range=kept)
+
+
+def from_planes(planes: list[np.ndarray], wanted: Layout) -> Any:
+    """A new frame of the layout with these planes."""
+    from .pyav import load
+
+    height, width = planes[0].shape
+    frame = load().VideoFrame(width, height, wanted.name)
+    for plane, pixels in zip(frame.planes, planes):
+        _array(plane, wanted.dtype)[:] = pixels
+    return frame
+
+
+def _array(plane: Any, dtype: type) -> np.ndarray:
+    itemsize = np.dtype(dtype).itemsize
+    rows = np.frombuffer(plane, dtype).reshape(-1, plane.line_size // itemsize)
+    return rows[: plane.height, : plane.width]

@@ -1,0 +1,65 @@
+"""PyAV, the extra `video`: imported where it is used; what goes wrong in it is told with the file's name."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+from ..errors import InputError, UnavailableError
+from ..images.formats import shown
+from ..images.writing import reason
+
+
+def load() -> ModuleType:
+    """The package `av`. Raises UnavailableError naming the extra where it is missing or too old."""
+    try:
+        import av
+    except ImportError as error:
+        raise UnavailableError(
+            f"video needs the package av ({error}): pip install 'xyscannet[video]', or leave the clips out"
+        ) from error
+    if int(av.__version__.split(".")[0]) < 17:
+        raise UnavailableError(f"video needs av 17 or later, not {av.__version__}: pip install --upgrade av")
+    return av
+
+
+@contextlib.contextmanager
+def opened(path: str | os.PathLike[str]) -> Iterator[Any]:
+    """A clip open for reading; packets without a time stamp get one.
+
+    Raises InputError for what goes wrong while it is open, as `telling`.
+    """
+    av = load()
+    with telling(path, "read"):
+        if os.path.getsize(path) == 0:
+            raise InputError(f"{shown(path)}: the file is empty (0 bytes)")
+        with av.open(
+            os.fspath(path), container_options={"fflags": "+genpts"}, metadata_errors="replace"
+        ) as container:
+            yield container
+
+
+@contextlib.contextmanager
+def telling(path: str | os.PathLike[str], done: str) -> Iterator[None]:
+    """Turn errors of PyAV and of the system into InputError with the name of the file being `done` ("read")."""
+    av = load()
+    try:
+        yield
+    except av.error.InvalidDataError as error:
+        raise InputError(
+            f"{shown(path)}: cannot be {done} as a video: it is damaged, truncated or something else "
+            f"({_reason(error)})"
+        ) from error
+    except (OSError, av.error.FFmpegError) as error:
+        raise InputError(f"{shown(path)}: cannot be {done}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """What FFmpeg logged last about it, else what the system says."""
+    log = getattr(error, "log", None)
+    if log:
+        return log[2].strip()
+    return reason(error) if isinstance(error, OSError) else getattr(error, "strerror", None) or str(error)
