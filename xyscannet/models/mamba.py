@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xyscannet.ops.linear import linear_channels_last
 from xyscannet.ops.mixer import mamba_mixer
+from xyscannet.ops.mixer.reference import scan_inputs
 
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 0.1, 1e-4
 
@@ -65,3 +67,16 @@ class Mamba(nn.Module):
         A = -torch.exp(self.A_log.float())  # (E, N)
         projections = self.x_proj.weight, self.dt_proj.weight, self.dt_proj.bias
         return mamba_mixer(xz, taps, bias, *projections, A, self.D, directions)
+
+    def steps(self, x: Tensor, directions: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+        """How the state moves at each step of a forward with these arguments, to be looked at.
+
+        Returns delta (B, H, W, K, E), after bias and softplus, float32 (float64 for float64), and A (E, N), float32.
+        exp(delta A) is the part of the state that outlives a step, delta B u what the step adds to it.
+        """
+        u = linear_channels_last(x, self.in_proj.weight).chunk(2, dim=-1)[0]  # (B, H, W, K, E)
+        taps, bias = self.conv1d.weight[:, 0], self.conv1d.bias
+        projections = self.x_proj.weight, self.dt_proj.weight
+        delta = scan_inputs(u, taps, bias, *projections, self.d_state, directions)[1]
+        delta = delta if delta.dtype == torch.float64 else delta.float()
+        return F.softplus(delta + self.dt_proj.bias), -torch.exp(self.A_log.float())

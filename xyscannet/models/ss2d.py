@@ -54,19 +54,39 @@ class SS2D(nn.Module):
     def _scan(self, x: Tensor) -> Tensor:
         """(B, E, H, W) -> (B, E, H, W), the sum of the four scans."""
         height, width = x.shape[2:]
-        rows = x.permute(0, 2, 3, 1).flatten(1, 2)  # (B, L, E), L = H * W
-        columns = x.permute(0, 3, 2, 1).flatten(1, 2)
-        u = torch.stack([rows, columns, rows, columns], dim=2)  # (B, L, 4, E)
-        dbc = _each(u, self.x_proj_weight)  # (B, L, 4, dt_rank + 2N)
-        dt, B, C = dbc.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        delta = _each(dt, self.dt_projs_weight)  # (B, L, 4, E)
-        u, delta, B, C = (each.unsqueeze(1) for each in (u, delta, B, C))  # an image one row high
+        u, delta, B, C = (each.unsqueeze(1) for each in self._scan_inputs(x))  # an image one row high
         A = -torch.exp(self.A_logs.float())  # (4, E, N)
         y = slice_scan(u, delta, A, B, C, self.Ds, None, self.dt_projs_bias, True, DIRECTIONS)
         rows, columns = (y[:, 0, :, 0::2].sum(2), y[:, 0, :, 1::2].sum(2))  # (B, L, E) each
         rows = rows.unflatten(1, (height, width))
         columns = columns.unflatten(1, (width, height)).transpose(1, 2)
         return (rows + columns).permute(0, 3, 1, 2)
+
+    def _scan_inputs(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """x (B, E, H, W) as four sequences (B, L, 4, E), delta before its bias and softplus, B and C (B, L, 4, N)."""
+        rows = x.permute(0, 2, 3, 1).flatten(1, 2)  # (B, L, E), L = H * W
+        columns = x.permute(0, 3, 2, 1).flatten(1, 2)
+        u = torch.stack([rows, columns, rows, columns], dim=2)  # (B, L, 4, E)
+        dbc = _each(u, self.x_proj_weight)  # (B, L, 4, dt_rank + 2N)
+        dt, B, C = dbc.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        return u, _each(dt, self.dt_projs_weight), B, C
+
+    def steps(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """How the state moves at each pixel of a forward of x (B, C, H, W), to be looked at; see `Mamba.steps`.
+
+        Returns delta (B, H, W, 4, E) in the order rows, columns, rows backwards, columns backwards, and A (4, E, N).
+        """
+        height, width = x.shape[2:]
+        features = self.in_proj(x).chunk(2, dim=1)[0]
+        delta = self._scan_inputs(F.silu(self.conv2d(features)))[1]  # (B, L, 4, E)
+        delta = delta if delta.dtype == torch.float64 else delta.float()
+        rows, columns = (
+            F.softplus(delta + self.dt_projs_bias).unflatten(2, (2, 2)).unbind(3)
+        )  # (B, L, 2, E) each
+        rows = rows.unflatten(1, (height, width))
+        columns = columns.unflatten(1, (width, height)).transpose(1, 2)
+        delta = torch.stack([rows, columns], dim=4).flatten(3, 4)  # (B, H, W, 4, E)
+        return delta, -torch.exp(self.A_logs.float())
 
 
 def _each(x: Tensor, weights: Tensor) -> Tensor:
