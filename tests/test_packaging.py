@@ -26,7 +26,7 @@ CORE = {
     "pydantic",
     "pyyaml",
 }
-EXTRAS = {"metrics", "train", "video", "peers", "cuda", "test"}
+EXTRAS = {"metrics", "train", "video", "peers", "figures", "cuda", "test"}
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +70,12 @@ def test_wheel_metadata(wheel):
         {"torchvision", "pyiqa", "lpips"}
     )
     assert set(re.findall(r"^Provides-Extra: (.+)$", text, re.MULTILINE)) == EXTRAS
+
+
+def test_messages_name_extras_that_exist():
+    for path in [*ROOT.glob("xyscannet/**/*.py"), *ROOT.glob("xyscan_cli/**/*.py"), ROOT / "README.md"]:
+        named = re.findall(r"xyscannet\[(\w+)\]", path.read_text(encoding="utf-8"))
+        assert set(named) <= EXTRAS, path
 
 
 def test_the_installed_package_is_whole():

@@ -43,16 +43,22 @@ class Case:
     train: bool = False
 
 
-def load(name_or_file: str, device: torch.device | str = "cpu") -> tuple[XYScanNet, str]:
+def load(
+    name_or_file: str, device: torch.device | str = "cpu", *, random: bool = False
+) -> tuple[XYScanNet, str]:
     """The network, and where its weights are from: the file's name, or "random" for a name without weights.
+
+    `random` gives any network random weights, a file's too.
 
     Random weights come from a fixed seed, the last layer's too, which is zero in a network that begins training;
     it is scaled so that the residual is as large as blur makes it (RMS 0.05).
     """
-    if name_or_file in zoo.names() and zoo.info(name_or_file).weights is None:
+    named = name_or_file in zoo.names()
+    if random or (named and zoo.info(name_or_file).weights is None):
+        config = zoo.info(name_or_file).config if named else checkpoint.load_model(name_or_file).config
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(SEED)
-            model = zoo.build(name_or_file)
+            model = zoo.build(config)
             torch.nn.init.normal_(model.output.weight)
             model.eval().requires_grad_(False)
             model.output.weight *= 0.05 / model.residual(torch.rand(1, 3, 32, 32)).std()

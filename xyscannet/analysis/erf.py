@@ -80,7 +80,7 @@ def areas(field: np.ndarray, shares: Sequence[float] = SHARES) -> list[Area]:
     for share in shares:
         # the last sum is the total up to rounding, which must not push a share of 1 over the edge
         half = min(int(np.searchsorted(held, share * held[-1] * (1 - 1e-12))), len(held) - 1)
-        inside = np.count_nonzero(ring <= half)
+        inside = int(np.count_nonzero(ring <= half))
         found.append(Area(share, 2 * half + 1, inside / field.size))
     return found
 

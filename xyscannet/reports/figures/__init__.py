@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xyscannet.errors import ConfigError, InputError
+from xyscannet.errors import ConfigError
 from xyscannet.reports.figures import canvas
 from xyscannet.reports.figures.charts import histograms, radar, radar_metrics
 from xyscannet.reports.figures.qualitative import Box, Sample, pick_crops, qualitative_grid
@@ -48,27 +48,23 @@ def write_all(
     """
     if len({evaluation.dataset for evaluation in evaluations}) != 1:
         raise ConfigError("figures are of evaluations of one set")
-    folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as failure:
-        raise InputError(f"{folder}: cannot be written: {failure.strerror or failure}") from None
+    folder = canvas.folder_of(folder)
     command = evaluations[-1].command
     makers = {
         "qualitative": lambda paths: qualitative_grid(paths, samples(evaluations, read), command=command),
         "radar": lambda paths: radar(paths, evaluations),
         "histograms": lambda paths: histograms(paths, evaluations),
     }
-    written, captions = [], []
+    written: list[Path] = []
+    captions: dict[str, str] = {}
     for stem, make in makers.items():
         paths = [folder / f"{stem}{suffix}" for suffix in suffixes]
         try:
-            captions.append(canvas.wrapped(stem, make(paths)))
+            captions[stem] = make(paths)
             written += paths
         except ConfigError as reason:
-            captions.append(canvas.wrapped(stem, f"Not drawn: {reason}."))
-    canvas.put(folder / "captions.txt", "\n".join(captions).encode())
-    return [*written, folder / "captions.txt"]
+            captions[stem] = f"Not drawn: {reason}."
+    return [*written, canvas.write_captions(folder, captions)]
 
 
 def samples(

@@ -6,7 +6,7 @@ import io
 import os
 import tempfile
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -91,6 +91,23 @@ def put(path: Path, data: bytes) -> None:
         os.replace(file.name, path)
     except OSError as failure:
         raise InputError(f"{path}: cannot be written: {failure.strerror or failure}") from None
+
+
+def folder_of(folder: Path | str) -> Path:
+    """The folder for figures, made where it is not there. Raises InputError."""
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as failure:
+        raise InputError(f"{folder}: cannot be written: {failure.strerror or failure}") from None
+    return folder
+
+
+def write_captions(folder: Path, captions: Mapping[str, str]) -> Path:
+    """Write `captions.txt`: of each figure its file's stem and its caption. Raises InputError."""
+    path = folder / "captions.txt"
+    put(path, "\n".join(wrapped(stem, caption) for stem, caption in captions.items()).encode())
+    return path
 
 
 def style(index: int) -> tuple[str, object, str]:

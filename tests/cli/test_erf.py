@@ -1,0 +1,91 @@
+"""`xyscan erf`: the table, the records, the figures, and what it refuses."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from xyscan_cli.app import app
+
+SIZE = ["--size", 16, "--inputs", 3]
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("a.png", "b.png"):
+        pixels = np.random.default_rng(len(name)).integers(0, 255, (20, 24, 3), dtype=np.uint8)
+        cv2.imwrite(str(folder / name), pixels)
+    return folder
+
+
+def run(*arguments: object, code: int = 0):
+    result = CliRunner().invoke(app, ["erf", "--device", "cpu", *[str(argument) for argument in arguments]])
+    assert result.exit_code == code, result.output
+    return result
+
+
+def test_table_and_files(tiny_weights, photos, tmp_path):
+    record, table = tmp_path / "a.json", tmp_path / "a.csv"
+    result = run(photos, "--models", tiny_weights, "--scanners", *SIZE, "--json", record, "--csv", table)
+    lines = result.stdout.splitlines()
+    assert lines[0].split()[:4] == ["network", "weights", "part", "inputs"] and len(lines) == 5
+    assert all(line.split()[:2] == ["tiny", "tiny.safetensors"] for line in lines[1:])
+    records = [json.loads(line) for line in record.read_text().splitlines()]
+    parts = ["residual", *(f"decoder_level1.0: {part}" for part in ("intra", "inter", "block"))]
+    assert [each["part"] for each in records] == parts
+    for each in records:
+        assert each["inputs"] == 3 and each["size"] == [16, 16] and 0 < each["reached"] <= 1
+        ratios = [area["ratio"] for area in each["areas"]]
+        assert [area["share"] for area in each["areas"]] == [0.2, 0.3, 0.5, 0.99] and ratios == sorted(ratios)
+    with table.open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 16 and float(rows[3]["ratio"]) == records[0]["areas"][3]["ratio"]
+
+
+def test_networks_side_by_side_and_their_figures(tiny_weights, photos, tmp_path):
+    out, other = tmp_path / "figures", shutil.copy(tiny_weights, tmp_path / "other.safetensors")
+    arguments = [photos, "--models", f"{tiny_weights},{other}", "--random", "--scanners", *SIZE]
+    result = run(*arguments, "--figures", out, "--json", "-")
+    records = [json.loads(line) for line in result.stdout.splitlines()]
+    assert {each["model"] for each in records} == {str(tiny_weights), str(other)}
+    assert {each["weights"] for each in records} == {"random"}
+    names = [f"{stem}.{suffix}" for stem in ("erf", "scanners") for suffix in ("pdf", "png")]
+    assert sorted(path.name for path in out.iterdir()) == sorted([*names, "captions.txt"])
+    captions = " ".join((out / "captions.txt").read_text().split())
+    assert "tiny (random weights), other (random weights): the absolute gradient" in captions
+    assert captions.count("Made with: xyscan") == 2
+
+
+def test_a_photograph_that_is_too_small_is_told_and_the_others_are_used(tiny_weights, photos):
+    cv2.imwrite(str(photos / "c.png"), np.zeros((8, 8, 3), np.uint8))
+    result = run(photos, "--models", tiny_weights, *SIZE, code=1)
+    assert "c.png" in result.stderr and "fewer than a crop" in result.stderr
+    assert result.stdout.splitlines()[1].split()[3] == "2"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--at", "patch_embd"], "did you mean 'patch_embed'"),
+        (["--scanners", "--block", "decoder_level2.7"], "is no decoder block"),
+        (["--block", "decoder_level1.0"], "--block names the block of --scanners"),
+        (["--models", "xyscanet-s"], "xyscannet-s"),
+        (["--csv", "absent/a.csv"], "its folder does not exist"),
+    ],
+)
+def test_what_is_refused(tiny_weights, photos, arguments, message):
+    models = [] if "--models" in arguments else ["--models", tiny_weights]
+    assert message in run(photos, *models, *SIZE, *arguments, code=2).stderr
+
+
+def test_the_example_photographs_are_the_default(tiny_weights, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "no folder examples/ here" in run("--models", tiny_weights, code=2).stderr
