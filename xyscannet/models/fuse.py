@@ -26,11 +26,8 @@ _LAST = {KLFF: "conv_out", AFF: "conv2"}
 class FusedIntraScanner(IntraScanner):
     """`IntraScanner` whose conv_out takes the mixer's inner channels, (B, 2E, H, W), at once."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.conv_in(x).permute(0, 2, 3, 1)  # (B, H, W, C)
-        branches = x.unflatten(-1, (2, -1))  # (B, H, W, 2, C/2)
-        y = self.mix(branches, ("x", "y"), self.mamba.inner).flatten(-2)  # (B, H, W, 2E)
-        return self.conv_out(y.permute(0, 3, 1, 2))
+    def mixer(self, x: Tensor, directions: tuple[str, ...]) -> Tensor:
+        return self.mamba.inner(x, directions)
 
 
 class Sum(nn.Module):

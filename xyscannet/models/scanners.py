@@ -6,9 +6,8 @@ Inter-Scanner; the second half the other way. Both halves share one mixer.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xyscannet.models.layers import pointwise
@@ -42,14 +41,16 @@ class Scanner(nn.Module):
         self.mamba = Mamba(channels // 2, d_state, d_conv, expand)
         self.conv_out = pointwise(channels, channels)
 
-    def mix(self, x: Tensor, directions: tuple[str, ...], mixer: Callable | None = None) -> Tensor:
+    def mix(self, x: Tensor, directions: tuple[str, ...]) -> Tensor:
         """x (B, H, W, K, C/2) through the mixer, forwards and, where asked, backwards too."""
-        mixer = mixer or self.mamba
         if not self.bidirectional:
-            return mixer(x, directions)
-        both = mixer(torch.cat([x, x], dim=3), directions + tuple(f"-{d}" for d in directions))
+            return self.mixer(x, directions)
+        both = self.mixer(torch.cat([x, x], dim=3), directions + tuple(f"-{d}" for d in directions))
         forwards, backwards = both.chunk(2, dim=3)
         return forwards + backwards
+
+    def mixer(self, x: Tensor, directions: tuple[str, ...]) -> Tensor:
+        return self.mamba(x, directions)
 
 
 class IntraScanner(Scanner):
@@ -60,6 +61,18 @@ class IntraScanner(Scanner):
         branches = x.unflatten(-1, (2, -1))  # (B, H, W, 2, C/2)
         y = self.mix(branches, ("x", "y")).flatten(-2)  # (B, H, W, C)
         return self.conv_out(y.permute(0, 3, 1, 2))
+
+    def rows(self, x: Tensor) -> Tensor:
+        """The first branch alone, before conv_out: (B, C, H, W) -> (B, C/2, H, W)."""
+        return self._branch(x, 0, "x")
+
+    def columns(self, x: Tensor) -> Tensor:
+        """The second branch alone."""
+        return self._branch(x, 1, "y")
+
+    def _branch(self, x: Tensor, half: int, direction: str) -> Tensor:
+        x = F.conv2d(x, self.conv_in.weight.chunk(2)[half]).permute(0, 2, 3, 1)  # (B, H, W, C/2)
+        return self.mix(x.unsqueeze(3), (direction,)).squeeze(3).permute(0, 3, 1, 2)
 
 
 class InterScanner(Scanner):
@@ -73,9 +86,12 @@ class InterScanner(Scanner):
         rows, columns = x.chunk(2, dim=1)
         down = rows.mean(3).transpose(1, 2)  # (B, H, C/2)
         across = columns.mean(2).transpose(1, 2)  # (B, W, C/2)
-        return self.conv_out(line_gate(x, self._scan(down), self._scan(across)))
+        return self.gated(x, self.scan(down), self.scan(across))
 
-    def _scan(self, sequence: Tensor) -> Tensor:
+    def gated(self, x: Tensor, down: Tensor, across: Tensor) -> Tensor:
+        return self.conv_out(line_gate(x, down, across))
+
+    def scan(self, sequence: Tensor) -> Tensor:
         """(B, L, C/2) -> (B, L, C/2)."""
         return self.mix(sequence[:, None, :, None, :], ("x",))[:, 0, :, 0]
 

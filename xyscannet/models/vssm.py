@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xyscannet.models.layers import depthwise, pointwise
@@ -29,5 +30,17 @@ class VSSM(nn.Module):
         self.proj_out = pointwise(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        features, gate = depthwise_conv(self.proj_in(x), self.dwconv.weight).chunk(2, dim=1)  # (B, C, H, W)
-        return self.proj_out(silu_mul(gate, self.scanner(features)))
+        features, gate = self.split(x)
+        return self.merge(self.scanner(features), gate)
+
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """F and Y, (B, C, H, W) each."""
+        return depthwise_conv(self.proj_in(x), self.dwconv.weight).chunk(2, dim=1)
+
+    def features(self, x: Tensor) -> Tensor:
+        """F alone."""
+        proj_in, dwconv = (conv.weight.chunk(2)[0] for conv in (self.proj_in, self.dwconv))
+        return depthwise_conv(F.conv2d(x, proj_in), dwconv)
+
+    def merge(self, scanned: Tensor, gate: Tensor) -> Tensor:
+        return self.proj_out(silu_mul(gate, scanned))
