@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from xyscannet.errors import ConfigError, InputError
 from xyscannet.inference.plan import ImagePlan, mebibytes, plan_image, spans
 from xyscannet.inference.precision import arithmetic
+from xyscannet.models.xyscannet import block_shares
 
 logger = logging.getLogger("xyscannet.inference")
 
@@ -192,10 +193,9 @@ def _watched(
     if progress is None:
         yield
         return
-    shares = _shares(model)
     done = 0.0
     hooks = []
-    for block, share in shares:
+    for block, share in block_shares(model):
 
         def after(*_: object, share: float = share) -> None:
             nonlocal done
@@ -209,21 +209,6 @@ def _watched(
         for hook in hooks:
             hook.remove()
     progress((turn + 1) / turns)
-
-
-def _shares(model: nn.Module) -> list[tuple[nn.Module, float]]:
-    """The blocks of the three levels, and the share of a pass's time that each takes.
-
-    Time goes with memory traffic, channels x pixels, which halves from level to level; a decoder block takes
-    about five times as long as an encoder block.
-    """
-    found = []
-    for side, factor in (("encoder", 1.0), ("decoder", 5.0)):
-        for level in (1, 2, 3):
-            blocks = getattr(model, f"{side}_level{level}", ())
-            found += [(block, factor * 0.5**level) for block in blocks]
-    total = sum(share for _, share in found)
-    return [(block, share / total) for block, share in found]
 
 
 def _report(progress: Callable[[float], None], done: int, count: int, share: float) -> None:

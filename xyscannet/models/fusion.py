@@ -31,9 +31,15 @@ class KLFF(nn.Module):
         self.conv_out = pointwise(2 * channels, channels)
 
     def forward(self, current: Tensor, first: Tensor, second: Tensor) -> Tensor:
-        x = self.conv(current)  # (B, C, H, W)
-        n1, n2 = self._project(self.conv_n1, first, x), self._project(self.conv_n2, second, x)
-        fused = kl_gated_sum(x, n1, n2, self.gate)  # (B, C, H, W)
+        x, n1, n2 = self.project(current, first, second)
+        return self.merge(x, kl_gated_sum(x, n1, n2, self.gate))
+
+    def project(self, current: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x' (B, C, H, W), n1' and n2' (B, C, H, W or smaller)."""
+        x = self.conv(current)
+        return x, self._project(self.conv_n1, first, x), self._project(self.conv_n2, second, x)
+
+    def merge(self, x: Tensor, fused: Tensor) -> Tensor:
         return self.conv_out(torch.cat([x, fused], dim=1))
 
     @staticmethod

@@ -19,9 +19,11 @@ from xyscannet.models.fusion import KLFF
 from xyscannet.models.layers import LayerNorm2d
 from xyscannet.models.scanners import IntraScanner
 from xyscannet.models.vssm import VSSM
-from xyscannet.models.xyscannet import DecoderBlock, EncoderBlock, XYScanNet, pad_to_multiple
+from xyscannet.models.xyscannet import XYScanNet, block_shares, pad_to_multiple
+from xyscannet.ops.kl_gate.reference import kl_divergence, resize_nearest
 
 ELEMENTS = 2**20  # channels x pixels of a strip
+_PASSES = 6  # over the map in a decoder block
 ROWS, COLUMNS = 2, 3  # dimensions of (B, C, H, W) that are cut
 
 
@@ -76,9 +78,11 @@ class Strips(nn.Module):
         if "ss2d" in network.config.scanners:
             raise ConfigError("a network that scans a map as one sequence (ss2d) does not run in strips")
         self.network, self.elements, self.progress = network, elements, progress
+        self._done = self._pass = 0.0
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
+        self._done, self._shares = 0.0, {block: share / len(x) for block, share in block_shares(self.network)}
         return torch.cat([self._image(image) for image in x.split(1)])
 
     def _image(self, x: Tensor) -> Tensor:
@@ -107,15 +111,19 @@ class Strips(nn.Module):
 
     def encoder(self, level: nn.Sequential, x: Tensor) -> Tensor:
         for block in level:
+            self._pass = self._shares[block]
             self.sweep(block, x, out=x, halo=2)
+            self._pass = 0.0
         return x
 
     def decoder(self, level: nn.Sequential, x: Tensor) -> Tensor:
         for block in level:
+            self._pass = self._shares[block] / _PASSES
             self.vssm(block.norm1_ssm, block.vssm1, x)
             self.sweep(lambda x, block=block: x + block.ffn1(block.norm1_ffn(x)), x, out=x, halo=1)
             self.vssm(block.norm2_ssm, block.vssm2, x)
             self.sweep(lambda x, block=block: x + block.ffn2(block.norm2_ffn(x)), x, out=x, halo=1)
+            self._pass = 0.0
         return x
 
     def vssm(self, norm: LayerNorm2d, vssm: VSSM, x: Tensor) -> None:
@@ -139,10 +147,11 @@ class Strips(nn.Module):
         """The means of rows and columns first."""
         scanner = vssm.scanner
         down, across = [], 0.0
+        real = torch.promote_types(x.dtype, torch.float32)
         for strip in self.strips(x, halo=1):
             rows, columns = strip.crop(scanner.conv_in(vssm.features(norm(strip.window(x))))).chunk(2, dim=1)
             down.append(rows.mean(3))  # (1, C/2, h)
-            across = across + columns.sum(2, dtype=torch.float32)  # (1, C/2, W)
+            across = across + columns.sum(2, dtype=real)  # (1, C/2, W)
         down = scanner.scan(torch.cat(down, dim=2).transpose(1, 2))  # (1, H, C/2)
         across = scanner.scan((across / x.shape[2]).to(down.dtype).transpose(1, 2))  # (1, W, C/2)
 
@@ -153,9 +162,26 @@ class Strips(nn.Module):
         self.sweep(add, x, down.transpose(1, 2)[..., None], out=x, halo=1)
 
     def fusion(self, fusion: nn.Module, *maps: Tensor, out: Tensor | None = None) -> Tensor:
-        if isinstance(fusion, KLFF) and fusion.gate == "mean":
-            pass
-        return self.sweep(fusion, *maps, out=out, halo=1)
+        if not (isinstance(fusion, KLFF) and fusion.gate == "mean"):
+            return self.sweep(fusion, *maps, out=out, halo=1)
+        first, second = self.mean_gates(fusion, *maps)
+
+        def gated(*maps: Tensor) -> Tensor:
+            x, n1, n2 = fusion.project(*maps)
+            fused = first * resize_nearest(n1, x) + second * resize_nearest(n2, x)
+            return fusion.merge(x, fused.to(x.dtype))
+
+        return self.sweep(gated, *maps, out=out)
+
+    def mean_gates(self, fusion: KLFF, *maps: Tensor) -> Tensor:
+        """KLFF's two gates of the whole image, (2,) in float32 (float64 for float64)."""
+        total = torch.zeros(2, dtype=torch.float64, device=maps[0].device)
+        real = torch.promote_types(maps[0].dtype, torch.float32)
+        for strip in self.strips(*maps):
+            x, n1, n2 = fusion.project(*map(strip.window, maps))
+            for i, other in enumerate((n1, n2)):
+                total[i] += kl_divergence(resize_nearest(other, x).to(real), x.to(real)).sum()
+        return torch.sigmoid(total / (fusion.conv.out_channels * maps[0][0, 0].numel())).to(real)
 
     def sweep(
         self,
@@ -187,8 +213,12 @@ class Strips(nn.Module):
         return out
 
     def strips(self, *maps: Tensor, unit: int = 1, halo: int = 0, dim: int = ROWS) -> Iterator[_Strip]:
+        """The strips of a sweep, none smaller than its halo but the last."""
         count = min(x.shape[dim] for x in maps) // unit
-        size = max(1, self.elements * count // max(x[0].numel() for x in maps))
+        size = max(1, halo, self.elements * count // max(x[0].numel() for x in maps))
         for first in range(0, count, size):
             last = min(first + size, count)
             yield _Strip(dim, count, max(first - halo, 0), first, last, min(last + halo, count))
+            if self._pass:
+                self._done += self._pass * (last - first) / count
+                self.progress(min(self._done, 1.0))

@@ -148,3 +148,18 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     if below:
         x = F.pad(x, (0, 0, 0, below), mode="reflect" if below < height else "replicate")
     return x
+
+
+def block_shares(model: nn.Module) -> list[tuple[nn.Module, float]]:
+    """The blocks of the three levels, and the share of a pass's time that each takes.
+
+    Time goes with memory traffic, channels x pixels, which halves from level to level; a decoder block takes
+    about five times as long as an encoder block.
+    """
+    found = []
+    for side, factor in (("encoder", 1.0), ("decoder", 5.0)):
+        for level in (1, 2, 3):
+            blocks = getattr(model, f"{side}_level{level}", ())
+            found += [(block, factor * 0.5**level) for block in blocks]
+    total = sum(share for _, share in found)
+    return [(block, share / total) for block, share in found]

@@ -14,13 +14,18 @@ def resize_nearest(x: Tensor, like: Tensor) -> Tensor:
     return F.interpolate(x, size=like.shape[2:], mode="nearest")
 
 
+def kl_divergence(other: Tensor, current: Tensor) -> Tensor:
+    """KL(other, current) of every element, see `kl_gate`."""
+    return torch.sigmoid(current) * (F.logsigmoid(current) - F.logsigmoid(other))
+
+
 def kl_gate(other: Tensor, current: Tensor, gate: str) -> Tensor:
     """sigmoid(KL(other, current)) with KL = p (log p - log q), p = sigmoid(current), q = sigmoid(other) (Eq. 6).
 
     Both (B, C, H, W). `gate="element"` gives an attention value for each element; `gate="mean"` averages the
     divergence over each image first and gives (B, 1, 1, 1).
     """
-    divergence = torch.sigmoid(current) * (F.logsigmoid(current) - F.logsigmoid(other))
+    divergence = kl_divergence(other, current)
     if gate == "mean":
         divergence = divergence.mean(dim=(1, 2, 3), keepdim=True)
     return torch.sigmoid(divergence)
