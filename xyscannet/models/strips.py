@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from xyscannet.errors import ConfigError
-from xyscannet.models.fusion import KLFF
+from xyscannet.models.fusion import AFF, KLFF
 from xyscannet.models.layers import LayerNorm2d
 from xyscannet.models.scanners import IntraScanner
 from xyscannet.models.vssm import VSSM
@@ -23,6 +23,7 @@ from xyscannet.models.xyscannet import XYScanNet, block_shares, pad_to_multiple
 from xyscannet.ops.kl_gate.reference import kl_divergence, resize_nearest
 
 ELEMENTS = 2**20  # channels x pixels of a strip
+LEAST = 16  # times its halo
 _PASSES = 6  # over the map in a decoder block
 ROWS, COLUMNS = 2, 3  # dimensions of (B, C, H, W) that are cut
 
@@ -61,7 +62,8 @@ class Strips(nn.Module):
 
     Args:
         network: in eval mode, with scanners "intra" and "inter".
-        elements: channels x pixels of a strip, halo aside. Memory beside the maps grows with it.
+        elements: channels x pixels of a strip, its halo aside. Memory beside the maps grows with it.
+        least: a strip is at least so many times its halo, however wide, which bounds what is computed twice.
         progress: called with the share of a forward that is done.
 
     Raises:
@@ -72,12 +74,13 @@ class Strips(nn.Module):
         self,
         network: XYScanNet,
         elements: int = ELEMENTS,
+        least: int = LEAST,
         progress: Callable[[float], None] = lambda share: None,
     ) -> None:
         super().__init__()
         if "ss2d" in network.config.scanners:
             raise ConfigError("a network that scans a map as one sequence (ss2d) does not run in strips")
-        self.network, self.elements, self.progress = network, elements, progress
+        self.network, self.elements, self.least, self.progress = network, elements, least, progress
         self._done = self._pass = 0.0
 
     @torch.no_grad()
@@ -90,7 +93,9 @@ class Strips(nn.Module):
         network, sweep = self.network, self.sweep
         image = pad_to_multiple(x, network.config.size_multiple)  # (1, 3, H, W)
 
-        x1 = self.encoder(network.encoder_level1, sweep(lambda x: network.patch_embed(x - 0.5), image, halo=1))
+        x1 = self.encoder(
+            network.encoder_level1, sweep(lambda x: network.patch_embed(x - 0.5), image, halo=1)
+        )
         x2 = self.encoder(network.encoder_level2, sweep(network.down1_2, x1, unit=2, halo=1))
         x3 = self.encoder(network.encoder_level3, sweep(network.down2_3, x2, unit=2, halo=1))
 
@@ -157,13 +162,15 @@ class Strips(nn.Module):
 
         def add(x: Tensor, down: Tensor) -> Tensor:
             features, gate = vssm.split(norm(x))
-            return x + vssm.merge(scanner.gated(scanner.conv_in(features), down[..., 0].transpose(1, 2), across), gate)
+            return x + vssm.merge(
+                scanner.gated(scanner.conv_in(features), down[..., 0].transpose(1, 2), across), gate
+            )
 
         self.sweep(add, x, down.transpose(1, 2)[..., None], out=x, halo=1)
 
     def fusion(self, fusion: nn.Module, *maps: Tensor, out: Tensor | None = None) -> Tensor:
         if not (isinstance(fusion, KLFF) and fusion.gate == "mean"):
-            return self.sweep(fusion, *maps, out=out, halo=1)
+            return self.sweep(fusion, *maps, out=out, halo=int(isinstance(fusion, AFF)))
         first, second = self.mean_gates(fusion, *maps)
 
         def gated(*maps: Tensor) -> Tensor:
@@ -215,7 +222,7 @@ class Strips(nn.Module):
     def strips(self, *maps: Tensor, unit: int = 1, halo: int = 0, dim: int = ROWS) -> Iterator[_Strip]:
         """The strips of a sweep, none smaller than its halo but the last."""
         count = min(x.shape[dim] for x in maps) // unit
-        size = max(1, halo, self.elements * count // max(x[0].numel() for x in maps))
+        size = max(1, self.least * halo, self.elements * count // max(x[0].numel() for x in maps))
         for first in range(0, count, size):
             last = min(first + size, count)
             yield _Strip(dim, count, max(first - halo, 0), first, last, min(last + halo, count))
