@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+import xyscannet
 from xyscannet.errors import ConfigError
 from xyscannet.training.config import TrainConfig
 
@@ -52,7 +53,11 @@ class RunFolder:
             "command": command,
             "step": step,
             "seed": config.seed,
-            "versions": {"python": platform.python_version(), "torch": torch.__version__},
+            "versions": {
+                "xyscannet": xyscannet.__version__,
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+            },
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
             "processes": processes,
             "threads": torch.get_num_threads(),
