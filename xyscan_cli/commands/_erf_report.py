@@ -31,11 +31,17 @@ class Measured:
 
     @property
     def label(self) -> str:
-        return re.sub(r"\.(safetensors|pth)$", "", Path(self.model).name)
+        return label(self.model)
 
-    @property
-    def how(self) -> str:
-        return "random weights" if self.weights == "random" else f"weights {self.weights}"
+
+def label(model: str) -> str:
+    """A network's name, or its file's without folder and suffix."""
+    return re.sub(r"\.(safetensors|pth)$", "", Path(model).name)
+
+
+def how(weights: str) -> str:
+    """Where weights are from, for people."""
+    return "random weights" if weights == "random" else f"weights {weights}"
 
 
 def check_outputs(*paths: Path | None) -> None:
@@ -114,7 +120,12 @@ def draw(folder: Path, results: Sequence[Measured], command: str) -> None:
         )
         what += "crops of photographs"
         fields = [
-            Field(title, each.field.map, [(a.share, a.side, a.ratio) for a in each.field.areas()], each.how)
+            Field(
+                title,
+                each.field.map,
+                [(a.share, a.side, a.ratio) for a in each.field.areas()],
+                how(each.weights),
+            )
             for title, each in zip(titles, chosen, strict=True)
         ]
         paths = [folder / f"{stem}{suffix}" for suffix in SUFFIXES]

@@ -22,7 +22,8 @@ COLOURS = "magma_r"  # darker is more, in grey too; white is left for what is no
 MOST_DECADES = 12
 _SQUARES = (":", "-.", "--", "-")
 _ACROSS = 4  # panels in a row
-_TEXT = 0.62  # inches beneath a panel
+_TEXT = 0.56  # inches beneath a panel
+_SMALLEST = 1 / 16  # of the width: squares that are smaller would cover what they show
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +64,7 @@ def receptive_fields(
     down = -(-len(fields) // across)
     side = min((canvas.WIDTH - 0.1) / across, 2.6)
     row = side * max(f.map.shape[0] / f.map.shape[1] for f in fields) + 0.34 + _TEXT
-    with canvas.page(max(side * across + 0.1, 3.4), row * down + 0.5) as figure:
+    with canvas.page(max(side * across + 0.1, 3.4), row * down + 0.4) as figure:
         width, height = figure.get_size_inches()
         start = (width - side * across) / 2
         for index, field in enumerate(fields):
@@ -79,7 +80,8 @@ def receptive_fields(
     return (
         f"Effective receptive fields of {', '.join(_full(field) for field in fields)}: {what}, each over its largest "
         f"value, on a logarithmic scale. Darker is more; white is exactly zero. Squares hold {shares} of the sum; "
-        "beneath are their areas over the whole." + (f" Made with: {command}" if command else "")
+        "beneath are their areas over the whole. Squares too small to be seen are not drawn."
+        + (f" Made with: {command}" if command else "")
     )
 
 
@@ -102,7 +104,7 @@ def _field(axes: Axes, field: Field, low: int) -> AxesImage:
     axes.set(xticks=[], yticks=[])
     height, width = field.map.shape
     for index, (_, side, ratio) in enumerate(field.squares):
-        if ratio < 1:
+        if ratio < 1 and side >= _SMALLEST * width:
             corner = (width // 2 - side / 2, height // 2 - side / 2)
             for colour, thick in (("white", 1.6), ("black", 0.7)):
                 line = _SQUARES[index % len(_SQUARES)] if colour == "black" else "-"
@@ -134,7 +136,7 @@ def _percent(ratio: float) -> str:
 
 def _scale(figure: Figure, drawn: AxesImage, low: int) -> None:
     width, height = figure.get_size_inches()
-    axes = figure.add_axes((0.5 - 1.3 / width, 0.34 / height, 2.6 / width, 0.07 / height))
+    axes = figure.add_axes((0.5 - 1.3 / width, 0.26 / height, 2.6 / width, 0.07 / height))
     bar = figure.colorbar(drawn, cax=axes, orientation="horizontal")
     step = max(1, -(low // 6))
     ticks = list(range(0, low - 1, -step))[::-1]

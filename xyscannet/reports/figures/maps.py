@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 COLOURS = "magma_r"  # darker is more, in grey too
-_LABEL, _TITLE, _RANGE, _GAP, _HEADING = 0.17, 0.17, 0.15, 0.05, 0.05  # inches
+_LABEL, _TITLE, _RANGE, _GAP, _HEADING = 0.27, 0.17, 0.15, 0.05, 0.05  # inches
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,8 +28,8 @@ class Panel:
         values: (H, W, 3) uint8, a photograph; (H, W), a map; (L,), a profile of the photograph's height or width.
         signed: zero is grey, more is lighter and less darker; else darker is more.
         down: of a profile: along the height.
-        limits: what the colours, or the profile's axis, reach from and to; by default the least and greatest value,
-            of signed maps the same to both sides of zero.
+        limits: what the colours, or the profile's axis, reach from and to; by default the `span` of the map, of
+            signed ones the same to both sides of zero, and of a profile its least and greatest value.
         note: beneath it; by default its limits.
     """
 
@@ -50,7 +50,7 @@ def rows(
     """Draw labelled rows of panels of one shape, to one file or several, and return the caption.
 
     Args:
-        panels: a row's label and its panels; rows may be of different lengths.
+        panels: a row's label, of one line or several, and its panels; rows may be of different lengths.
         caption: what is shown; that darker is more is added.
         command: what made it.
 
@@ -70,9 +70,9 @@ def rows(
         top = height - _HEADING
         for (label, row), tall in zip(panels, heights, strict=True):
             inner = tall - _TITLE - _RANGE
-            text = canvas.shortened(label, int(inner * 15))
+            text = "\n".join(canvas.shortened(line, int(inner * 17)) for line in label.split("\n"))
             middle = (top - _TITLE - inner / 2) / height
-            figure.text(0.08 / width, middle, text, rotation=90, ha="center", va="center", size=6.5)
+            figure.text(0.12 / width, middle, text, rotation=90, ha="center", va="center", size=6)
             for index, panel in enumerate(row):
                 left = _LABEL + index * (wide + _GAP)
                 place = (left / width, (top - _TITLE - inner) / height, wide / width, inner / height)
@@ -132,11 +132,18 @@ def _profile(axes: Axes, panel: Panel, limits: tuple[float, float]) -> None:
         axes.set(xlim=(0, len(place)), ylim=span)
 
 
+def span(*values: np.ndarray, middle: float = 0.99) -> tuple[float, float]:
+    """From where to where the middle share of all the values lies: a few outliers leave the rest its contrast."""
+    together = np.concatenate([each.ravel() for each in values])
+    low, high = np.quantile(together, [(1 - middle) / 2, (1 + middle) / 2])
+    return float(low), float(high)
+
+
 def _limits(values: np.ndarray, signed: bool) -> tuple[float, float]:
     if signed:
-        most = float(np.abs(values).max())
+        most = span(np.abs(values), middle=0.98)[1]
         return -most, most
-    return float(values.min()), float(values.max())
+    return span(values) if values.ndim == 2 else (float(values.min()), float(values.max()))
 
 
 def _told(limits: tuple[float, float] | None) -> str:
