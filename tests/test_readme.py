@@ -14,6 +14,8 @@ import cv2
 import numpy as np
 import pytest
 
+from tests.video import clips
+
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^    (xyscan .+?)(?:\s{2,}#.*)?$", README, flags=re.MULTILINE)
@@ -33,7 +35,7 @@ def xyscan(command: str, folder: Path) -> subprocess.CompletedProcess:
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """What the README's commands expect to find: a photograph, folders of blurred and of sharp ones."""
+    """What the README's commands expect to find: a photograph, a clip, folders of blurred and of sharp ones."""
     grain = np.random.default_rng(0).integers(0, 255, (40, 40, 3), dtype=np.uint8)
     texture = cv2.resize(grain, (320, 320), interpolation=cv2.INTER_NEAREST)
     small = texture[:64, :80]
@@ -43,6 +45,7 @@ def folder(tmp_path) -> Path:
     for name in ("sharp/d.png", "sharp/e.png", "val/f.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         cv2.imwrite(str(tmp_path / name), texture)
+    clips.write(tmp_path / "clip.mp4", clips.pan(6))
     return tmp_path
 
 

@@ -251,7 +251,7 @@ class Progress:
 
     def __init__(self, total: float, unit: str, *, items: int = 0, noun: str = "images") -> None:
         self.total, self.unit, self.items, self.noun = total, unit, items, noun
-        self.done, self.finished = 0.0, 0
+        self.done, self.finished, self.detail = 0.0, 0, ""
         self._bar: Any = None
 
     def __enter__(self) -> Progress:
@@ -284,6 +284,7 @@ class Progress:
     def status(self) -> str:
         """`3/12 images, 14.2/56.0 MP, 0.52 MP/s, 1:20 left`."""
         parts = [f"{self.finished}/{self.items} {self.noun}"] if self.items else []
+        parts += [self.detail] if self.detail else []
         parts.append(f"{number(self.done)}/{number(self.total)} {self.unit}")
         if self.done > 0 and self.elapsed > 0.5:
             rate = self.done / self.elapsed
@@ -293,9 +294,11 @@ class Progress:
             ]
         return ", ".join(parts)
 
-    def update(self, done: float, *, finished: int | None = None, name: str | None = None) -> None:
-        """Set the amount done so far, the number of items finished and what is being worked on."""
-        self.done = done
+    def update(
+        self, done: float, *, finished: int | None = None, name: str | None = None, detail: str = ""
+    ) -> None:
+        """Set the amount done so far, the number of items finished, what is being worked on, and where in it."""
+        self.done, self.detail = done, detail
         self.finished = self.finished if finished is None else finished
         if self._bar is not None:
             changed = {} if name is None else {"name": _clip(shown(name))}

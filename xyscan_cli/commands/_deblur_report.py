@@ -16,7 +16,8 @@ from xyscannet.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
-    from xyscannet.inference import Jobs, Record, Settings
+    from xyscannet.inference import Job, Jobs, Record, Settings
+    from xyscannet.inference.clip_runs import ClipTimes
 
 LISTED = 5  # names shown of a long list
 
@@ -34,7 +35,6 @@ def print_plan(
     from xyscannet.inference.plan import mebibytes
 
     work = [record for record in planned if record.plan is not None]
-    megapixels = sum(record.job.pixels for record in work) / 1e6
     aside = []
     for count, what in (
         (sum(record.status == "skipped" for record in planned), "already there and skipped"),
@@ -42,10 +42,20 @@ def print_plan(
         (jobs.ignored, "other file ignored" if jobs.ignored == 1 else "other files ignored"),
     ):
         aside += [f"{count} {what}"] if count else []
-    size = f"{len(work)}, {console.number(megapixels)} MP" if work else "none to restore"
-    console.field("images", size + (f" ({', '.join(aside)})" if aside else ""))
+    others = f" ({', '.join(aside)})" if aside else ""
+    clips = [record.job for record in work if record.job.is_clip]
+    images = [record.job for record in work if not record.job.is_clip]
     if not work:
+        console.field("images", f"none to restore{others}")
         return
+    if images:
+        console.field("images", f"{len(images)}, {_megapixels(images)}{others}")
+    if clips:
+        frames = sum(job.info.frames for job in clips)
+        console.field(
+            "clips",
+            f"{len(clips)}, about {frames} frames, {_megapixels(clips)}{others if not images else ''}",
+        )
     console.field("output", f"{output}")
     console.field("network", network + (", averaged over 8 flips and rotations" if settings.ensemble else ""))
     console.field("scan", _scan_in_words(devices[0]))
@@ -70,6 +80,34 @@ def print_plan(
     need = mebibytes(largest.plan.memory_bytes)
     what = "the largest image" if largest.plan.whole else "a tile"
     console.field("memory", f"about {need} at most, for {what} of {width} x {height}")
+
+
+def noun(jobs: Sequence[Job]) -> str:
+    """What the jobs are: images, clips or both."""
+    kinds = {job.is_clip for job in jobs}
+    return "files" if len(kinds) == 2 else "clips" if True in kinds else "images"
+
+
+def frame_at_work(job: Job, share: float) -> str:
+    """Which frame of a clip is being restored; nothing for an image."""
+    frames = job.info.frames if job.is_clip and job.info else 0
+    return f"frame {min(int(share * frames) + 1, frames)}/{frames}" if frames else ""
+
+
+def _megapixels(jobs: Sequence[Job]) -> str:
+    return f"{console.number(sum(job.pixels for job in jobs) / 1e6)} MP"
+
+
+def _clip_in_words(clip: ClipTimes) -> str:
+    """`240 frames, 3.1 frames/s, the network waited 0.4 % of the time for the codec`."""
+    found = f", {clip.found} of them found restored" if clip.found else ""
+    if clip.found == clip.frames:
+        return f"{clip.frames} frames{found}"
+    rate, share = (clip.frames - clip.found) / clip.seconds, 100 * clip.waiting / clip.seconds
+    return (
+        f"{clip.frames} frames{found}, {console.number(rate)} frames/s, "
+        f"the network waited {console.number(share)} % of the time for the codec"
+    )
 
 
 def _devices_in_words(devices: Sequence[torch.device]) -> str:
@@ -105,15 +143,18 @@ def print_notes(done: Sequence[Record]) -> None:
         console.say(f"note: {note}: {', '.join(names[:LISTED])}{more}")
 
 
-def print_summary(done: Sequence[Record], count: int, seconds: float, *, interrupted: bool) -> None:
+def print_summary(done: Sequence[Record], work: Sequence[Job], seconds: float, *, interrupted: bool) -> None:
     good = [record for record in done if record.status == "done"]
-    megapixels = sum(record.job.pixels for record in good) / 1e6
     rate = ""
     if good:
+        megapixels = sum(record.job.pixels for record in good) / 1e6
         rate = f", {console.number(megapixels)} MP in {console.duration(seconds)}"
         rate += f" ({console.number(megapixels / seconds)} MP/s)"
-    console.say(f"{len(good)} of {count} images done{rate}", "bold" if not interrupted else "")
-    if interrupted and count > len(good):
+    console.say(f"{len(good)} of {len(work)} {noun(work)} done{rate}", "bold" if not interrupted else "")
+    for record in good:
+        if record.clip:
+            console.say(f"{shown(record.job.input)}: {_clip_in_words(record.clip)}")
+    if interrupted and len(work) > len(good):
         console.say("the same command with --exist skip does the rest")
 
 

@@ -1,7 +1,8 @@
-"""`xyscan deblur INPUT... OUTPUT`: deblur photographs."""
+"""`xyscan deblur INPUT... OUTPUT`: deblur photographs and clips."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 
     from xyscannet.inference import Job, Jobs, Record, Settings
     from xyscannet.models import XYScanNet
+    from xyscannet.video import ClipOptions
+
+
+CLIPS = "Clips"  # the panel of their options
 
 
 class Format(str, Enum):
@@ -37,8 +42,8 @@ def command(
         list[str],
         typer.Argument(
             metavar="INPUT... OUTPUT",
-            help="Photographs, folders (walked, their tree is mirrored) or quoted globs; last, the folder for the "
-            "results, or a file if the input is one file.",
+            help="Photographs, clips, folders (walked, their tree is mirrored) or quoted globs; last, the folder for "
+            "the results, or a file if the input is one file.",
             show_default=False,
         ),
     ],
@@ -71,6 +76,53 @@ def command(
     strip_metadata: Annotated[
         bool, typer.Option("--strip-metadata", help="Leave out EXIF, XMP and other metadata.")
     ] = False,
+    codec: Annotated[
+        str | None,
+        typer.Option(
+            "--codec",
+            metavar="h264|hevc|vp9|av1|...",
+            help="Codec of the clips, or an encoder of FFmpeg; by default each clip's own.",
+            rich_help_panel=CLIPS,
+        ),
+    ] = None,
+    crf: Annotated[
+        float | None,
+        typer.Option(
+            "--crf",
+            min=0,
+            max=63,
+            help="Constant rate factor, the lower the better; by default the one that takes as many bits as the clip.",
+            rich_help_panel=CLIPS,
+        ),
+    ] = None,
+    pix_fmt: Annotated[
+        str | None,
+        typer.Option(
+            "--pix-fmt",
+            metavar="yuv420p|yuv420p10le|...",
+            help="Pixel format; by default each clip's own.",
+            rich_help_panel=CLIPS,
+        ),
+    ] = None,
+    start: Annotated[
+        str,
+        typer.Option(
+            "--start",
+            metavar="TIME",
+            help="Restore from this time on: seconds or h:mm:ss from the first frame. Sound is cut with it, at the "
+            "borders of its packets.",
+            rich_help_panel=CLIPS,
+        ),
+    ] = "0",
+    end: Annotated[
+        str | None,
+        typer.Option(
+            "--end",
+            metavar="TIME",
+            help="Restore the frames before this time.",
+            rich_help_panel=CLIPS,
+        ),
+    ] = None,
     channel_order: options.ChannelOrderOption = options.ChannelOrder.rgb,
     json_path: options.JsonOption = None,
     dry_run: Annotated[
@@ -78,9 +130,11 @@ def command(
     ] = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Deblur photographs: files, folders or globs.
+    """Deblur photographs and clips: files, folders or globs.
 
-    The results keep format, bit depth, transparency and metadata of the inputs. Inputs are never replaced.
+    The results keep format, bit depth, transparency and metadata of the inputs; clips also their time stamps, sound,
+    subtitles, chapters and rotation. Inputs are never replaced. A clip is restored in segments: what is finished is
+    kept when the run is interrupted, and the same command with --exist skip goes on from there.
 
     Examples:
 
@@ -89,6 +143,8 @@ def command(
     xyscan deblur photos/ out/
 
     xyscan deblur 'holiday/*.png' cat.jpg out/ --exist skip
+
+    xyscan deblur clip.mp4 sharp.mp4 --start 0:10 --end 0:15
     """
     console.set_quiet(quiet)
     if len(paths) < 2:
@@ -97,6 +153,7 @@ def command(
     if quality is not None and format not in (None, Format.jpeg, Format.webp):
         raise ConfigError(f"--quality is for JPEG and WebP, not for {format.value}")
 
+    clip = _clip_options(codec, crf, pix_fmt, start, end)
     from xyscannet import inference
 
     jobs = inference.make_jobs(paths[:-1], paths[-1], format=format and format.value, exist=exist.value)
@@ -110,6 +167,7 @@ def command(
         quality=quality,
         strip_metadata=strip_metadata,
         overwrite=exist is options.Exist.overwrite,
+        clip=clip,
         sharing=max(Counter(places).values()),
     )
     with networks.scan_backend(scan, places[0]):
@@ -123,6 +181,19 @@ def command(
                 code = _run(jobs, networks.on_each(model, places), settings, records)
     if code:
         raise typer.Exit(code)
+
+
+def _clip_options(
+    codec: str | None, crf: float | None, pixel_format: str | None, start: str, end: str | None
+) -> ClipOptions:
+    from xyscannet import video
+    from xyscannet.video.clip import seconds_of
+
+    last = math.inf if end is None else seconds_of(end)
+    options = video.ClipOptions(codec, crf, pixel_format, seconds_of(start), last)
+    if options != video.ClipOptions():
+        video.check_options(options)
+    return options
 
 
 def _plans(jobs: Jobs, model: XYScanNet, settings: Settings, device: torch.device) -> list[Record]:
@@ -174,7 +245,7 @@ def _run(jobs: Jobs, models: Sequence[XYScanNet], settings: Settings, records: r
     over, at_work = 0.0, {}  # pixels of the images that are over, and of each that is not
     started = time.monotonic()
     code = 0
-    with Progress(total / 1e6, "MP", items=len(work)) as bar:
+    with Progress(total / 1e6, "MP", items=len(work), noun=report.noun(work)) as bar:
 
         def finished(record: Record) -> None:
             nonlocal over
@@ -187,7 +258,11 @@ def _run(jobs: Jobs, models: Sequence[XYScanNet], settings: Settings, records: r
 
         def progress(job: Job, share: float) -> None:
             at_work[job.input] = share * job.pixels
-            bar.update((over + sum(at_work.values())) / 1e6, name=str(job.input))
+            bar.update(
+                (over + sum(at_work.values())) / 1e6,
+                name=str(job.input),
+                detail=report.frame_at_work(job, share),
+            )
 
         try:
             run_jobs(jobs.jobs, models, settings, finished=finished, progress=progress)
@@ -199,7 +274,7 @@ def _run(jobs: Jobs, models: Sequence[XYScanNet], settings: Settings, records: r
             if job.input not in over:
                 records.add(Record(job, "interrupted"))
     report.print_notes(done)
-    report.print_summary(done, len(work), time.monotonic() - started, interrupted=bool(code))
+    report.print_summary(done, work, time.monotonic() - started, interrupted=bool(code))
     failed = [record for record in done if record.status == "failed"]
     report.print_failures(failed)
     return code or (1 if failed else 0)

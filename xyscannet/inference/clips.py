@@ -51,6 +51,7 @@ def restore_segment(
     dtype: torch.dtype = torch.float32,
     tile: str | int = "auto",
     ensemble: bool = False,
+    sharing: int = 1,
     tell: Callable[[str], None] = lambda note: None,
     progress: Callable[[float], None] | None = None,
 ) -> SegmentTimes:
@@ -61,7 +62,9 @@ def restore_segment(
     Args:
         clip, coding: from `plan_clip` and `choose_coding`, the same for all segments of a clip.
         path: the segment's file (Matroska), for `join`.
-        model: an `XYScanNet` in eval mode, or a module that holds one.
+        model: an `XYScanNet` in eval mode.
+        dtype, tile, ensemble, sharing: as for `plan_image` and `restore`.
+        tell: called with each thing the user should hear of.
         progress: called in this thread with the number of frames that are done, whole or in part.
 
     Raises:
@@ -72,7 +75,7 @@ def restore_segment(
     started = time.perf_counter()
     info = clip.info
     device = next(model.parameters()).device
-    plan, together = plan_frames(clip, model, device, dtype, tile)
+    plan, together = plan_frames(clip, model, device, dtype, tile, sharing)
     samples = Samples(coding.layout, info.colour[3], info.colour[0] == FULL_RANGE, info.height)
     done = 0
     with replacing(path) as temporary:
@@ -112,13 +115,18 @@ def restore_segment(
 
 
 def plan_frames(
-    clip: Clip, model: nn.Module, device: torch.device, dtype: torch.dtype, tile: str | int
+    clip: Clip,
+    model: nn.Module,
+    device: torch.device,
+    dtype: torch.dtype,
+    tile: str | int,
+    sharing: int,
 ) -> tuple[ImagePlan, int]:
     """How each frame is restored, and how many go through the network together."""
     height, width = clip.info.height, clip.info.width
 
     def plan(rows: int) -> ImagePlan:
-        return plan_image(rows, width, model.config, device=device, dtype=dtype, tile=tile)
+        return plan_image(rows, width, model.config, device=device, dtype=dtype, tile=tile, sharing=sharing)
 
     one = plan(height)
     together = min(BATCH_PIXELS.get(device.type, 0) // (height * width), _MOST_FRAMES)

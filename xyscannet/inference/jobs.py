@@ -9,19 +9,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from xyscannet.errors import ConfigError, XYScanError
+from xyscannet.errors import ConfigError, UnavailableError, XYScanError
 from xyscannet.images import SUFFIXES, PhotoInfo, probe
 from xyscannet.images.formats import shown
+from xyscannet.video import SUFFIXES as CLIP_SUFFIXES
+from xyscannet.video import ClipInfo
+from xyscannet.video import probe as probe_clip
+from xyscannet.video.pyav import load as load_av
 
 _PREFERRED = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tif", "bmp": ".bmp"}
 # suffixes of images that are read by other programs, so that `deblur a.jpg b.heic` makes no folder "b.heic"
 _FOREIGN = {".gif", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".exr", ".hdr", ".psd", ".svg", ".pdf", ".ppm"}
-_FOREIGN |= {".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".raw", ".mp4", ".mov", ".avi"}
+_FOREIGN |= {".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".raw"}
 
 
 @dataclass(frozen=True)
 class Job:
-    """One image to restore.
+    """One image or clip to restore.
 
     Attributes:
         input, output: files.
@@ -31,14 +35,20 @@ class Job:
 
     input: Path
     output: Path
-    info: PhotoInfo | None = None
+    info: PhotoInfo | ClipInfo | None = None
     error: str | None = None
     skip: bool = False
 
     @property
+    def is_clip(self) -> bool:
+        """Whether the input is a clip; its name says so."""
+        return _is_clip(self.input)
+
+    @property
     def pixels(self) -> int:
-        """Number of pixels; 0 where unknown."""
-        return self.info.width * self.info.height if self.info else 0
+        """Number of pixels, of a clip's frames in all; 0 where unknown."""
+        frames = self.info.frames if isinstance(self.info, ClipInfo) else 1
+        return self.info.width * self.info.height * frames if self.info else 0
 
 
 @dataclass(frozen=True)
@@ -48,7 +58,7 @@ class Jobs:
     Attributes:
         jobs: in a stable order.
         folder: the folder the outputs go to; None where the output is one file.
-        ignored: number of files met in folders that are not images.
+        ignored: number of files met in folders that are neither images nor clips.
     """
 
     jobs: tuple[Job, ...]
@@ -67,19 +77,20 @@ class _Found:
 
 
 def make_jobs(inputs: Sequence[str], output: str, *, format: str | None = None, exist: str = "error") -> Jobs:
-    """Find the input images and where each result goes.
+    """Find the input images and clips, and where each result goes.
 
-    A folder is walked, its tree is mirrored into `output`; hidden files and files without an image's suffix are
-    left out. A pattern that the shell did not expand is expanded, its matches keep their place under the part of
-    the pattern that is fixed. A single file goes to `output` itself if that has an image's suffix.
+    A folder is walked, its tree is mirrored into `output`; hidden files and files without an image's or a clip's
+    suffix are left out. A pattern that the shell did not expand is expanded, its matches keep their place under the
+    part of the pattern that is fixed. A single file goes to `output` itself if that has a suffix of its kind.
 
     Args:
-        format: format of all outputs; by default each input's own.
+        format: format of all images; by default each input's own.
         exist: "error", "skip" or "overwrite", for outputs that exist.
 
     Raises:
         ConfigError: a name is empty, an input is missing, no image is found, the output lies in an input folder or is
             an input, two inputs go to one output, or outputs exist and `exist` is "error".
+        UnavailableError: all inputs are clips, and the package for them is missing.
     """
     found = _Found()
     if (
@@ -92,11 +103,13 @@ def make_jobs(inputs: Sequence[str], output: str, *, format: str | None = None, 
     if target is None:
         _refuse_output_in_input(output, found)
     if not found.files and not found.unreadable:
-        suffixes = ", ".join(SUFFIXES)
+        suffixes = ", ".join([*SUFFIXES, *CLIP_SUFFIXES])
         files = "1 other file is" if found.ignored == 1 else f"{found.ignored} other files are"
         ignored = f"; {files} there" if found.ignored else ""
         raise ConfigError(f"no image in {_listing(inputs)}{ignored} (looked for {suffixes})")
 
+    if all(_is_clip(path) for path, _ in found.files) and found.files:
+        load_av()
     jobs = [_job(path, place, output, target, format) for path, place in found.files]
     jobs += [Job(path, Path(output) / place, error=reason) for path, place, reason in found.unreadable]
     jobs = _distinct(jobs)
@@ -104,6 +117,10 @@ def make_jobs(inputs: Sequence[str], output: str, *, format: str | None = None, 
     jobs = _apply_exist(jobs, exist)
     _refuse_unwritable(target.parent if target else Path(output))
     return Jobs(tuple(jobs), None if target else Path(output), found.ignored)
+
+
+def _is_clip(path: Path) -> bool:
+    return path.suffix.lower() in CLIP_SUFFIXES
 
 
 def _listing(names: Sequence[object]) -> str:
@@ -144,8 +161,8 @@ def _find_pattern(text: str, found: _Found) -> None:
 
 
 def _take(path: Path, place: Path, found: _Found) -> None:
-    """Take a file met in a folder, if its name is an image's."""
-    if path.suffix.lower() in SUFFIXES and path.is_file():
+    """Take a file met in a folder, if its name is an image's or a clip's."""
+    if (path.suffix.lower() in SUFFIXES or _is_clip(path)) and path.is_file():
         found.files.append((path, place))
     else:
         found.ignored += 1
@@ -190,17 +207,16 @@ def _single_file(inputs: Sequence[str], output: str, found: _Found) -> Path | No
         and not found.folders
         and found.files[0][0] == Path(inputs[0])
     )
-    if suffix in SUFFIXES and one:
+    kind = CLIP_SUFFIXES if found.files and _is_clip(found.files[0][0]) else SUFFIXES
+    if suffix in kind and one:
         return path
     if path.exists() or path.is_symlink():
         what = "a broken link" if not path.exists() else "a file"
         raise ConfigError(f"the output must be a folder here, but {shown(output)} is {what}")
-    if suffix in SUFFIXES:
+    if one and suffix in {*SUFFIXES, *CLIP_SUFFIXES, *_FOREIGN}:
+        raise ConfigError(f"cannot write {suffix}: give a folder, or a file with one of {', '.join(kind)}")
+    if suffix in SUFFIXES or suffix in CLIP_SUFFIXES:
         raise ConfigError(f"the output must be a folder here: {shown(output)} looks like a file")
-    if suffix in _FOREIGN and one:
-        raise ConfigError(
-            f"cannot write {suffix}: give a folder, or a file with one of {', '.join(SUFFIXES)}"
-        )
     return None
 
 
@@ -223,18 +239,20 @@ def _refuse_output_in_input(output: str, found: _Found) -> None:
 def _job(path: Path, place: Path, output: str, target: Path | None, format: str | None) -> Job:
     info, error = None, None
     try:
-        info = probe(path)
+        info = probe_clip(path) if _is_clip(path) else probe(path)
     except XYScanError as failure:
         if isinstance(failure, ConfigError):
             raise
-        error = str(failure)
-    if target is not None:
+        unavailable = isinstance(failure, UnavailableError)
+        error = f"{shown(path)}: {failure}" if unavailable else str(failure)
+    if target is not None and not _is_clip(path):
         promised = SUFFIXES[target.suffix.lower()]
         if format and format != promised:
             raise ConfigError(f"--format {format} and the output {shown(target)} disagree")
+    if target is not None:
         return Job(path, target, info, error)
     promised = SUFFIXES.get(place.suffix.lower())
-    if format and promised != format:
+    if format and promised != format and not _is_clip(path):
         place = place.with_name((place.stem if promised else place.name) + _PREFERRED[format])
     return Job(path, Path(output) / place, info, error)
 

@@ -17,18 +17,20 @@ from torch import nn
 from xyscannet.errors import ConfigError, InputError, UnavailableError, XYScanError
 from xyscannet.images import Photo, read, write
 from xyscannet.images.formats import shown
+from xyscannet.inference.clip_runs import ClipTimes, refuse_existing, restore_clip
 from xyscannet.inference.graphs import CudaGraphs
 from xyscannet.inference.jobs import Job
 from xyscannet.inference.plan import ImagePlan, plan_image
 from xyscannet.inference.precision import arithmetic
 from xyscannet.inference.restore import restore
+from xyscannet.video import ClipOptions
 
 logger = logging.getLogger("xyscannet.inference")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How every image of a run is restored and written; see `plan_image`, `restore` and `images.write`.
+    """How every file of a run is restored and written; see `plan_image`, `restore`, `images.write` and `ClipOptions`.
 
     `sharing` is the number of networks that share a device's memory.
     """
@@ -41,6 +43,7 @@ class Settings:
     strip_metadata: bool = False
     overwrite: bool = False
     sharing: int = 1
+    clip: ClipOptions = field(default_factory=ClipOptions)
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ class Record:
         plan: how the image was restored.
         notes: what the user should hear of, e.g. conversions.
         error: why it failed.
+        clip: how the work on a clip went.
     """
 
     job: Job
@@ -61,6 +65,7 @@ class Record:
     plan: ImagePlan | None = None
     notes: tuple[str, ...] = ()
     error: str | None = None
+    clip: ClipTimes | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -82,6 +87,7 @@ class Record:
             },
             "notes": list(self.notes),
             "error": self.error,
+            **({"clip": self.clip.to_dict()} if self.clip else {}),
         }
 
 
@@ -95,6 +101,7 @@ class _Item:
     seconds: float = 0.0
     notes: list[str] = field(default_factory=list)
     error: str | None = None
+    clip: ClipTimes | None = None
 
     def fail(self, error: BaseException) -> None:
         if isinstance(error, XYScanError):
@@ -108,7 +115,7 @@ class _Item:
 
     def record(self) -> Record:
         status = "failed" if self.error else "done"
-        return Record(self.job, status, self.seconds, self.plan, tuple(self.notes), self.error)
+        return Record(self.job, status, self.seconds, self.plan, tuple(self.notes), self.error, self.clip)
 
 
 def run_jobs(
@@ -160,6 +167,8 @@ def _work(
     for item in pipeline.read():
         if item.photo is not None:
             _restore(item, model, settings, progress)
+        elif item.job.is_clip and not item.error:
+            _restore_clip(item, model, settings, progress)
         pipeline.write(item)
 
 
@@ -225,17 +234,7 @@ def _restore(
     progress(item.job, 0.0)
     started = time.perf_counter()
     try:
-        height, width = item.photo.rgb.shape[:2]
-        device = next(model.parameters()).device
-        item.plan = plan_image(
-            height,
-            width,
-            model.config,
-            device=device,
-            dtype=settings.dtype,
-            tile=settings.tile,
-            sharing=settings.sharing,
-        )
+        item.plan = _plan(*item.photo.rgb.shape[:2], model, settings)
         image = torch.from_numpy(item.photo.to_float()).permute(2, 0, 1)[None]  # (1, 3, H, W)
         restored = restore(
             model,
@@ -251,6 +250,41 @@ def _restore(
         raise
     except Exception as error:
         item.fail(_named(error, item.job))
+    item.seconds = time.perf_counter() - started
+
+
+def _plan(height: int, width: int, model: nn.Module, settings: Settings) -> ImagePlan:
+    return plan_image(
+        height,
+        width,
+        model.config,
+        device=next(model.parameters()).device,
+        dtype=settings.dtype,
+        tile=settings.tile,
+        sharing=settings.sharing,
+    )
+
+
+def _restore_clip(
+    item: _Item, model: nn.Module, settings: Settings, progress: Callable[[Job, float], None]
+) -> None:
+    assert item.job.info is not None
+    progress(item.job, 0.0)
+    started = time.perf_counter()
+    try:
+        item.plan = _plan(item.job.info.height, item.job.info.width, model, settings)
+        item.clip = restore_clip(
+            item.job.input,
+            item.job.output,
+            model,
+            settings,
+            tell=item.notes.append,
+            progress=lambda share: progress(item.job, share),
+        )
+    except (ConfigError, UnavailableError):
+        raise
+    except Exception as error:
+        item.fail(error)
     item.seconds = time.perf_counter() - started
 
 
@@ -325,7 +359,7 @@ class _Pipeline:
     def _read_ahead(self) -> None:
         for job in self._jobs:
             item = _Item(job, error=job.error)
-            if not item.error:
+            if not item.error and not job.is_clip:
                 try:
                     item.photo = read(job.input)
                     item.notes += item.photo.notes
@@ -358,8 +392,7 @@ class _Pipeline:
     def _write(self, item: _Item) -> None:
         assert item.photo is not None
         output, settings = item.job.output, self._settings
-        if not settings.overwrite and os.path.lexists(output):
-            raise InputError(f"{shown(output)}: appeared while the work went on, and is left as it is")
+        refuse_existing(output, settings.overwrite)
         try:
             output.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:

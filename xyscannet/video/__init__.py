@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .clip import SUFFIXES, ClipInfo, FrameIndex, probe, read_index
-from .coding import choose_coding
+from .coding import check_options, choose_coding
 from .encode import Coding, SegmentWriter
 from .join import join
 from .segments import Clip, ClipOptions, Segment, plan_clip
@@ -17,6 +17,7 @@ __all__ = [
     "FrameIndex",
     "Segment",
     "SegmentWriter",
+    "check_options",
     "choose_coding",
     "join",
     "plan_clip",

@@ -16,7 +16,7 @@ from . import decode, pixels
 from .clip import SUFFIXES
 from .encode import Coding, configure, frame_of
 from .pyav import load
-from .segments import Clip
+from .segments import Clip, ClipOptions
 
 
 @dataclass(frozen=True)
@@ -56,26 +56,52 @@ _TRIALS = 4
 _CLOSE = 0.05  # of the bits
 
 
+def check_options(options: ClipOptions) -> None:
+    """Raise ConfigError for options that suit no clip, UnavailableError where PyAV is missing."""
+    if options.start >= options.end:
+        raise ConfigError(f"the start, {options.start:g} s, is not before the end, {options.end:g} s")
+    if options.codec is not None:
+        encoder = _encoder(options.codec)
+        if encoder is None:
+            raise ConfigError(
+                f"--codec {options.codec}: no such video encoder here (there are h264, hevc, vp9, av1, ffv1, ...)"
+            )
+        offered = _formats(encoder)
+        if options.crf is not None and not _has_crf(encoder):
+            raise ConfigError(f"--crf is for {_with_crf()}, not for {encoder.name}")
+        if options.pixel_format is not None and offered and options.pixel_format not in offered:
+            raise ConfigError(f"--pix-fmt {options.pixel_format}: {encoder.name} takes {', '.join(offered)}")
+    if options.pixel_format is not None:
+        try:
+            load().VideoFormat(options.pixel_format)
+        except ValueError:
+            raise ConfigError(f"--pix-fmt {options.pixel_format}: no such pixel format") from None
+
+
 def choose_coding(clip: Clip, output: str | os.PathLike[str]) -> Coding:
     """Decide how a clip is coded; once for all its segments.
 
-    The codec, pixel format and distance of key frames are the source's. So is the quality: it is the one at which
-    the encoder needs as many bits for some of the source's own frames as the source has spent on them.
+    The codec, pixel format and distance of key frames are the source's, unless its options say otherwise. So is the
+    quality: it is the one at which the encoder needs as many bits for some of the source's own frames as the source
+    has spent on them.
 
-    Raises InputError where this codec cannot be written, or not into the output's container; ConfigError for options
-    that do not fit each other.
+    Raises InputError where the clip cannot be written so, or not into the output's container; ConfigError as
+    `check_options`.
     """
+    check_options(clip.options)
     info, options = clip.info, clip.options
-    encoder = _encoder(options.codec or info.codec, clip)
+    encoder = _encoder(options.codec or info.codec)
+    if encoder is None:
+        raise InputError(
+            f"{shown(info.path)}: its codec, {info.codec}, can be read but not written: choose another by --codec"
+        )
+    if options.crf is not None and not _has_crf(encoder):
+        raise InputError(f"{shown(info.path)}: --crf is for {_with_crf()}, not for its {encoder.name}")
     known = _ENCODERS.get(encoder.name)
-    if options.crf is not None and (known is None or known.scale != "crf"):
-        with_crf = ", ".join(name for name, each in _ENCODERS.items() if each.scale == "crf")
-        raise ConfigError(f"--crf is for {with_crf}, not for {encoder.name}")
     more = dict(known.options) if known else {}
     if encoder.name == "prores_ks" and info.profile in _PRORES:
         more["profile"] = _PRORES[info.profile]
-    notes: list[str] = []
-    pixel_format = _pixel_format(encoder, options.pixel_format, info.pixel_format, notes)
+    pixel_format, notes = _pixel_format(encoder, clip)
     coding = Coding(
         container=SUFFIXES[os.path.splitext(output)[1].lower()],
         encoder=encoder.name,
@@ -85,7 +111,7 @@ def choose_coding(clip: Clip, output: str | os.PathLike[str]) -> Coding:
         rate=_rate(encoder, info.rate),
         gop=_gop(clip),
         options=more,
-        notes=tuple(notes),
+        notes=notes,
     )
     if known is not None:
         quality = known.fine if options.crf is None else options.crf
@@ -96,39 +122,43 @@ def choose_coding(clip: Clip, output: str | os.PathLike[str]) -> Coding:
     return coding
 
 
-def _encoder(name: str, clip: Clip) -> Any:
+def _encoder(name: str) -> Any:
+    """The encoder for a codec's name, or of this name; None where there is none."""
     av = load()
     try:
         encoder = av.codec.Codec(_NAMES.get(name, name), "w")
     except (av.error.FFmpegError, ValueError):
-        encoder = None
-    if encoder is not None and encoder.type == "video":
-        return encoder
-    if clip.options.codec is not None:
-        raise ConfigError(
-            f"--codec {name}: no such video encoder here (there are h264, hevc, vp9, av1, ffv1, ...)"
-        )
-    raise InputError(
-        f"{shown(clip.info.path)}: its codec, {name}, can be read but not written: choose another by --codec"
-    )
+        return None
+    return encoder if encoder.type == "video" else None
 
 
-def _pixel_format(encoder: Any, asked: str | None, source: str, notes: list[str]) -> str:
-    """The format that was asked for, else the source's, else the encoder's nearest."""
-    offered = [each.name for each in encoder.video_formats or ()]
+def _has_crf(encoder: Any) -> bool:
+    return encoder.name in _ENCODERS and _ENCODERS[encoder.name].scale == "crf"
+
+
+def _with_crf() -> str:
+    return ", ".join(name for name, encoder in _ENCODERS.items() if encoder.scale == "crf")
+
+
+def _formats(encoder: Any) -> list[str]:
+    """The pixel formats that an encoder takes; none where it takes any."""
+    return [each.name for each in encoder.video_formats or ()]
+
+
+def _pixel_format(encoder: Any, clip: Clip) -> tuple[str, tuple[str, ...]]:
+    """The format that was asked for, else the source's, else the encoder's nearest; and a note on that."""
+    offered, asked, source = _formats(encoder), clip.options.pixel_format, clip.info.pixel_format
     if asked is not None:
-        try:
-            load().VideoFormat(asked)
-        except ValueError:
-            raise ConfigError(f"--pix-fmt {asked}: no such pixel format") from None
         if offered and asked not in offered:
-            raise ConfigError(f"--pix-fmt {asked}: {encoder.name} takes {', '.join(offered)}")
-        return asked
+            raise InputError(
+                f"{shown(clip.info.path)}: --pix-fmt {asked}: its {encoder.name} takes {', '.join(offered)}"
+            )
+        return asked, ()
     if source in offered:
-        return source
+        return source, ()
     wanted = pixels.planar(load().VideoFormat(source))
     if not offered or wanted.name in offered:
-        return wanted.name
+        return wanted.name, ()
 
     def loss(name: str) -> tuple:
         found = pixels.planar(load().VideoFormat(name))
@@ -142,8 +172,7 @@ def _pixel_format(encoder: Any, asked: str | None, source: str, notes: list[str]
         )
 
     nearest = min(offered, key=loss)
-    notes.append(f"pixel format {source} becomes {nearest}: {encoder.name} has none that is nearer")
-    return nearest
+    return nearest, (f"pixel format {source} becomes {nearest}: {encoder.name} has none that is nearer",)
 
 
 def _rate(encoder: Any, rate: Fraction) -> Fraction:

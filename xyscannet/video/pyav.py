@@ -50,8 +50,7 @@ def telling(path: str | os.PathLike[str], done: str) -> Iterator[None]:
         yield
     except av.error.InvalidDataError as error:
         raise InputError(
-            f"{shown(path)}: cannot be {done} as a video: it is damaged, truncated or something else "
-            f"({_reason(error)})"
+            f"{shown(path)}: cannot be {done} as a video: it is damaged, truncated or something else"
         ) from error
     except (OSError, av.error.FFmpegError) as error:
         raise InputError(f"{shown(path)}: cannot be {done}: {_reason(error)}") from error
