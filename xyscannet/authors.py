@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -52,8 +53,9 @@ _RENAMES = [
 def read_pth(path: Path) -> tuple[State, XYScanNetConfig]:
     """State dict under this package's names, and the config its tensors show (gate "mean", as they trained).
 
-    Raises ConfigError where the file is damaged, holds code, or is not such a state dict.
+    Raises ConfigError where the file is damaged, holds code, is packed, or is not such a state dict.
     """
+    _refuse_packed(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a newer pickle protocol, which is then refused
@@ -66,12 +68,32 @@ def read_pth(path: Path) -> tuple[State, XYScanNetConfig]:
                 f"{path}: refused: {doubt}reading it would run Python code{named}. "
                 "Save only the tensors of its state dict, with torch.save, and try again"
             ) from None
-        raise ConfigError(
-            f"{path}: is damaged or not a PyTorch checkpoint; fetch or export it again"
-        ) from None
+        raise _damaged(path) from None
     state = _unwrap(content, path)
     config = _config_of(state, path)
     return {rename(name): tensor for name, tensor in state.items()}, config
+
+
+def _damaged(path: Path) -> ConfigError:
+    return ConfigError(f"{path}: is damaged or not a PyTorch checkpoint; fetch or export it again")
+
+
+def _refuse_packed(path: Path) -> None:
+    """Refuse an archive whose parts are together larger than it is: torch.save packs nothing, and torch.load would
+    unpack a megabyte to whatever it claims to hold."""
+    with path.open("rb") as file:
+        if file.read(2) != b"PK":
+            return
+        try:
+            parts = zipfile.ZipFile(file).infolist()
+        except Exception:  # zipfile raises many types for damaged files
+            raise _damaged(path) from None
+    packed = any(part.compress_type != zipfile.ZIP_STORED for part in parts)
+    if packed or sum(part.file_size for part in parts) > path.stat().st_size:
+        raise ConfigError(
+            f"{path}: refused: parts of it are packed, which torch.save never does, and may unpack to any size. "
+            "Save the state dict again with torch.save"
+        )
 
 
 def _unwrap(content: object, path: Path) -> State:

@@ -91,18 +91,16 @@ def read(path: str | Path, channel_order: str = "rgb") -> Checkpoint:
     try:
         with path.open("rb") as file:
             start = file.read(16)
+            _recognise(path, start)
             digest = _sha256(start, file)
+        if _is_pth(start):
+            (state, config), metadata = read_pth(path), {"imported_from": path.name}
+        else:
+            state, config, metadata = _read_safetensors(path)
     except FileNotFoundError:
         raise UnavailableError(f"{path}: no such checkpoint file") from None
     except OSError as error:
         raise UnavailableError(f"{path}: cannot be read: {error.strerror or error}") from None
-    if not start:
-        raise ConfigError(f"{path}: is empty (zero bytes); fetch or export the checkpoint again")
-    # a safetensors file begins with the length of its header, whose low byte may be a pickle's 0x80
-    if start[:4] == b"PK\x03\x04" or (start[:1] == b"\x80" and start[4:9] != b"\0\0\0\0{"):
-        (state, config), metadata = read_pth(path), {"imported_from": path.name}
-    else:
-        state, config, metadata = _read_safetensors(path, start)
     check(state, config, str(path))
     if channel_order == "bgr":
         state = flip_channels(state)
@@ -233,9 +231,19 @@ def _sha256(start: bytes, rest) -> str:
     return digest.hexdigest()
 
 
-def _read_safetensors(path: Path, start: bytes) -> tuple[State, XYScanNetConfig, dict[str, str]]:
-    if len(start) < 9 or start[8:9] != b"{":
+def _is_pth(start: bytes) -> bool:
+    """A safetensors file begins with the length of its header, whose low byte may be a pickle's 0x80."""
+    return start[:4] == b"PK\x03\x04" or (start[:1] == b"\x80" and start[4:9] != b"\0\0\0\0{")
+
+
+def _recognise(path: Path, start: bytes) -> None:
+    if not start:
+        raise ConfigError(f"{path}: is empty (zero bytes); fetch or export the checkpoint again")
+    if not _is_pth(start) and start[8:9] != b"{":
         raise ConfigError(f"{path}: is not a checkpoint (neither safetensors nor .pth)")
+
+
+def _read_safetensors(path: Path) -> tuple[State, XYScanNetConfig, dict[str, str]]:
     try:
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:
             header = dict(file.metadata() or {})
@@ -247,10 +255,12 @@ def _read_safetensors(path: Path, start: bytes) -> tuple[State, XYScanNetConfig,
             f"{path}: is a safetensors file of another program: its header holds no XYScanNet configuration"
         )
     version = header["checkpoint_version"]
-    if not version.isdecimal() or int(version) > VERSION:
-        raise ConfigError(f"{path}: has checkpoint version {version}, newer than {VERSION}; update xyscannet")
+    if version not in map(str, range(1, VERSION + 1)):
+        raise ConfigError(
+            f"{path}: has checkpoint version {version[:9]}, newer than {VERSION}; update xyscannet"
+        )
     try:
         config = XYScanNetConfig.from_dict(json.loads(header["config"]))
-    except (ConfigError, ValueError, TypeError, AttributeError) as error:
+    except (ConfigError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(f"{path}: the configuration in its header is not valid: {error}") from None
     return state, config, {key: value for key, value in header.items() if key not in RESERVED}

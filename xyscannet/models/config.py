@@ -12,6 +12,7 @@ from xyscannet.errors import ConfigError
 SCANNERS = ("intra", "inter", "ss2d")
 FUSIONS = ("klff", "aff", "none")
 GATES = ("element", "mean")
+MOST = {"width": 4096, "blocks": 128, "ffn_expansion": 64, "d_state": 4096, "d_conv": 64, "expand": 64}
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,9 @@ class XYScanNetConfig:
         gate: KLFF's attention, "element" (Eq. 6, one value an element) or "mean" (one value an image, which
             is what the authors' released weights were trained with).
 
+    No size may exceed `MOST`, far above any network that could run, so that a file whose header asks for more is
+    refused before anything is built.
+
     Raises:
         ConfigError: a value is out of range or of the wrong kind.
     """
@@ -59,17 +63,20 @@ class XYScanNetConfig:
                 raise ConfigError(f"{name} must be a list, not {value!r}")
             object.__setattr__(self, name, tuple(value))
         for name in ("width", "d_state", "d_conv", "expand"):
-            _require(_is_int(getattr(self, name), 1), name, getattr(self, name), "a whole number >= 1")
+            whole = f"a whole number from 1 to {MOST[name]}"
+            _require(_is_int(getattr(self, name), 1, MOST[name]), name, getattr(self, name), whole)
         _require(self.width % 2 == 0, "width", self.width, "even (each half is scanned in its own direction)")
         for name in ("encoder_blocks", "decoder_blocks"):
             blocks = getattr(self, name)
-            ok = len(blocks) == 3 and all(_is_int(n, 0) for n in blocks)
-            _require(ok, name, blocks, "three whole numbers >= 0")
+            ok = len(blocks) == 3 and all(_is_int(n, 0, MOST["blocks"]) for n in blocks)
+            _require(ok, name, blocks, f"three whole numbers from 0 to {MOST['blocks']}")
+        ok = isinstance(self.ffn_expansion, (int, float)) and 0 < self.ffn_expansion <= MOST["ffn_expansion"]
+        ok = ok and round(self.width * self.ffn_expansion) >= 1
         _require(
-            isinstance(self.ffn_expansion, (int, float)) and round(self.width * self.ffn_expansion) >= 1,
+            ok,
             "ffn_expansion",
             self.ffn_expansion,
-            "a positive number",
+            f"a positive number, at most {MOST['ffn_expansion']}",
         )
         ok = len(self.scanners) == 2 and all(s in SCANNERS for s in self.scanners)
         _require(ok, "scanners", self.scanners, f"two of {SCANNERS}")
@@ -105,8 +112,8 @@ class XYScanNetConfig:
         return cls(**values)
 
 
-def _is_int(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+def _is_int(value: Any, least: int, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
 def _require(condition: bool, name: str, value: Any, what: str) -> None:
