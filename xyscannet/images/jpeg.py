@@ -27,6 +27,8 @@ EXIF, XMP, _XMP_MORE = (
 ICC, PHOTOSHOP, JFIF = b"ICC_PROFILE\0", b"Photoshop 3.0\0", b"JFIF\0"
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _ALONE = frozenset([0x01, *range(0xD0, 0xD8)])
+_HUFFMAN_FRAMES = (0xC0, 0xC1, 0xC2)
+_MOST_SCANS = 100  # a progressive file has about ten; each goes over the whole picture
 _PADDING = bytes(range(1, 255, 7)) * 8
 _THUMBNAILS = (1033, 1036)  # Photoshop resources that hold one
 
@@ -52,6 +54,7 @@ class _Segments:
     unknown: set[str] = field(default_factory=set)  # application segments that are not understood
     coding: list[bytes] = field(default_factory=list)  # tables, frame header and scan header, complete
     scan: int = 0
+    least_bits: int = 0  # that the picture's pixels take
 
 
 def segment(marker: int, content: bytes) -> bytes:
@@ -81,6 +84,8 @@ def _segments(fp: BinaryIO) -> _Segments:
                 raise BadImage("the JPEG file is damaged: its frame header makes no sense")
             found.precision, found.height, found.width, found.components = struct.unpack(">BHHB", content[:6])
             check_size(found.width, found.height)
+            if marker in _HUFFMAN_FRAMES:
+                found.least_bits = _least_bits(found, content[7::3])
         if 0xE0 <= marker <= 0xEF or marker == 0xFE:
             _sort(found, marker, content)
         else:
@@ -90,6 +95,13 @@ def _segments(fp: BinaryIO) -> _Segments:
                 raise BadImage("the JPEG file is damaged: it has no frame header")
             found.scan = fp.tell()
             return found
+
+
+def _least_bits(found: _Segments, sampling: bytes) -> int:
+    """Every component has a block in each unit of the picture, and a block a code of one bit or more."""
+    across = 8 * max([1, *(factors >> 4 for factors in sampling)])
+    down = 8 * max([1, *(factors & 15 for factors in sampling)])
+    return -(-found.width // across) * -(-found.height // down) * found.components
 
 
 def _sort(found: _Segments, marker: int, content: bytes) -> None:
@@ -144,7 +156,7 @@ def _check_end(data: bytes, start: int) -> int:
     body = np.frombuffer(data, np.uint8)
     after = body[start + 1 :]
     special = (body[start:-1] == 0xFF) & (after != 0) & (after != 0xFF) & ((after & 0xF8) != 0xD0)
-    position = start
+    position, scans = start, 1
     for at in (np.flatnonzero(special) + start).tolist():
         if at < position:
             continue  # inside a segment's content
@@ -152,6 +164,9 @@ def _check_end(data: bytes, start: int) -> int:
             return at + 2
         if data[at + 1] == 0x01 or at + 4 > len(data):
             continue
+        scans += data[at + 1] == 0xDA
+        if scans > _MOST_SCANS:
+            raise BadImage(f"the JPEG file is damaged: it has more than {_MOST_SCANS} scans")
         position = at + 2 + struct.unpack(">H", data[at + 2 : at + 4])[0]
     raise BadImage("the JPEG file is truncated: its end is missing")
 
@@ -161,6 +176,8 @@ def decode(data: bytes) -> Decoded:
     found = _segments(io.BytesIO(data))
     _check_kind(found)
     end = _check_end(data, found.scan)
+    if 8 * (end - found.scan) < found.least_bits:
+        raise BadImage("the JPEG file is truncated or damaged: some of its pixels are missing")
     decoded = Decoded(np.empty(0))
     rest = data[end:]
     if found.further_pictures or b"\xff\xd8\xff" in rest or b"ftyp" in rest[:64]:

@@ -16,6 +16,8 @@ from .decoded import Decoded, Header
 from .formats import HEAD_BYTES, NAMES, BadImage, recognise, shown, suffix_format
 from .photo import Metadata, Photo, PhotoInfo
 
+_MOST_DPI = 100_000  # more than any device has, and what every format can hold
+
 _CODECS: dict[str, ModuleType] = {"png": png, "jpeg": jpeg, "webp": webp, "tiff": tiff, "bmp": bmp}
 
 
@@ -101,6 +103,9 @@ def _upright(decoded: Decoded, format: str, path: Path) -> Photo:
     if block is not None:
         dpi = dpi or exif.resolution(block)
         block = exif.made_upright(block, width, height, turned >= 5)
+    if dpi is not None and not all(0 < value <= _MOST_DPI for value in dpi):
+        dpi = None
+        notes.append("senseless resolution dropped")
     if dpi is not None and turned >= 5:
         dpi = dpi[::-1]
     promised = suffix_format(path)

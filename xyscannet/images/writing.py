@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import secrets
+import struct
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -71,7 +72,7 @@ def write(
         raise InputError(f"{shown(path)}: {error}") from error
     except MemoryError as error:
         raise InputError(f"{shown(path)}: not enough memory to encode it") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, OverflowError, struct.error) as error:
         raise InputError(
             f"{shown(path)}: the picture cannot be encoded as {NAMES[chosen]} ({error})"
         ) from error
