@@ -18,6 +18,7 @@ COMMANDS = {
     "data": "Make pairs of blurred and sharp photographs, and check data sets.",
     "train": "Train a network from a YAML configuration.",
     "eval": "Measure restored images on a data set: PSNR, SSIM, LPIPS, NIQE, ... as the field does.",
+    "ablate": "Make the paper's ablation tables: train, measure and profile every variant.",
     "erf": "Measure effective receptive fields of networks and of their scanners.",
     "features": "Show what a network adds to a photograph, and how its scanners' states move over it.",
     "bench": "Measure time, GFLOP/s, peak memory and parity on this machine.",

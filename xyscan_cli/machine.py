@@ -12,7 +12,10 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 CORE = {
     "torch": "torch",
@@ -205,3 +208,25 @@ def gpu_stack(index: int) -> dict[str, Any]:
         "cuda": torch.version.cuda,
         "triton": _version("triton"),
     }
+
+
+def versions() -> dict[str, str]:
+    """Of what every result depends on."""
+    import torch
+
+    import xyscannet
+
+    return {
+        "xyscannet": xyscannet.__version__,
+        "torch": torch.__version__,
+        "Python": platform.python_version(),
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """A device in words: the GPU's name, or the CPU's and how many threads torch has."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{cpu()['name']}, {torch.get_num_threads()} threads"

@@ -127,6 +127,34 @@ def rwbi_bursts(root: Path) -> Path:
     return put(root, "1/0001.jpg", "1/0002.jpg", "2/0001.jpg")
 
 
+def photographs(root: Path) -> Path:
+    """GoPro and HIDE of photographs that scikit-image carries, 288x432, blurred by a circular path 5 pixels wide.
+
+    Three pairs to train on and one to test in GoPro, one to test in HIDE: enough to learn to undo that blur.
+    """
+    import cv2
+    from skimage import data
+
+    kernel = np.zeros((9, 9), np.float32)
+    for angle in np.arange(0, 2 * np.pi, np.pi / 64):
+        y, x = 4 + 2.5 * np.sin(angle), 4 + 2.5 * np.cos(angle)
+        top, left = int(y), int(x)
+        for row, column in ((top, left), (top + 1, left), (top, left + 1), (top + 1, left + 1)):
+            kernel[row, column] += (1 - abs(y - row)) * (1 - abs(x - column)) / 128
+    places = {name: f"GoPro/train/{name}/{{}}/000001.png" for name in ("astronaut", "coffee", "rocket")}
+    places["chelsea"] = "GoPro/test/chelsea/{}/000001.png"
+    places["stereo_motorcycle"] = "HIDE/test/{}/1fromGOPR1096.MP4.png"
+    for name, place in places.items():
+        photo = getattr(data, name)()
+        sharp = np.ascontiguousarray((photo[0] if isinstance(photo, tuple) else photo)[:296, :448])
+        blurred = cv2.filter2D(sharp, -1, kernel)
+        for role, image in (("blur", blurred), ("sharp", sharp)):
+            path = root / place.format(role)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image[4:-4, 8:-8]).save(path)
+    return root
+
+
 Make = Callable[[Path], Path]
 """Writes a set into a folder and returns the folder."""
 

@@ -16,6 +16,7 @@ import torch
 import yaml
 from PIL import Image
 
+from tests.data.miniature import photographs
 from xyscannet.training.state import find_state
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -158,24 +159,7 @@ def test_a_killed_run_resumes_as_if_nothing_had_happened(
 @pytest.mark.slow  # trains for half a minute
 def test_a_miniature_gopro_set_is_learnt_from_scratch(tmp_path: Path) -> None:
     """At least 1 dB on photographs that were not trained on, blurred by a circular path 5 pixels wide."""
-    import cv2
-    from skimage import data
-
-    photos = {"train": ("astronaut", "coffee", "rocket"), "test": ("chelsea",)}
-    kernel = np.zeros((9, 9), np.float32)
-    for angle in np.arange(0, 2 * np.pi, np.pi / 64):
-        y, x = 4 + 2.5 * np.sin(angle), 4 + 2.5 * np.cos(angle)
-        top, left = int(y), int(x)
-        for row, column in ((top, left), (top + 1, left), (top, left + 1), (top + 1, left + 1)):
-            kernel[row, column] += (1 - abs(y - row)) * (1 - abs(x - column)) / 128
-    for split, names in photos.items():
-        for name in names:
-            sharp = np.ascontiguousarray(getattr(data, name)()[:296, :448])
-            blurred = cv2.filter2D(sharp, -1, kernel)
-            for role, image in (("blur", blurred), ("sharp", sharp)):
-                path = tmp_path / "GoPro" / split / name / role / "000001.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(image[4:-4, 8:-8]).save(path)
+    photographs(tmp_path)
     settings = {
         "name": "gopro-mini",
         "model": {"width": 8, "encoder_blocks": [1, 1, 1], "decoder_blocks": [1, 1, 1], "d_state": 4},

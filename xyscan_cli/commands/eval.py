@@ -202,8 +202,8 @@ def command(
     keep = keep or page is not None or figures is not None
     distribution = DistributionSettings(patch=patch, subset_size=subset)
     facts = {
-        "versions": _versions(),
-        "machine": _machine(place),
+        "versions": machine.versions(),
+        "machine": machine.device_name(place),
         "command": shlex.join(["xyscan", *sys.argv[1:]]),
     }
     settings = {
@@ -400,25 +400,3 @@ def _evaluate(
 def _safe(label: str) -> str:
     """A label as a folder's name."""
     return re.sub(r"[^\w.+-]+", "-", label).strip("-.") or "images"
-
-
-def _versions() -> dict[str, str]:
-    import platform
-
-    import torch
-
-    import xyscannet
-
-    return {
-        "xyscannet": xyscannet.__version__,
-        "torch": torch.__version__,
-        "Python": platform.python_version(),
-    }
-
-
-def _machine(device: torch.device) -> str:
-    import torch
-
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{machine.cpu()['name']}, {torch.get_num_threads()} threads"

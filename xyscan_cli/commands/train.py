@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import shlex
-import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from xyscan_cli import console
 from xyscan_cli.options import DeviceOption
+from xyscan_cli.stopping import StopOnSignal
 
 
 def command(
@@ -89,7 +89,7 @@ def command(
         given = Path(resume)
         output = given.parent if given.suffix == ".pt" else given
     output = output or Path("runs") / resolved.name
-    stop = _StopOnSignal()
+    stop = StopOnSignal()
     with report.shown(resolved) as show:
         trainer = Trainer(
             resolved,
@@ -132,28 +132,3 @@ def _device(name: str) -> str:
     if kind == "cuda" and not torch.cuda.is_available():
         raise UnavailableError(f"--device {name}: no CUDA device is usable here; use --device cpu")
     return name
-
-
-class _StopOnSignal:
-    """While entered, the first SIGINT or SIGTERM is only remembered; the second interrupts at once."""
-
-    def __init__(self) -> None:
-        self._heard = False
-
-    def asked(self) -> bool:
-        """Whether a signal has arrived."""
-        return self._heard
-
-    def __enter__(self) -> None:
-        self._before = {
-            number: signal.signal(number, self._hear) for number in (signal.SIGINT, signal.SIGTERM)
-        }
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _hear(self, number: int, frame: Any) -> None:
-        if self._heard:
-            raise KeyboardInterrupt
-        self._heard = True

@@ -124,7 +124,7 @@ def run(
             if alone not in scanning and case.scan in scans and not train:
                 scanning[alone] = scan_seconds(complexity, case, device, repeats)
             timing = timings[case]
-            peak = _peak(case, device, tell) if memory and timing.seconds else None
+            peak = peak_of(case, device, tell) if memory and timing.seconds else None
             yield _result(
                 case, weights, complexity, timing, scanning.get(alone), peak, parity[_anywhere(case)]
             )
@@ -199,7 +199,8 @@ def _anywhere(case: Case) -> Case:
     return replace(case, height=0, width=0)
 
 
-def _peak(case: Case, device: torch.device, tell: Callable[[str], None]) -> int | None:
+def peak_of(case: Case, device: torch.device, tell: Callable[[str], None]) -> int | None:
+    """Bytes that the case's call adds to the weights at its highest; None, told, where there is too little memory."""
     try:
         return peak_memory(prepare, case, str(device), device=device)
     except Exception as error:

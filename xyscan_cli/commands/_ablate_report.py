@@ -1,0 +1,135 @@
+"""What `xyscan ablate` says and writes."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xyscan_cli import console, tables
+from xyscan_cli.commands import _train_report as training
+from xyscannet.files import write_text
+
+if TYPE_CHECKING:
+    from xyscan_cli.stopping import StopOnSignal
+    from xyscannet.analysis.ablation import Plan, Watcher
+    from xyscannet.reports.ablations import Ablation
+
+LISTED = 20
+
+
+def print_plan(plan: Plan, size: tuple[int, int]) -> None:
+    """What will be trained, measured and profiled. Raises ConfigError where it does not go with what is there."""
+    from xyscannet.analysis.ablation import STUDIES, held
+
+    done = sum(cell is not None for cell in held(plan).values())
+    table = STUDIES[plan.study].table
+    recipe, (patch, batch) = plan.recipe, plan.recipe.shapes[0]
+    console.field("table", f"{table} of the paper: {', '.join(plan.variants)}")
+    before = f", {done} made before" if done else ""
+    console.field("cells", f"{len(plan.cells)}, {plan.seeds} of each variant, in {plan.folder}{before}")
+    console.field(
+        "training", f"{recipe.iterations} steps of {batch} crops of {patch}x{patch}, {recipe.precision}"
+    )
+    for test in plan.sets:
+        console.field(
+            "measured", f"{test.dataset.title}, {len(test.dataset.samples)} images, in {test.dataset.root}"
+        )
+        for problem in test.dataset.problems[:3]:
+            console.warn(problem)
+    console.field("profile", f"training steps, and inference at {size[0]}x{size[1]}, on {plan.device}")
+    for column, reason in plan.gaps.items():
+        console.warn(f"{column} stays empty: {reason}")
+
+
+class Watching:
+    """While entered, shows a run of cells and, where a signal has arrived, ends it after the current step or image."""
+
+    def __init__(self, plan: Plan, stop: StopOnSignal) -> None:
+        self._plan, self._stop, self._stack = plan, stop, ExitStack()
+        self._shown: Any = None
+        self._trained, self._begun = 0, time.monotonic()
+
+    def __enter__(self) -> Watcher:
+        from xyscannet.analysis.ablation import Watcher
+
+        self._stop.__enter__()
+        return Watcher(self._cell, lambda event: self._shown(event), self._image, self._stop.asked)
+
+    def __exit__(self, *exception: object) -> None:
+        self._stack.close()
+        self._stop.__exit__()
+
+    def _cell(self, variant: str, seed: int, what: str) -> None:
+        self._stack.close()
+        self._end_if_asked()
+        number = self._plan.cells.index((variant, seed)) + 1
+        console.say(
+            f"{what} {variant}, seed {seed}: cell {number} of {len(self._plan.cells)}{self._left(number)}"
+        )
+        if what == "training":
+            self._trained += 1
+            self._shown = self._stack.enter_context(training.shown(self._plan.config(variant, seed)))
+        else:
+            images = sum(len(test.dataset.samples) for test in self._plan.sets)
+            self._shown = self._stack.enter_context(console.Progress(images, "images"))
+
+    def _image(self, name: str, done: int, total: int) -> None:
+        self._end_if_asked()
+        self._shown.total = total
+        self._shown.update(done, name=name)
+
+    def _left(self, number: int) -> str:
+        """The time that the cells from this one on take, at the rate of those of this run."""
+        if not self._trained:
+            return ""
+        each = (time.monotonic() - self._begun) / self._trained
+        return f", about {console.duration(each * (len(self._plan.cells) - number + 1))} left"
+
+    def _end_if_asked(self) -> None:
+        if self._stop.asked():
+            raise KeyboardInterrupt
+
+
+def show(table: Ablation, json_path: Path | None) -> None:
+    """The table and its notes; with `--json -` the record on stdout instead."""
+    from xyscannet.reports import ablations, grids
+
+    if json_path is not None and str(json_path) == "-":
+        sys.stdout.write(ablations.to_json(table))
+        return
+    header, rows, notes = grids.text_rows(ablations.grid(table))
+    tables.show(header, rows, right=range(1, len(header)))
+    for note in notes:
+        console.say(note)
+
+
+def write(table: Ablation, files: Mapping[str, Path | None]) -> None:
+    """The files that were asked for."""
+    from xyscannet.reports import ablations
+
+    makers = {
+        "--json": ablations.to_json,
+        "--csv": ablations.csv_text,
+        "--markdown": ablations.markdown,
+        "--latex": ablations.latex,
+    }
+    for option, path in files.items():
+        if path is not None:
+            write_text(path, makers[option](table))
+            console.say(f"wrote {path}")
+
+
+def print_failures(table: Ablation) -> bool:
+    """Every cell that failed and every image; whether there was one."""
+    lines = [f"{cell.variant}, seed {cell.seed}: {cell.failure}" for cell in table.cells if cell.failure]
+    lines += [
+        f"{cell.variant}, seed {cell.seed}, {problem}" for cell in table.cells for problem in cell.problems
+    ]
+    if lines:
+        more = [f"  and {len(lines) - LISTED} more"] if len(lines) > LISTED else []
+        console.error("\n".join([f"{len(lines)} failed:", *(f"  {line}" for line in lines[:LISTED]), *more]))
+    return bool(lines)
