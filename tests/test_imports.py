@@ -36,7 +36,7 @@ ALLOWED = {
     "reports": set(),
     "errors": set(),
     "files": set(),
-    "__init__": MODELS | {"checkpoint", "__init__"},
+    "__init__": MODELS | {"inference", "__init__"},
 }
 # Heavy packages that must not be imported when a module of the room is (inside a function they may be).
 NO_TORCH = {"images", "reports", "errors", "files", "__init__"}

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import safetensors
 import safetensors.torch
@@ -26,6 +27,7 @@ from xyscannet.models import XYScanNet, XYScanNetConfig, zoo
 VERSION = 1
 RESERVED = ("format", "checkpoint_version", "config")
 CHANNEL_ORDERS = ("rgb", "bgr")
+Network = TypeVar("Network", bound=XYScanNet)
 
 _FIRST, _LAST = "patch_embed.weight", "output.weight"
 _SCAN_PARAMETERS = ("A_log", "D", "dt_proj.bias")  # float32 whatever the network's type
@@ -113,10 +115,14 @@ def load_model(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
     channel_order: str = "rgb",
-) -> XYScanNet:
-    """Build the network of a named model's embedded weights or of a checkpoint file, in eval mode."""
+    kind: type[Network] = XYScanNet,
+) -> Network:
+    """Build the network of a named model's embedded weights or of a checkpoint file, in eval mode.
+
+    `kind` is the class that is built, XYScanNet or one derived from it.
+    """
     checkpoint = read(resolve(name_or_path), channel_order)
-    model = zoo.build(checkpoint.config)
+    model = kind(checkpoint.config)
     model.load_state_dict(checkpoint.state, strict=True)
     model.to(device=device, dtype=dtype)
     for name, parameter in model.named_parameters():
