@@ -18,6 +18,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.data import miniature
+from tests.video import clips
 from xyscan_cli.app import app
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -57,9 +58,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         miniature.realblur_lists(tmp_path / "realblur", letter)
     for path in (path for path in tmp_path.rglob("*") if path.suffix in (".png", ".jpg")):
         cv2.imwrite(str(path), texture)  # large enough for NIQE, and alike, as RealBlur's alignment needs it
-    for name in ("sharp/a.png", "sharp/b.png", "blurry/a.png", "blurry/b.png", "val/c.png"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        cv2.imwrite(str(tmp_path / name), texture)
+    small = ["blurry/a.png", "blurry.jpg", "photos/trip/b.jpg", "raw/c.png", "more.jpg"]
+    for name in ("sharp/a.png", "sharp/b.png", "val/c.png", *small):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        cv2.imwrite(str(tmp_path / name), texture[:40, :56] if name in small else texture)
+    if importlib.util.find_spec("av"):
+        clips.write(tmp_path / "clip.mp4", clips.pan(4, 32, 48))
     shutil.copy(AUTHORS, tmp_path / "authors.pth")
     return tmp_path
 
@@ -72,7 +76,7 @@ def arguments(command: str) -> list[str]:
 
 
 def test_there_are_guides_and_they_have_commands() -> None:
-    assert set(GUIDES) >= {"train.md", "reproduce.md", "library.md"}
+    assert set(GUIDES) >= {"deblur.md", "train.md", "reproduce.md", "library.md"}
     for guide in GUIDES:
         text = (DOCS / guide).read_text(encoding="utf-8")
         assert COMMAND.search(text) or PYTHON.search(text), guide
@@ -83,7 +87,7 @@ def test_there_are_guides_and_they_have_commands() -> None:
 @pytest.mark.slow  # tens of commands
 @pytest.mark.parametrize("guide", [name for name in GUIDES if COMMAND.search((DOCS / name).read_text())])
 def test_commands_of(guide: str, folder: Path) -> None:
-    for package in ("pyiqa", "lpips", "accelerate", "matplotlib"):
+    for package in ("pyiqa", "lpips", "accelerate", "matplotlib", "av"):
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed")
     for command in COMMAND.findall((DOCS / guide).read_text(encoding="utf-8")):
