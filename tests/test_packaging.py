@@ -26,7 +26,7 @@ CORE = {
     "pydantic",
     "pyyaml",
 }
-EXTRAS = {"metrics", "train", "video", "peers", "figures", "cuda", "test"}
+EXTRAS = {"metrics", "train", "video", "cluster", "peers", "figures", "cuda", "test"}
 
 
 @pytest.fixture(scope="module")

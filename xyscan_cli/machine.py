@@ -40,6 +40,7 @@ EXTRAS = {
     | {"scikit-image": "skimage", "matplotlib": "matplotlib"},
     "train": {"accelerate": "accelerate", "tensorboard": "tensorboard"},
     "video": {"av": "av"},
+    "cluster": {"ray": "ray"},
     "peers": {"spandrel": "spandrel"},
 }
 INSTRUCTIONS = (

@@ -13,6 +13,7 @@ from xyscannet.errors import ConfigError, UnavailableError
 if TYPE_CHECKING:
     import torch
 
+    from xyscannet.inference.cluster import Cluster
     from xyscannet.models import XYScanNet
 
 
@@ -31,10 +32,23 @@ def arithmetic_type(dtype: options.DType, *devices: torch.device) -> torch.dtype
 
     from xyscannet.inference import pick_dtype
 
-    if dtype is options.DType.auto:
-        found = {pick_dtype(device) for device in devices}
-        return found.pop() if len(found) == 1 else torch.float32
-    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[dtype.value]
+    if (named := named_type(dtype)) is not None:
+        return named
+    found = {pick_dtype(device) for device in devices}
+    return found.pop() if len(found) == 1 else torch.float32
+
+
+def named_type(dtype: options.DType) -> torch.dtype | None:
+    """The type that `--dtype` names; None for auto."""
+    import torch
+
+    types = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    return types.get(dtype.value)
+
+
+def short_name(dtype: torch.dtype) -> str:
+    """What `--dtype` calls it: fp32, bf16 or fp16."""
+    return {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}[str(dtype).removeprefix("torch.")]
 
 
 def places(device: str, devices: str | None) -> list[torch.device]:
@@ -46,6 +60,17 @@ def places(device: str, devices: str | None) -> list[torch.device]:
     if device != "auto":
         raise ConfigError("--device and --devices exclude each other")
     return inference.pick_devices(devices)
+
+
+@contextlib.contextmanager
+def cluster(address: str, device: str, devices: str | None, cpus: int | None) -> Iterator[Cluster]:
+    """The workers of `--cluster`, for the length of the block."""
+    from xyscannet.inference.cluster import Cluster
+
+    if devices is not None:
+        raise ConfigError("--devices are of this machine; a cluster's workers take a GPU each")
+    with Cluster(address, device, cpus) as found:
+        yield found
 
 
 @contextlib.contextmanager

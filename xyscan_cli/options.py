@@ -66,6 +66,24 @@ DevicesOption = Annotated[
         help="Several GPUs of this machine: all, or their numbers. Each takes the next image when it is free.",
     ),
 ]
+ClusterOption = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster",
+        metavar="auto|HOST:PORT",
+        help="Work on the machines of a Ray cluster; auto: the one that runs here, else one is started.",
+    ),
+]
+CpusOption = Annotated[
+    int | None,
+    typer.Option(
+        "--cpus-per-worker",
+        min=1,
+        metavar="N",
+        help="With --cluster: processors, and threads, of each worker.",
+        show_default="up to 4",
+    ),
+]
 DTypeOption = Annotated[
     DType, typer.Option("--dtype", help="auto: bf16 where the hardware is fast at it, else fp32.")
 ]

@@ -9,15 +9,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xyscan_cli import console
+from xyscan_cli import console, networks
 from xyscan_cli.console import shown
 from xyscannet.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
 
+    from xyscan_cli.commands._deblur_places import Place
     from xyscannet.inference import Job, Jobs, Record, Settings
     from xyscannet.inference.clip_runs import ClipTimes
+    from xyscannet.inference.cluster import Cluster
+    from xyscannet.inference.on_cluster import Worker
 
 LISTED = 5  # names shown of a long list
 
@@ -25,13 +28,9 @@ LISTED = 5  # names shown of a long list
 def print_plan(
     jobs: Jobs,
     planned: Sequence[Record],
-    network: str,
-    settings: Settings,
-    devices: Sequence[torch.device],
+    place: Place,
     output: str,
 ) -> None:
-    import torch
-
     from xyscannet.inference.plan import mebibytes
 
     work = [record for record in planned if record.plan is not None]
@@ -57,10 +56,12 @@ def print_plan(
             f"{len(clips)}, about {frames} frames, {_megapixels(clips)}{others if not images else ''}",
         )
     console.field("output", f"{output}")
-    console.field("network", network + (", averaged over 8 flips and rotations" if settings.ensemble else ""))
-    console.field("scan", _scan_in_words(devices[0]))
-    dtype = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[settings.dtype]
-    console.field("device" if len(devices) == 1 else "devices", f"{_devices_in_words(devices)}, {dtype}")
+    console.field(
+        "network",
+        place.network + (", averaged over 8 flips and rotations" if place.settings.ensemble else ""),
+    )
+    for name, words in place.where.items():
+        console.field(name, words)
     largest = max(work, key=lambda record: record.plan.memory_bytes)
     tiled = [record for record in work if not record.plan.whole]
     size = "{0.width} x {0.height}".format
@@ -108,6 +109,22 @@ def _clip_in_words(clip: ClipTimes) -> str:
         f"{clip.frames} frames{found}, {console.number(rate)} frames/s, "
         f"the network waited {console.number(share)} % of the time for the codec"
     )
+
+
+def here(devices: Sequence[torch.device], settings: Settings) -> dict[str, str]:
+    """What runs the network on this machine, as fields of the plan."""
+    name = "device" if len(devices) == 1 else "devices"
+    dtype = networks.short_name(settings.dtype)
+    return {"scan": _scan_in_words(devices[0]), name: f"{_devices_in_words(devices)}, {dtype}"}
+
+
+def there(cluster: Cluster, worker: Worker, settings: Settings) -> dict[str, str]:
+    """What runs the network on a cluster, as fields of the plan."""
+    return {
+        "scan": worker.scan,
+        "cluster": cluster.describe(),
+        "device": f"{cluster.device} ({worker.device}), {networks.short_name(settings.dtype)}",
+    }
 
 
 def _devices_in_words(devices: Sequence[torch.device]) -> str:

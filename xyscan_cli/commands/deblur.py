@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from xyscan_cli import console, networks, options
+from xyscan_cli.commands import _deblur_places as places
 from xyscan_cli.commands import _deblur_report as report
 from xyscan_cli.console import Progress, shown
 from xyscannet.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
-    import torch
-
-    from xyscannet.inference import Job, Jobs, Record, Settings
-    from xyscannet.models import XYScanNet
+    from xyscannet.inference import Job, Jobs, Record
     from xyscannet.video import ClipOptions
 
 
@@ -50,6 +47,8 @@ def command(
     weights: options.WeightsOption = None,
     device: options.DeviceOption = "auto",
     devices: options.DevicesOption = None,
+    cluster: options.ClusterOption = None,
+    cpus_per_worker: options.CpusOption = None,
     dtype: options.DTypeOption = options.DType.auto,
     scan: options.ScanOption = options.Scan.auto,
     tile: Annotated[
@@ -145,6 +144,8 @@ def command(
     xyscan deblur 'holiday/*.png' cat.jpg out/ --exist skip
 
     xyscan deblur clip.mp4 sharp.mp4 --start 0:10 --end 0:15
+
+    xyscan deblur archive/ out/ --cluster 10.0.0.1:6379
     """
     console.set_quiet(quiet)
     if len(paths) < 2:
@@ -158,9 +159,7 @@ def command(
 
     jobs = inference.make_jobs(paths[:-1], paths[-1], format=format and format.value, exist=exist.value)
     records = report.Records(json_path, exist.value, jobs)
-    places = networks.places(device, devices)
     settings = inference.Settings(
-        dtype=networks.arithmetic_type(dtype, *places),
         tile=tile_size,
         ensemble=ensemble,
         format=format and format.value,
@@ -168,17 +167,17 @@ def command(
         strip_metadata=strip_metadata,
         overwrite=exist is options.Exist.overwrite,
         clip=clip,
-        sharing=max(Counter(places).values()),
     )
-    with networks.scan_backend(scan, places[0]):
-        model, network = networks.load_network(weights, places[0], channel_order.value)
-        planned = _plans(jobs, model, settings, places[0])
-        report.print_plan(jobs, planned, network, settings, places, paths[-1])
+    asked = places.Asked(weights, channel_order.value, device, devices, dtype, scan, cluster, cpus_per_worker)
+    work = any(job.info and not job.skip for job in jobs.jobs)
+    with (places.on_cluster if cluster is not None and work else places.here)(asked, settings) as place:
+        planned = _plans(jobs, place)
+        report.print_plan(jobs, planned, place, paths[-1])
         with records:
             if dry_run:
                 code = _dry_run(planned, records)
             else:
-                code = _run(jobs, networks.on_each(model, places), settings, records)
+                code = _run(jobs, place.restore, records)
     if code:
         raise typer.Exit(code)
 
@@ -196,7 +195,7 @@ def _clip_options(
     return options
 
 
-def _plans(jobs: Jobs, model: XYScanNet, settings: Settings, device: torch.device) -> list[Record]:
+def _plans(jobs: Jobs, place: places.Place) -> list[Record]:
     """What is to become of each job: planned, skipped, or failed already."""
     from xyscannet.inference import Record, plan_image
 
@@ -211,11 +210,12 @@ def _plans(jobs: Jobs, model: XYScanNet, settings: Settings, device: torch.devic
             try:
                 plan = plan_image(
                     *size,
-                    model.config,
-                    device=device,
-                    dtype=settings.dtype,
-                    tile=settings.tile,
-                    sharing=settings.sharing,
+                    place.config,
+                    device=place.device,
+                    dtype=place.settings.dtype,
+                    tile=place.settings.tile,
+                    memory=place.memory,
+                    sharing=place.settings.sharing,
                 )
                 planned.append(Record(job, "planned", plan=plan))
             except InputError as error:
@@ -236,8 +236,8 @@ def _dry_run(planned: Sequence[Record], records: report.Records) -> int:
     return 1 if failed else 0
 
 
-def _run(jobs: Jobs, models: Sequence[XYScanNet], settings: Settings, records: report.Records) -> int:
-    from xyscannet.inference import Record, run_jobs
+def _run(jobs: Jobs, restore: Callable[..., None], records: report.Records) -> int:
+    from xyscannet.inference import Record
 
     done: list[Record] = []
     work = [job for job in jobs.jobs if not job.skip]
@@ -265,7 +265,7 @@ def _run(jobs: Jobs, models: Sequence[XYScanNet], settings: Settings, records: r
             )
 
         try:
-            run_jobs(jobs.jobs, models, settings, finished=finished, progress=progress)
+            restore(jobs.jobs, finished=finished, progress=progress)
         except KeyboardInterrupt as interrupt:
             code = console.interrupted(interrupt)
     if code:

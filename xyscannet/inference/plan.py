@@ -66,7 +66,7 @@ def plan_image(
         tile: "auto" takes the whole image if its estimated peak fits into memory, else the largest tiles that
             do; "none" always takes the whole image; a number is the longest side of a tile in pixels.
         memory: bytes that the restoration may take; by default a share of what is free on `device` now.
-        sharing: number of networks among which that share is divided.
+        sharing: number of networks among which they are divided.
 
     Raises:
         ConfigError: `tile` is neither of these.
@@ -85,7 +85,8 @@ def plan_image(
     if tile != "auto":
         raise ConfigError(f"tile must be auto, none or a number of pixels, not {tile!r}")
     if memory is None:
-        memory = _allowance(height * width, device) // sharing
+        memory = _allowance(height * width, device)
+    memory //= sharing
     need, have = f"{mebibytes(whole.memory_bytes)}", f"{mebibytes(memory)}"
     if whole.memory_bytes <= memory:
         return _because(whole, f"needs {need}, may take {have}")

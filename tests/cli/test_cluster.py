@@ -1,0 +1,276 @@
+"""Work on a Ray cluster of two workers on this machine: results of a single process, whatever is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from xyscan_cli.app import app
+from xyscannet.errors import ConfigError, UnavailableError
+from xyscannet.inference import cluster as module
+from xyscannet.inference.cluster import Cluster
+
+# Ray's start takes about ten seconds, a worker's about three.
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")]
+NAMES = [f"{i:02d}.png" for i in range(10)]
+
+
+@pytest.fixture(scope="module")
+def ray_here():
+    ray = pytest.importorskip("ray", reason="ray is not installed")
+    store = 80 * 2**20
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        object_store_memory=store,
+        log_to_driver=False,
+        logging_level="ERROR",
+    )
+    yield ray
+    ray.shutdown()
+
+
+@pytest.fixture
+def workers(ray_here):
+    with Cluster(cpus=1) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for i, name in enumerate(NAMES):
+        picture(Path("in", name), 40 + i, seed=i)
+    return tmp_path
+
+
+def picture(path: Path, height: int, seed: int = 0) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, 60, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture
+def deblur(here: Path, tiny_weights: Path):
+    def run(*arguments: str):
+        return CliRunner().invoke(app, ["deblur", "-w", str(tiny_weights), *arguments])
+
+    return run
+
+
+CLUSTER = ("--cluster", "auto", "--cpus-per-worker", "1")
+
+
+def contents(folder: str) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+def results(workers: Cluster, make, units: list) -> tuple[dict, list]:
+    found, lost = {}, []
+    workers.run(make, units, finished=found.__setitem__, lost=lost.append)
+    return found, lost
+
+
+def test_each_unit_is_done_by_workers_of_the_size(workers: Cluster) -> None:
+    def make():
+        import torch
+
+        calls = []
+
+        def work(unit, losses):
+            calls.append(unit)
+            return os.getpid(), unit**2, len(calls), os.environ["XYSCAN_HOME"]
+
+        torch.set_num_threads(1)
+        return work
+
+    assert (workers.workers, workers.machines, workers.device, workers.sharing) == (2, 1, "cpu", 2)
+    assert workers.describe() == "2 workers on 1 machine, 1 CPU each"
+    os.environ["XYSCAN_HOME"] = "somewhere"
+    found, lost = results(workers, make, list(range(20)))
+    assert [found[i][1] for i in range(20)] == [i**2 for i in range(20)] and not lost
+    processes = {each[0] for each in found.values()}
+    assert os.getpid() not in processes and len(processes) <= 2
+    assert sum(max(each[2] for each in found.values() if each[0] == p) for p in processes) == 20
+    assert all(each[3] == "somewhere" for each in found.values())
+
+
+def test_an_interruption_lets_work_end_where_it_may(workers: Cluster, tmp_path: Path) -> None:
+    def make():
+        import time
+
+        from xyscannet.inference.cluster import pause_point
+
+        def work(unit, losses):
+            (tmp_path / f"{unit}.begun").touch()
+            if unit == "first":
+                while not (tmp_path / "careful.begun").exists():
+                    time.sleep(0.01)
+                return unit
+            time.sleep(1)  # no place to pause
+            (tmp_path / unit).touch()
+            pause_point()
+            return unit
+
+        return work
+
+    def interrupt(index, result) -> None:
+        seen.append(result)
+        if result == "first":
+            raise KeyboardInterrupt
+
+    seen: list = []
+    with pytest.raises(KeyboardInterrupt):
+        workers.run(make, ["first", "careful"], finished=interrupt)
+    assert seen == ["first"] and (tmp_path / "careful").exists()
+
+
+def test_a_lost_workers_unit_is_done_again_and_not_for_ever(workers: Cluster, monkeypatch) -> None:
+    def make():
+        def work(unit, losses):
+            if unit == "deadly" or (unit == "unlucky" and not losses):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return unit, losses
+
+        return work
+
+    monkeypatch.setattr(module, "MOST_LOSSES", 2)
+    found, lost = results(workers, make, ["a", "unlucky", "b", "deadly", "c"])
+    assert found == {0: ("a", 0), 1: ("unlucky", 1), 2: ("b", 0), 3: None, 4: ("c", 0)}
+    assert sorted(lost) == [1, 3, 3]
+
+
+def test_what_stops_every_unit_stops_the_run(workers: Cluster, tmp_path: Path) -> None:
+    def failing():
+        def work(unit, losses):
+            raise ConfigError("this cannot be")
+
+        return work
+
+    with pytest.raises(ConfigError, match="^this cannot be$"):
+        results(workers, failing, [1, 2, 3])
+    with pytest.raises(UnavailableError, match="gone cannot be entered on .*under the same names"):
+        workers.run(failing, [1], finished=print, folder=str(tmp_path / "gone"))
+    with pytest.raises(UnavailableError, match="has 1000 processors"):
+        Cluster(cpus=1000).__enter__()
+    with pytest.raises(UnavailableError, match="has a GPU"):
+        Cluster(device="cuda").__enter__()
+    with pytest.raises(ConfigError, match="auto, cpu or cuda"):
+        Cluster(device="cuda:1")
+
+
+def test_the_files_are_those_of_a_single_process(deblur, ray_here) -> None:
+    Path("in/bad.png").write_text("text")
+    Path("in/sub").mkdir()
+    picture(Path("in/sub/deep.png"), 50)
+    single = deblur("in", "one", "--json", "-")
+    several = deblur("in", "two", *CLUSTER, "--json", "-")
+    assert single.exit_code == several.exit_code == 1, several.output
+    assert contents("one/sub") == contents("two/sub")
+    Path("one/sub/deep.png").unlink(), Path("two/sub/deep.png").unlink()
+    Path("one/sub").rmdir(), Path("two/sub").rmdir()
+    assert contents("one") == contents("two") and len(contents("two")) == 10
+    assert "cluster: 2 workers on 1 machine, 1 CPU each" in several.stderr
+    assert "11 of 12 images done" in several.stderr
+    assert single.stderr.split("error: ")[1] == several.stderr.split("error: ")[1]
+
+    def records(result) -> list[dict]:
+        found = sorted(map(json.loads, result.stdout.splitlines()), key=lambda record: record["input"])
+        for record in found:
+            record.pop("seconds")
+            record["output"] = record["output"].partition("/")[2]
+            if record["plan"]:
+                record["plan"].pop("reason")
+        return found
+
+    assert records(single) == records(several)
+
+
+def test_a_worker_that_is_killed_changes_nothing(deblur, ray_here) -> None:
+    killed: list[int] = []
+
+    def kill() -> None:
+        while not killed and any(not Path("two", name).exists() for name in NAMES):
+            if len(list(Path("two").glob("*.png"))) >= 2:
+                killed.extend(kill_a_worker())
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    result = deblur("in", "two", *CLUSTER, "--ensemble")
+    killer.join()
+    assert result.exit_code == 0, result.output
+    assert killed and "note: 1 worker was lost over it before" in result.stderr
+    assert "10 of 10 images done" in result.stderr
+    assert deblur("in", "one", "--ensemble").exit_code == 0
+    assert contents("two") == contents("one")
+
+    before = {name: Path("two", name).stat().st_mtime_ns for name in NAMES}
+    result = deblur("in", "two", *CLUSTER, "--exist", "skip")
+    assert result.exit_code == 0 and "none to restore (10 already there and skipped)" in result.stderr
+    assert {name: Path("two", name).stat().st_mtime_ns for name in NAMES} == before
+
+
+def kill_a_worker() -> list[int]:
+    """Kill -9 a worker that is at a unit, as its title says; nothing where none is."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                title = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if title.startswith(b"ray::_do"):
+                os.kill(int(entry.name), signal.SIGKILL)
+                return [int(entry.name)]
+    return []
+
+
+def test_an_interruption_is_reported_and_finished_later(deblur, ray_here, monkeypatch) -> None:
+    from xyscan_cli import console
+
+    update = console.Progress.update
+
+    def interrupting(self, *arguments, **more):
+        update(self, *arguments, **more)
+        if self.finished == 3:
+            patch.undo()
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(console.Progress, "update", interrupting)
+        result = deblur("in", "out", *CLUSTER, "--json", "-")
+    assert result.exit_code == 130, result.output
+    there = set(contents("out"))
+    assert 3 <= len(there) < 10
+    records = [json.loads(line) for line in result.stdout.splitlines()]
+    assert len(records) == 10
+    assert {Path(each["input"]).name for each in records if each["status"] == "done"} == there
+    result = deblur("in", "out", *CLUSTER, "--exist", "skip")
+    assert result.exit_code == 0 and set(contents("out")) == set(NAMES)
+    assert deblur("in", "one").exit_code == 0 and contents("one") == contents("out")
+
+
+def test_a_dry_run_writes_nothing(deblur, ray_here) -> None:
+    result = deblur("in", "out", *CLUSTER, "--dry-run")
+    assert result.exit_code == 0 and "in/00.png -> out/00.png" in result.stderr
+    assert not Path("out").exists()
+    result = deblur("in", "out", *CLUSTER, "--devices", "all")
+    assert result.exit_code == 2 and "--devices are of this machine" in result.stderr
+    result = deblur("in", "out", *CLUSTER, "--scan", "triton")
+    assert result.exit_code == 3 and "triton" in result.stderr
+
+
+def test_without_ray_the_extra_is_named(deblur, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    result = deblur("in", "out", *CLUSTER)
+    assert result.exit_code == 3 and 'pip install "xyscannet[cluster]"' in result.stderr
+    assert not Path("out").exists()
