@@ -112,7 +112,8 @@ def test_parts_by_name():
 def test_scanners_alone_on_the_maps_that_they_meet():
     model, images = network(), inputs(2, 3, 20, 20)
     intra, inter, block = erf.scanner_fields(model, images)
-    assert [field.part for field in (intra, inter, block)] == ["intra", "inter", "block"]
+    parts = [f"decoder_level1.0: {part}" for part in ("intra", "inter", "block")]
+    assert [field.part for field in (intra, inter, block)] == parts
     centre = 10
     near = np.abs(np.arange(20) - centre) <= 1  # the 3x3 convolution before the scanner widens the cross
     before = np.arange(20) <= centre + 1
@@ -127,7 +128,7 @@ def test_scanners_alone_on_the_maps_that_they_meet():
     once = erf.scanner_fields(model, images[:1])[1]
     np.testing.assert_array_equal(once.map, alone)
     (twice, *_) = erf.scanner_fields(network(scanners=("ss2d", "ss2d")), images, "decoder_level3.0")
-    assert twice.part == "ss2d 1" and twice.map.shape == (5, 5)
+    assert twice.part == "decoder_level3.0: ss2d 1" and twice.map.shape == (5, 5)
     with pytest.raises(ConfigError, match="decoder_level3.0, decoder_level1.0"):
         erf.scanner_fields(model, images, "decoder_level2.0")
 

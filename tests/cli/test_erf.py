@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from xyscan_cli.app import app
+from xyscan_cli.commands._erf_report import labels
 
 SIZE = ["--size", 16, "--inputs", 3]
 
@@ -62,6 +63,15 @@ def test_networks_side_by_side_and_their_figures(tiny_weights, photos, tmp_path)
     captions = " ".join((out / "captions.txt").read_text().split())
     assert "tiny (random weights), other (random weights): the absolute gradient" in captions
     assert captions.count("Made with: xyscan") == 2
+
+
+def test_files_named_alike_are_told_apart():
+    assert labels(["a/x.pth", "a/y.safetensors", "xyscannet-s"]) == {
+        "a/x.pth": "x",
+        "a/y.safetensors": "y",
+        "xyscannet-s": "xyscannet-s",
+    }
+    assert labels(["a/x.pth", "b/x.pth"]) == {"a/x.pth": "a/x.pth", "b/x.pth": "b/x.pth"}
 
 
 def test_a_photograph_that_is_too_small_is_told_and_the_others_are_used(tiny_weights, photos):

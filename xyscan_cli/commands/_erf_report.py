@@ -25,18 +25,16 @@ class Measured:
     """An ERF of a network with these weights ("random" or a file's name), of all of it or of one of its scanners."""
 
     model: str
+    label: str
     weights: str
     field: ReceptiveField
     of_scanner: bool = False
 
-    @property
-    def label(self) -> str:
-        return label(self.model)
 
-
-def label(model: str) -> str:
-    """A network's name, or its file's without folder and suffix."""
-    return re.sub(r"\.(safetensors|pth)$", "", Path(model).name)
+def labels(models: Sequence[str]) -> dict[str, str]:
+    """Networks' names, or their files' without folder and suffix; whole paths where several files are named alike."""
+    short = {model: re.sub(r"\.(safetensors|pth)$", "", Path(model).name) for model in models}
+    return {model: name if list(short.values()).count(name) == 1 else model for model, name in short.items()}
 
 
 def how(weights: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xyscan_cli import console, tables
-from xyscan_cli.commands._erf_report import SUFFIXES, how, label, put
+from xyscan_cli.commands._erf_report import SUFFIXES, how, put
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,12 +40,9 @@ class Looked:
     """A network with these weights ("random" or a file's name), looked into."""
 
     model: str
+    label: str
     weights: str
     features: Features
-
-    @property
-    def label(self) -> str:
-        return label(self.model)
 
     def modules(self) -> Iterator[tuple[Addition, list[Scan]]]:
         """Every scanning module with its scans."""
@@ -62,13 +59,14 @@ def show(
 ) -> None:
     """The table; with `--json -` the records on stdout instead."""
     records = [record for each in looked for record in _records(each, state)]
+    labels = {each.model: each.label for each in looked}
     if json_path is not None and str(json_path) == "-":
         for record in records:
             console.data(record | told)
     else:
         rows = [
             [
-                *(label(r["model"]), r["weights"], r["module"], r["kind"], ARROWS[r["direction"]]),
+                *(labels[r["model"]], r["weights"], r["module"], r["kind"], ARROWS[r["direction"]]),
                 *(
                     f"{100 * r['added']:.3g} %",
                     f"{r['delta']:.3g}",

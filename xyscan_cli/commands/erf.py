@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -107,11 +106,12 @@ def command(
     loaded = {name: cases.load(name, place, random=random) for name in names}
     results: list[report.Measured] = []
     told = {"size": [size, size], "seed": seed, "command": shlex.join(["xyscan", *sys.argv[1:]])}
+    labels = report.labels(names)
     steps = len(inputs) * len(names) * (2 if scanners else 1)
     with exact(scan, place), console.Progress(steps, "inputs") as bar, out_of_memory(size):
         for name, (model, weights) in loaded.items():
             model.eval().requires_grad_(False)
-            results += _measure(name, weights, model, at, scanners, block, inputs, place, bar)
+            results += _measure((name, labels[name], weights), model, at, scanners, block, inputs, place, bar)
     report.show(results, told, json_path, csv_path)
     if figures is not None:
         report.draw(figures, results, told["command"])
@@ -161,8 +161,7 @@ def out_of_memory(size: int) -> Iterator[None]:
 
 
 def _measure(
-    name: str,
-    weights: str,
+    network: tuple[str, str, str],
     model: torch.nn.Module,
     at: str,
     scanners: bool,
@@ -177,14 +176,9 @@ def _measure(
         return (crop.image.to(device) for crop in inputs)
 
     def advance() -> None:
-        bar.update(bar.done + 1, name=name)
+        bar.update(int(bar.done) + 1, name=network[1])
 
-    yield report.Measured(
-        name, weights, erf.receptive_field(erf.differentiated(model, at), images(), at, advance)
-    )
+    yield report.Measured(*network, erf.receptive_field(erf.differentiated(model, at), images(), at, advance))
     if scanners:
         for field in erf.scanner_fields(model, images(), block, advance):
-            where = block or list(erf.decoder_blocks(model))[-1]
-            yield report.Measured(
-                name, weights, dataclasses.replace(field, part=f"{where}: {field.part}"), True
-            )
+            yield report.Measured(*network, field, True)

@@ -11,7 +11,7 @@ import typer
 
 from xyscan_cli import console, options
 from xyscan_cli.commands import _features_report as report
-from xyscan_cli.commands._erf_report import check_outputs
+from xyscan_cli.commands._erf_report import check_outputs, labels
 from xyscan_cli.commands.bench import ALIASES, listed
 from xyscan_cli.commands.erf import exact, out_of_memory
 from xyscannet.errors import ConfigError
@@ -87,6 +87,7 @@ def command(
     else:
         image = photographs.crops([photo], size, 1)[0].image
     looked: list[report.Looked] = []
+    short = labels(names)
     with (
         exact(scan, place),
         out_of_memory(max(image.shape[2:])),
@@ -98,8 +99,8 @@ def command(
             states = model.config.d_state
             if state is not None and state > states:
                 raise ConfigError(f"--state {state}: {name} has {states} states a channel")
-            looked.append(report.Looked(name, weights, features(model, image.to(place), chosen)))
-            bar.update(bar.done + 1, name=name)
+            looked.append(report.Looked(name, short[name], weights, features(model, image.to(place), chosen)))
+            bar.update(len(looked), name=name)
     command_line = shlex.join(["xyscan", *sys.argv[1:]])
     told = {"photo": str(photo), "size": list(image.shape[2:]), "command": command_line}
     report.show(looked, state, told, json_path, csv_path)

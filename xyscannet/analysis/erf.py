@@ -199,8 +199,8 @@ def scanner_fields(
     """The ERFs of a decoder block's scanners, each alone on the feature maps that it meets in the network.
 
     One field for each of the block's two modules with its normalisation ("intra", "inter" or "ss2d"), without the sum
-    around it, and one for all that the block adds to its input ("block"). Cells of the maps are pixels of the
-    block's level. One image at a time is in memory.
+    around it, and one for all that the block adds to its input ("block"); their `part` begins with the block's name.
+    Cells of the maps are pixels of the block's level. One image at a time is in memory.
 
     Args:
         images: (1, 3, H, W) in [0, 1] of one size, on the network's device.
@@ -216,7 +216,7 @@ def scanner_fields(
     if name not in blocks:
         raise ConfigError(f"{name!r} is no decoder block; they are {', '.join(blocks)}")
     parts = scanner_parts(blocks[name], model.config.scanners)
-    means = [_Mean(part) for part in parts]
+    means = [_Mean(f"{name}: {part}") for part in parts]
     for image in images:
         maps = entering(model, [entry for entry, _ in parts.values()], image)
         for mean, (_, run), x in zip(means, parts.values(), maps, strict=True):
