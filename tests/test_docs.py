@@ -1,7 +1,7 @@
 """Every command and all Python of the guides run as written, in the guide's order, on miniature sets.
 
-A training command gets overrides appended that only shrink it; a launcher of many processes is left out (that it
-works is tested in tests/training/test_processes.py).
+A training command gets overrides appended that only shrink it, and so do commands that look into networks; a launcher
+of many processes is left out (that it works is tested in tests/training/test_processes.py).
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ SMALL = [
     "validation.images=1",
     "loss.contrastive=0",
 ]
+FEW = {"erf": ["--size", "16", "--inputs", "1"], "features": ["--size", "32"]}  # pixels and inputs
 
 
 @pytest.fixture
@@ -72,7 +73,7 @@ def arguments(command: str) -> list[str]:
     words = shlex.split(LAUNCHER.sub("xyscan", command))[1:]
     if words[0] == "train" and not {"--list", "--print-config"} & set(words):
         return words + [word for override in SMALL for word in ("--set", override)]
-    return words
+    return words + FEW.get(words[0], [])
 
 
 def test_there_are_guides_and_they_have_commands() -> None:

@@ -155,7 +155,7 @@ def draw(
         figures["states" if len(looked) == 1 else f"states-{number}"] = (
             _states(each, photo, state),
             f"The scanners' states over {name} in {each.label} ({how(each.weights)}): delta after softplus, mean over "
-            f"the channels, and the decay exp(delta A), mean over channels, {_which(state)}. Arrows are the scans' "
+            f"the channels, and the decay exp(delta A), {_which(state)}. Arrows are the scans' "
             f"directions. Where rows and columns are averaged (inter) they are profiles down and across. {SPAN}",
         )
     captions = {}
@@ -227,4 +227,4 @@ def _decay(scan: Scan, state: int | None) -> np.ndarray:
 
 
 def _which(state: int | None) -> str:
-    return "mean over the states" if state is None else f"state {state}"
+    return "mean over channels and states" if state is None else f"of state {state}, mean over the channels"

@@ -99,11 +99,15 @@ def command(
     report.check_outputs(csv_path, json_path)
 
     from xyscannet import inference
-    from xyscannet.analysis import cases
+    from xyscannet.analysis import cases, erf
 
     place = inference.pick_device(device)
-    inputs, failures = crops(photos or [EXAMPLES], size, count, seed)
     loaded = {name: cases.load(name, place, random=random) for name in names}
+    for model, _ in loaded.values():  # names that a network does not have are told before any work
+        erf.differentiated(model, at)
+        if scanners:
+            erf.chosen_block(model, block)
+    inputs, failures = crops(photos or [EXAMPLES], size, count, seed)
     results: list[report.Measured] = []
     told = {"size": [size, size], "seed": seed, "command": shlex.join(["xyscan", *sys.argv[1:]])}
     labels = report.labels(names)

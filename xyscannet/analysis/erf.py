@@ -190,6 +190,14 @@ def decoder_blocks(model: nn.Module) -> dict[str, DecoderBlock]:
     return found
 
 
+def chosen_block(model: nn.Module, name: str | None = None) -> str:
+    """The name of a decoder block, by default of the last that runs. Raises ConfigError where there is none."""
+    blocks = decoder_blocks(model)
+    if name is not None and name not in blocks:
+        raise ConfigError(f"{name!r} is no decoder block; they are {', '.join(blocks)}")
+    return name or list(blocks)[-1]
+
+
 def scanner_fields(
     model: XYScanNet,
     images: Iterable[Tensor],
@@ -211,11 +219,8 @@ def scanner_fields(
         ConfigError: no block has that name.
         InputError: see `receptive_field`.
     """
-    blocks = decoder_blocks(model)
-    name = block or list(blocks)[-1]
-    if name not in blocks:
-        raise ConfigError(f"{name!r} is no decoder block; they are {', '.join(blocks)}")
-    parts = scanner_parts(blocks[name], model.config.scanners)
+    name = chosen_block(model, block)
+    parts = scanner_parts(decoder_blocks(model)[name], model.config.scanners)
     means = [_Mean(f"{name}: {part}") for part in parts]
     for image in images:
         maps = entering(model, [entry for entry, _ in parts.values()], image)

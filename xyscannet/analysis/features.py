@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from xyscannet.analysis.erf import decoder_blocks
+from xyscannet.analysis.erf import chosen_block, decoder_blocks
 from xyscannet.errors import ConfigError
 from xyscannet.models import XYScanNet
 from xyscannet.models.scanners import InterScanner
@@ -89,10 +89,7 @@ def features(model: XYScanNet, image: Tensor, blocks: Sequence[str] | None = Non
     if image.ndim != 4 or image.shape[:2] != (1, 3):
         raise ConfigError(f"features are of one image (1, 3, H, W), not {tuple(image.shape)}")
     known = decoder_blocks(model)
-    for name in blocks or ():
-        if name not in known:
-            raise ConfigError(f"{name!r} is no decoder block; they are {', '.join(known)}")
-    chosen = {name: known[name] for name in blocks or last_blocks(known)}
+    chosen = {chosen_block(model, name): known[name] for name in blocks or last_blocks(known)}
     found = Features(np.empty(0))
     with _watching(chosen, model.config.scanners, found):
         residual = model(image) - image
