@@ -58,13 +58,17 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for letter in "JR":
         miniature.realblur_lists(tmp_path / "realblur", letter)
     for path in (path for path in tmp_path.rglob("*") if path.suffix in (".png", ".jpg")):
-        cv2.imwrite(str(path), texture)  # large enough for NIQE, and alike, as RealBlur's alignment needs it
-    small = ["blurry/a.png", "blurry.jpg", "photos/trip/b.jpg", "raw/c.png", "more.jpg"]
-    for name in ("sharp/a.png", "sharp/b.png", "val/c.png", *small):
+        cv2.imwrite(
+            str(path), texture[:112, :112]
+        )  # enough for NIQE; alike, as RealBlur's alignment needs it
+    small = ["blurry.jpg", "photos/trip/b.jpg", "raw/c.png", "more.jpg"]
+    for name in ("sharp/a.png", "sharp/b.png", "blurry/a.png", "blurry/b.png", "val/c.png", *small):
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         cv2.imwrite(str(tmp_path / name), texture[:40, :56] if name in small else texture)
     if importlib.util.find_spec("av"):
         clips.write(tmp_path / "clip.mp4", clips.pan(4, 32, 48))
+    for name in ("theirs", "ours"):
+        shutil.copytree(tmp_path / "sharp", tmp_path / name)
     shutil.copy(AUTHORS, tmp_path / "authors.pth")
     return tmp_path
 
@@ -77,7 +81,7 @@ def arguments(command: str) -> list[str]:
 
 
 def test_there_are_guides_and_they_have_commands() -> None:
-    assert set(GUIDES) >= {"deblur.md", "train.md", "reproduce.md", "library.md"}
+    assert set(GUIDES) >= {"deblur.md", "evaluate.md", "train.md", "reproduce.md", "library.md"}
     for guide in GUIDES:
         text = (DOCS / guide).read_text(encoding="utf-8")
         assert COMMAND.search(text) or PYTHON.search(text), guide
