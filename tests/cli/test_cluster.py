@@ -81,6 +81,20 @@ def results(workers: Cluster, make, units: list) -> tuple[dict, list]:
     return found, lost
 
 
+def test_results_may_ask_for_more(workers: Cluster) -> None:
+    def make():
+        return lambda unit, losses: unit * 2
+
+    found = {}
+
+    def finished(unit, result):
+        found[unit] = result
+        return [unit + 1, unit + 2] if unit % 10 == 0 else None
+
+    workers.run(make, [10, 20], finished=finished)
+    assert found == {unit: unit * 2 for unit in (10, 11, 12, 20, 21, 22)}
+
+
 def test_each_unit_is_done_by_workers_of_the_size(workers: Cluster) -> None:
     def make():
         import torch
@@ -124,7 +138,7 @@ def test_an_interruption_lets_work_end_where_it_may(workers: Cluster, tmp_path: 
 
         return work
 
-    def interrupt(index, result) -> None:
+    def interrupt(unit, result) -> None:
         seen.append(result)
         if result == "first":
             raise KeyboardInterrupt
@@ -146,8 +160,9 @@ def test_a_lost_workers_unit_is_done_again_and_not_for_ever(workers: Cluster, mo
 
     monkeypatch.setattr(module, "MOST_LOSSES", 2)
     found, lost = results(workers, make, ["a", "unlucky", "b", "deadly", "c"])
-    assert found == {0: ("a", 0), 1: ("unlucky", 1), 2: ("b", 0), 3: None, 4: ("c", 0)}
-    assert sorted(lost) == [1, 3, 3]
+    alone = {unit: (unit, 0) for unit in "abc"}
+    assert found == {**alone, "unlucky": ("unlucky", 1), "deadly": None}
+    assert sorted(lost) == ["deadly", "deadly", "unlucky"]
 
 
 def test_what_stops_every_unit_stops_the_run(workers: Cluster, tmp_path: Path) -> None:
@@ -232,6 +247,39 @@ def kill_a_worker() -> list[int]:
                 os.kill(int(entry.name), signal.SIGKILL)
                 return [int(entry.name)]
     return []
+
+
+def test_a_clips_segments_are_those_of_a_single_process(deblur, ray_here, monkeypatch) -> None:
+    av = pytest.importorskip("av", reason="PyAV is not installed")
+    picture(Path("clips/a.png"), 40)
+    clip(av, Path("clips/moving.mp4"), frames=130)
+    Path("clips/broken.mp4").write_bytes(Path("clips/moving.mp4").read_bytes()[:2000])
+    single = deblur("clips", "one", "--json", "-", "--scan", "cpu")
+    several = deblur("clips", "two", *CLUSTER, "--json", "-")
+    assert single.exit_code == several.exit_code == 1, several.output
+    assert contents("one") == contents("two") and set(contents("two")) == {"a.png", "moving.mp4"}
+    found = {}
+    for line in several.stdout.splitlines():
+        record = json.loads(line)
+        found[record["input"]] = record
+    assert found["clips/moving.mp4"]["clip"]["segments"] == 3
+    assert found["clips/moving.mp4"]["clip"]["frames"] == 130
+    assert found["clips/broken.mp4"]["status"] == "failed"
+
+
+def clip(av, path: Path, frames: int) -> None:
+    """Noise that moves, with a key frame every 48 frames."""
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32 + frames, 3), dtype=np.uint8)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width = stream.height = 32
+        stream.pix_fmt = "yuv420p"
+        stream.options = {"preset": "ultrafast"}
+        stream.gop_size = 48
+        for i in range(frames):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(noise[:, i : i + 32]), "rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
 
 
 def test_an_interruption_is_reported_and_finished_later(deblur, ray_here, monkeypatch) -> None:

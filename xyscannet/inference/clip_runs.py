@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +16,8 @@ import xyscannet
 from xyscannet.errors import InputError
 from xyscannet.images.formats import shown
 from xyscannet.images.writing import reason, replacing
-from xyscannet.inference.clips import restore_segment
-from xyscannet.video import choose_coding, join, plan_clip
+from xyscannet.inference.clips import SegmentTimes, restore_segment
+from xyscannet.video import Clip, Coding, Segment, choose_coding, join, plan_clip
 
 if TYPE_CHECKING:
     from xyscannet.inference.run import Settings
@@ -55,6 +55,81 @@ class ClipTimes:
         }
 
 
+@dataclass(frozen=True)
+class OpenedClip:
+    """A clip, and the hidden folder beside the output where its finished segments stay until it is joined.
+
+    Attributes:
+        notes: what the user should hear of.
+    """
+
+    clip: Clip
+    coding: Coding
+    output: Path
+    notes: tuple[str, ...]
+
+    @property
+    def folder(self) -> Path:
+        return _folder(self.output)
+
+    def restore(
+        self,
+        segment: Segment,
+        model: nn.Module,
+        settings: Settings,
+        *,
+        tell: Callable[[str], None],
+        progress: Callable[[float], None] | None = None,
+    ) -> SegmentTimes:
+        """Restore a segment, unless it is there; see `restore_segment`."""
+        return restore_segment(
+            self.clip,
+            segment,
+            self.coding,
+            self._file(segment),
+            model,
+            dtype=settings.dtype,
+            tile=settings.tile,
+            ensemble=settings.ensemble,
+            sharing=settings.sharing,
+            tell=tell,
+            progress=progress,
+        )
+
+    def join(self, overwrite: bool) -> tuple[str, ...]:
+        """Make the output of all segments, remove their folder, and return what the user should hear of."""
+        refuse_existing(self.output, overwrite)
+        notes = join(self.clip, self.coding, list(map(self._file, self.clip.segments)), self.output)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        return tuple(notes)
+
+    def times(self, parts: Sequence[SegmentTimes]) -> ClipTimes:
+        """How the work went, of how it went for each segment."""
+        frames, restored = self.clip.frames, sum(part.frames for part in parts)
+        seconds, waiting = (sum(times) for times in zip(*((part.seconds, part.waiting) for part in parts)))
+        return ClipTimes(frames, frames - restored, len(parts), seconds, waiting)
+
+    def _file(self, segment: Segment) -> Path:
+        return self.folder / f"{segment.number:06}"
+
+
+def open_clip(source: Path, output: Path, model: nn.Module, settings: Settings) -> OpenedClip:
+    """Plan a clip's segments, and keep those that an earlier run of the same clip, network and settings has finished.
+
+    Raises:
+        InputError: the clip is damaged or cannot be coded, the output has come to be, or files cannot be written.
+    """
+    refuse_existing(output, settings.overwrite)
+    clip = plan_clip(source, settings.clip)
+    coding = choose_coding(clip, output)
+    notes = list(coding.notes)
+    how = {"dtype": settings.dtype, "tile": settings.tile, "ensemble": settings.ensemble}
+    mark = clip.fingerprint(xyscannet.__version__, coding, _digest(model), how)
+    if not _prepare(_folder(output), mark):
+        notes.append("segments of an earlier run with other settings are made again")
+    return OpenedClip(clip, coding, output, tuple(notes))
+
+
 def restore_clip(
     source: Path,
     output: Path,
@@ -76,46 +151,34 @@ def restore_clip(
     Raises:
         InputError: the clip is damaged or cannot be coded, or files cannot be written.
     """
-    refuse_existing(output, settings.overwrite)
-    clip = plan_clip(source, settings.clip)
-    coding = choose_coding(clip, output)
-    for note in coding.notes:
+    opened = open_clip(source, output, model, settings)
+    for note in opened.notes:
         tell(note)
-    folder = output.with_name(f".{output.name}.segments")
-    how = {"dtype": settings.dtype, "tile": settings.tile, "ensemble": settings.ensemble}
-    mark = clip.fingerprint(xyscannet.__version__, coding, _digest(model), how)
-    if not _prepare(folder, mark):
-        tell("segments of an earlier run with other settings are made again")
-    files = [folder / f"{segment.number:06}" for segment in clip.segments]
-    done = found = 0
-    seconds = waiting = 0.0
-    for segment, file in zip(clip.segments, files):
-        times = restore_segment(
-            clip,
+    frames, done, parts = opened.clip.frames, 0, []
+    for segment in opened.clip.segments:
+        part = opened.restore(
             segment,
-            coding,
-            file,
             model,
-            **how,
-            sharing=settings.sharing,
+            settings,
             tell=tell,
-            progress=lambda frames, done=done: progress((done + frames) / clip.frames),
+            progress=lambda count, done=done: progress((done + count) / frames),
         )
+        parts.append(part)
         done += segment.frames
-        found += segment.frames - times.frames
-        seconds, waiting = seconds + times.seconds, waiting + times.waiting
-        progress(done / clip.frames)
-    refuse_existing(output, settings.overwrite)
-    for note in join(clip, coding, files, output):
+        progress(done / frames)
+    for note in opened.join(settings.overwrite):
         tell(note)
-    shutil.rmtree(folder, ignore_errors=True)
-    return ClipTimes(clip.frames, found, len(files), seconds, waiting)
+    return opened.times(parts)
 
 
 def refuse_existing(output: Path, overwrite: bool) -> None:
     """Raise InputError where an output has come to be since the jobs were made."""
     if not overwrite and os.path.lexists(output):
         raise InputError(f"{shown(output)}: appeared while the work went on, and is left as it is")
+
+
+def _folder(output: Path) -> Path:
+    return output.with_name(f".{output.name}.segments")
 
 
 def _prepare(folder: Path, mark: str) -> bool:

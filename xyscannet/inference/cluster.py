@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -148,7 +148,7 @@ class Cluster:
     def ask(self, function: Callable[[], Any]) -> Any:
         """What a function returns in one of the workers."""
         answers: list[Any] = []
-        self.run(_Asking(function), [None], finished=lambda index, answer: answers.append(answer))
+        self.run(_Asking(function), [None], finished=lambda _, answer: answers.append(answer))
         if answers[0] is None:
             raise UnavailableError(f"the cluster lost {MOST_LOSSES} workers one after another")
         return answers[0]
@@ -158,8 +158,8 @@ class Cluster:
         make: Callable[[], Work],
         units: Sequence[Any],
         *,
-        finished: Callable[[int, Any], None],
-        lost: Callable[[int], None] = lambda index: None,
+        finished: Callable[[Any, Any], Iterable[Any] | None],
+        lost: Callable[[Any], None] = lambda unit: None,
         folder: str | None = None,
     ) -> None:
         """Do every unit at least once.
@@ -168,9 +168,9 @@ class Cluster:
 
         Args:
             make: pickled once and called once in each worker; what it returns is called there for unit after unit.
-            finished: called in this thread with a unit's place and its result, as they come; the result is None where
-                a unit lost MOST_LOSSES workers.
-            lost: called in this thread with the place of a unit whose worker was lost, which begins anew.
+            finished: called in this thread with a unit and its result, as they come; the result is None where a unit
+                lost MOST_LOSSES workers. It may return further units, which come next.
+            lost: called in this thread with a unit whose worker was lost, which begins anew.
             folder: each worker's current folder.
 
         Raises:
@@ -185,28 +185,28 @@ class Cluster:
             max_calls=0,  # a worker keeps its network
             scheduling_strategy="SPREAD",
         )(_do)
-        losses = [0] * len(units)
-        waiting = deque(range(len(units)))
-        at_work: dict[Any, int] = {}
+        waiting = deque((unit, 0) for unit in units)  # each with the workers that it has lost
+        at_work: dict[Any, tuple[Any, int]] = {}
         looked, room = -_REFRESH, 0
         try:
             while waiting or at_work:
                 if time.monotonic() - looked > _REFRESH:
                     looked, room = time.monotonic(), max(self.workers, 1) * WINDOW
                 while waiting and len(at_work) < room:
-                    index = waiting.popleft()
-                    at_work[remote.remote(order, units[index], losses[index])] = index
+                    unit, losses = waiting.popleft()
+                    at_work[remote.remote(order, unit, losses)] = unit, losses
                 for done in self._ray.wait(list(at_work), timeout=_REFRESH)[0]:
-                    index = at_work.pop(done)
+                    unit, losses = at_work.pop(done)
                     try:
-                        finished(index, self._result(done))
+                        result = self._result(done)
                     except _WorkerLost:
-                        losses[index] += 1
-                        lost(index)
-                        if losses[index] < MOST_LOSSES:
-                            waiting.appendleft(index)
-                        else:
-                            finished(index, None)
+                        lost(unit)
+                        if losses + 1 < MOST_LOSSES:
+                            waiting.appendleft((unit, losses + 1))
+                            continue
+                        result = None
+                    more = finished(unit, result) or ()
+                    waiting.extendleft((each, 0) for each in reversed(list(more)))
         except BaseException:
             self._wind_up(at_work, finished)
             raise
@@ -234,7 +234,7 @@ class Cluster:
                 ) from None
             raise
 
-    def _wind_up(self, at_work: dict[Any, int], finished: Callable[[int, Any], None]) -> None:
+    def _wind_up(self, at_work: dict[Any, tuple[Any, int]], finished: Callable[[Any, Any], Any]) -> None:
         for task in at_work:
             self._ray.cancel(task)
         over = self._ray.wait(list(at_work), num_returns=len(at_work), timeout=_GRACE)[0] if at_work else ()
@@ -243,7 +243,7 @@ class Cluster:
                 result = self._ray.get(task)
             except Exception:  # interrupted, or it failed as what ended the run did
                 continue
-            finished(at_work[task], result)
+            finished(at_work[task][0], result)
 
     def _measure(self) -> None:
         """Decide on the size of a worker."""

@@ -1,4 +1,4 @@
-"""Restore files on a Ray cluster: each file is a unit of work."""
+"""Restore files on a Ray cluster: each photograph, and each segment of a clip, is a unit of work."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import platform
 import socket
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,10 +19,13 @@ import xyscannet
 from xyscannet import ops
 from xyscannet.errors import UnavailableError
 from xyscannet.images.formats import shown
-from xyscannet.inference.cluster import MOST_LOSSES, Cluster, pause_point
+from xyscannet.inference.clip_runs import OpenedClip
+from xyscannet.inference.clips import SegmentTimes
+from xyscannet.inference.cluster import MOST_LOSSES, Cluster
+from xyscannet.inference.cluster_units import Failure, Joining, Opening, Part, Unit, Whole, worker
 from xyscannet.inference.jobs import Job
-from xyscannet.inference.plan import available_memory, pick_dtype
-from xyscannet.inference.run import Record, Settings, run_jobs
+from xyscannet.inference.plan import ImagePlan, available_memory, pick_dtype
+from xyscannet.inference.run import Record, Settings
 
 
 @dataclass(frozen=True)
@@ -87,23 +91,6 @@ class Placed:
         return self.model.to(self.device)
 
 
-@dataclass(frozen=True)
-class _Restorer:
-    placed: Placed
-    settings: Settings
-
-    def __call__(self) -> Callable[[Job, int], Record]:
-        return partial(_restore, self.placed.ready(), self.settings)
-
-
-def _restore(model: nn.Module, settings: Settings, job: Job, losses: int) -> Record:
-    if losses and not settings.overwrite and os.path.lexists(job.output):
-        return Record(job, "done")  # by the worker that was lost
-    records: list[Record] = []
-    run_jobs([job], model, settings, finished=records.append, progress=pause_point)
-    return records[0]
-
-
 def run_on_cluster(
     cluster: Cluster,
     jobs: Sequence[Job],
@@ -116,47 +103,104 @@ def run_on_cluster(
 ) -> None:
     """Restore files on the workers of a cluster; see `run_jobs`, whose records and results these are.
 
-    A file whose worker is lost is restored by another. Files are written in one step, so that none is ever half
-    there, whatever is lost or interrupted, and one that was written before its worker was lost is kept.
+    A photograph or segment whose worker is lost is restored by another. Files are written in one step, so that none is
+    ever half there, whatever is lost or interrupted; one that was written before its worker was lost is kept.
 
     Args:
         model: on the CPU; the workers get it through Ray's object store.
         scan: the scan backend that every worker runs.
-        progress: called with each file at its end.
+        progress: called with each photograph at its end, and with a clip at the end of each segment.
     """
     for job in jobs:
         if job.skip:
             finished(Record(job, "skipped"))
-    work = [job for job in jobs if not job.skip]
-    losses: Counter[int] = Counter()
-    left = dict(enumerate(work))
-
-    def take(index: int, record: Record | None) -> None:
-        job = work[index]
-        if record is None:
-            reason = f"given up: {MOST_LOSSES} workers were lost over it, perhaps for want of memory"
-            record = Record(job, "failed", error=f"{shown(job.input)}: {reason}")
-        elif losses[index]:
-            note = f"{losses[index]} worker{'s were' if losses[index] > 1 else ' was'} lost over it before"
-            record = replace(record, notes=(*record.notes, note))
-        if progress:
-            progress(job, 1.0)
-        del left[index]
-        finished(record)
-
-    relative = any(not Path(name).is_absolute() for job in work for name in (job.input, job.output))
-    make = _Restorer(Placed(model, cluster.device, cluster.cpus, scan), settings)
+    run = _Run([job for job in jobs if not job.skip], finished, progress)
+    relative = any(
+        not Path(name).is_absolute() for job in run.left.values() for name in (job.input, job.output)
+    )
+    make = partial(worker, Placed(model, cluster.device, cluster.cpus, scan).ready, settings)
     try:
         cluster.run(
             make,
-            work,
-            finished=take,
-            lost=lambda index: losses.update([index]),
+            [Opening(job) if job.is_clip and not job.error else Whole(job) for job in run.left.values()],
+            finished=run.take,
+            lost=run.lost,
             folder=os.getcwd() if relative else None,
         )
     except KeyboardInterrupt:
         # Ray drops the result of a file that its worker finished after the interruption had been sent.
-        for job in left.values():
+        for job in run.left.values():
             if not settings.overwrite and not job.error and os.path.lexists(job.output):
                 finished(Record(job, "done"))
         raise
+
+
+class _Run:
+    """What became of the units so far, and with it of the jobs; `left` are those without a record, by output."""
+
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        finished: Callable[[Record], None],
+        progress: Callable[[Job, float], None] | None,
+    ) -> None:
+        self.left = {job.output: job for job in jobs}
+        self._finished, self._progress = finished, progress
+        self._losses: Counter[Path] = Counter()
+        self._clips: dict[Path, _Clip] = {}
+
+    def lost(self, unit: Unit) -> None:
+        self._losses[unit.job.output] += 1
+
+    def take(self, unit: Unit, result: Any) -> list[Unit] | None:
+        """A unit's result; returns the units that it makes possible."""
+        job, key = unit.job, unit.job.output
+        if key not in self.left:  # another segment of its clip failed
+            return None
+        if result is None:
+            reason = f"given up: {MOST_LOSSES} workers were lost over it, perhaps for want of memory"
+            result = Failure(f"{shown(job.input)}: {reason}")
+        if isinstance(result, Failure):
+            clip = self._clips.pop(key, None)
+            return self._end(key, Record(job, "failed", plan=clip and clip.plan, error=result.error))
+        if isinstance(unit, Whole):
+            return self._end(key, result)
+        if isinstance(unit, Opening):
+            self._clips[key] = clip = _Clip(*result, list(result[0].notes))
+            return [Part(job, clip.opened, segment) for segment in clip.opened.clip.segments]
+        clip = self._clips[key]
+        if isinstance(unit, Part):
+            clip.parts.append(result[0])
+            clip.notes += result[1]
+            clip.frames += unit.segment.frames
+            self._tell(job, clip.frames / clip.opened.clip.frames)
+            over = len(clip.parts) == len(clip.opened.clip.segments)
+            return [Joining(job, clip.opened)] if over else None
+        times = clip.opened.times(clip.parts)
+        notes = tuple(dict.fromkeys([*clip.notes, *result]))
+        return self._end(key, Record(job, "done", times.seconds, clip.plan, notes, clip=times))
+
+    def _end(self, key: Path, record: Record) -> None:
+        losses = self._losses[key]
+        if losses and record.status == "done":
+            note = f"{losses} worker{'s were' if losses > 1 else ' was'} lost over it before"
+            record = replace(record, notes=(*record.notes, note))
+        self._tell(self.left[key], 1.0)
+        self._clips.pop(key, None)
+        del self.left[key]
+        self._finished(record)
+
+    def _tell(self, job: Job, share: float) -> None:
+        if self._progress:
+            self._progress(job, share)
+
+
+@dataclass
+class _Clip:
+    """A clip whose segments are at work."""
+
+    opened: OpenedClip
+    plan: ImagePlan
+    notes: list[str]
+    parts: list[SegmentTimes] = field(default_factory=list)
+    frames: int = 0

@@ -91,6 +91,16 @@ class Record:
         }
 
 
+def explained(job: Job, error: BaseException) -> str:
+    """Why a job failed, for its record."""
+    if isinstance(error, XYScanError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return f"{shown(job.input)}: not enough memory"
+    logger.debug("%s", shown(job.input), exc_info=error)
+    return f"{shown(job.input)}: unexpected {type(error).__name__}: {error}"
+
+
 @dataclass
 class _Item:
     """A job on its way through reading, restoring and writing."""
@@ -104,13 +114,7 @@ class _Item:
     clip: ClipTimes | None = None
 
     def fail(self, error: BaseException) -> None:
-        if isinstance(error, XYScanError):
-            self.error = str(error)
-        elif isinstance(error, MemoryError):
-            self.error = f"{shown(self.job.input)}: not enough memory"
-        else:
-            self.error = f"{shown(self.job.input)}: unexpected {type(error).__name__}: {error}"
-            logger.debug("%s", shown(self.job.input), exc_info=error)
+        self.error = explained(self.job, error)
         self.photo = None
 
     def record(self) -> Record:
@@ -234,7 +238,7 @@ def _restore(
     progress(item.job, 0.0)
     started = time.perf_counter()
     try:
-        item.plan = _plan(*item.photo.rgb.shape[:2], model, settings)
+        item.plan = plan_of(*item.photo.rgb.shape[:2], model, settings)
         image = torch.from_numpy(item.photo.to_float()).permute(2, 0, 1)[None]  # (1, 3, H, W)
         restored = restore(
             model,
@@ -253,7 +257,8 @@ def _restore(
     item.seconds = time.perf_counter() - started
 
 
-def _plan(height: int, width: int, model: nn.Module, settings: Settings) -> ImagePlan:
+def plan_of(height: int, width: int, model: nn.Module, settings: Settings) -> ImagePlan:
+    """How a (height, width) image is restored by a network under these settings."""
     return plan_image(
         height,
         width,
@@ -272,7 +277,7 @@ def _restore_clip(
     progress(item.job, 0.0)
     started = time.perf_counter()
     try:
-        item.plan = _plan(item.job.info.height, item.job.info.width, model, settings)
+        item.plan = plan_of(item.job.info.height, item.job.info.width, model, settings)
         item.clip = restore_clip(
             item.job.input,
             item.job.output,
