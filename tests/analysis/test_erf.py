@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from xyscannet.analysis import erf
+from xyscannet import checkpoint
+from xyscannet.analysis import cases, erf
 from xyscannet.errors import ConfigError, InputError
 from xyscannet.models import XYScanNet, XYScanNetConfig
 from xyscannet.models.scanners import InterScanner, IntraScanner
@@ -107,6 +108,18 @@ def test_parts_by_name():
         erf.differentiated(model, "patch_embd")
     with pytest.raises(ConfigError, match=r"has a centre, not one of shape \(1, 16, 16, 2, 4\)"):
         erf.receptive_field(erf.differentiated(model, "decoder_level1.0.vssm1.scanner.mamba"), images)
+
+
+def test_random_weights_of_a_checkpoints_network(tmp_path):
+    model = network()
+    checkpoint.save(tmp_path / "a.safetensors", model, model.config)
+    trained, told = cases.load(str(tmp_path / "a.safetensors"))
+    random, said = cases.load(str(tmp_path / "a.safetensors"), random=True)
+    again, _ = cases.load(str(tmp_path / "a.safetensors"), random=True)
+    assert (told, said) == ("a.safetensors", "random") and random.config == model.config
+    assert torch.equal(trained.output.weight, model.output.weight)
+    assert not torch.equal(random.output.weight, model.output.weight) and random.output.weight.any()
+    assert torch.equal(random.output.weight, again.output.weight)
 
 
 def test_scanners_alone_on_the_maps_that_they_meet():
