@@ -26,7 +26,7 @@ ALLOWED = {
     "checkpoint": MODELS | {"authors"},
     "images": set(),
     "video": {"images"},
-    "metrics": {"images", "torchvision_guard"},
+    "metrics": {"images", "video", "torchvision_guard"},
     "data": {"images"},
     "losses": set(),
     "inference": MODELS | {"checkpoint", "images", "video"},
