@@ -12,8 +12,9 @@ from xyscannet.inference.plan import (
     pick_dtype,
     plan_image,
 )
+from xyscannet.inference.records import Record, Settings
 from xyscannet.inference.restore import restore
-from xyscannet.inference.run import Record, Settings, run_jobs
+from xyscannet.inference.run import run_jobs
 
 __all__ = [
     "ImagePlan",

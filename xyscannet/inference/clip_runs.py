@@ -20,7 +20,7 @@ from xyscannet.inference.clips import SegmentTimes, restore_segment
 from xyscannet.video import Clip, Coding, Segment, choose_coding, join, plan_clip
 
 if TYPE_CHECKING:
-    from xyscannet.inference.run import Settings
+    from xyscannet.inference.records import Settings
 
 _MARK = "fingerprint"
 

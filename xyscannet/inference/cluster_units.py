@@ -17,7 +17,8 @@ from xyscannet.inference.clips import SegmentTimes
 from xyscannet.inference.cluster import pause_point
 from xyscannet.inference.jobs import Job
 from xyscannet.inference.plan import ImagePlan
-from xyscannet.inference.run import Record, Settings, explained, plan_of, run_jobs
+from xyscannet.inference.records import Record, Settings, explained
+from xyscannet.inference.run import plan_of, run_jobs
 from xyscannet.video import Segment
 
 

@@ -25,7 +25,7 @@ from xyscannet.inference.cluster import MOST_LOSSES, Cluster
 from xyscannet.inference.cluster_units import Failure, Joining, Opening, Part, Unit, Whole, worker
 from xyscannet.inference.jobs import Job
 from xyscannet.inference.plan import ImagePlan, available_memory, pick_dtype
-from xyscannet.inference.run import Record, Settings
+from xyscannet.inference.records import Record, Settings
 
 
 @dataclass(frozen=True)
