@@ -181,3 +181,11 @@ def test_inputs_that_make_no_field():
         erf.receptive_field(nn.Identity(), [torch.ones(1, 1, 3, 3), torch.ones(1, 1, 3, 4)])
     with pytest.raises(InputError, match="gradient of input 1 is not finite"):
         erf.receptive_field(torch.sqrt, [torch.zeros(1, 1, 3, 3)])
+
+
+@pytest.mark.gpu
+def test_a_gpu_sees_the_same():
+    model, images = network(), inputs(1, 3, 20, 20)
+    here = erf.receptive_field(erf.differentiated(model, "residual"), images)
+    there = erf.receptive_field(erf.differentiated(model.cuda(), "residual"), [x.cuda() for x in images])
+    np.testing.assert_allclose(there.map, here.map, rtol=1e-3, atol=1e-5 * here.map.max())

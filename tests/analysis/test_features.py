@@ -129,3 +129,13 @@ def test_what_cannot_be_looked_at():
         features(network(), IMAGE.expand(2, 3, 12, 16))
     with pytest.raises(ConfigError, match="no decoder block"):
         features(nn.Conv2d(3, 3, 1), IMAGE)
+
+
+@pytest.mark.gpu
+def test_a_gpu_sees_the_same():
+    model = network()
+    here, there = features(model, IMAGE), features(model.cuda(), IMAGE.cuda())
+    np.testing.assert_allclose(there.residual, here.residual, atol=1e-4)
+    for mine, theirs in zip(here.scans, there.scans, strict=True):
+        np.testing.assert_allclose(theirs.delta, mine.delta, rtol=1e-3)
+        np.testing.assert_allclose(theirs.decay, mine.decay, rtol=1e-3)

@@ -34,8 +34,9 @@ def run(*arguments: object, code: int = 0):
 
 
 def test_table_and_files(tiny_weights, photos, tmp_path):
-    record, table = tmp_path / "a.json", tmp_path / "a.csv"
-    result = run(photos, "--models", tiny_weights, "--scanners", *SIZE, "--json", record, "--csv", table)
+    record, table, maps = (tmp_path / f"a.{suffix}" for suffix in ("json", "csv", "npz"))
+    outputs = ["--json", record, "--csv", table, "--maps", maps]
+    result = run(photos, "--models", tiny_weights, "--scanners", *SIZE, *outputs)
     lines = result.stdout.splitlines()
     assert lines[0].split()[:4] == ["network", "weights", "part", "inputs"] and len(lines) == 5
     assert all(line.split()[:2] == ["tiny", "tiny.safetensors"] for line in lines[1:])
@@ -46,6 +47,9 @@ def test_table_and_files(tiny_weights, photos, tmp_path):
         assert each["inputs"] == 3 and each["size"] == [16, 16] and 0 < each["reached"] <= 1
         ratios = [area["ratio"] for area in each["areas"]]
         assert [area["share"] for area in each["areas"]] == [0.2, 0.3, 0.5, 0.99] and ratios == sorted(ratios)
+    with np.load(maps) as held:
+        assert list(held) == [f"tiny/{part}" for part in parts] and held["tiny/residual"].shape == (16, 16)
+        assert np.count_nonzero(held["tiny/residual"]) / 256 == records[0]["reached"]
     with table.open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 16 and float(rows[3]["ratio"]) == records[0]["areas"][3]["ratio"]

@@ -15,6 +15,8 @@ from xyscan_cli import console, tables
 from xyscannet.errors import ConfigError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from xyscannet.analysis.erf import ReceptiveField
 
 SUFFIXES = (".pdf", ".png")
@@ -57,6 +59,25 @@ def put(path: Path, text: str) -> None:
     console.say(f"wrote {path}")
 
 
+def check_maps(path: Path | None) -> None:
+    """Raises ConfigError for a file of maps that is not called .npz, or whose folder does not exist."""
+    check_outputs(path)
+    if path is not None and path.suffix != ".npz":
+        raise ConfigError(f"--maps {path}: maps are written as .npz")
+
+
+def save_maps(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write arrays by name, compressed, in one step, and say so."""
+    import numpy as np
+
+    from xyscannet.reports.figures import canvas
+
+    data = io.BytesIO()
+    np.savez_compressed(data, **arrays)
+    canvas.put(path.absolute(), data.getvalue())
+    console.say(f"wrote {path}")
+
+
 def show(
     results: Sequence[Measured], told: Mapping[str, Any], json_path: Path | None, csv_path: Path | None
 ) -> None:
@@ -94,7 +115,7 @@ def show(
 
 
 def draw(folder: Path, results: Sequence[Measured], command: str) -> None:
-    """Write `erf` and, of scanners, `scanners`, and their captions."""
+    """Write `erf` and, of scanners, `scanners` with a network's three in a row, and their captions."""
     from xyscannet.reports.figures import canvas
     from xyscannet.reports.figures.erf import Field, receptive_fields
 
@@ -127,7 +148,9 @@ def draw(folder: Path, results: Sequence[Measured], command: str) -> None:
             for title, each in zip(titles, chosen, strict=True)
         ]
         paths = [folder / f"{stem}{suffix}" for suffix in SUFFIXES]
-        captions[stem] = receptive_fields(paths, fields, what=what, command=command)
+        captions[stem] = receptive_fields(
+            paths, fields, what=what, command=command, across=3 if of_scanner else 4
+        )
         for path in paths:
             console.say(f"wrote {path}")
     console.say(f"wrote {canvas.write_captions(folder, captions)}")

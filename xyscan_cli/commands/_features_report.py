@@ -109,25 +109,18 @@ def _records(looked: Looked, state: int | None) -> Iterator[dict[str, Any]]:
             }
 
 
-def save_maps(path: Path, looked: Sequence[Looked]) -> None:
-    """Write every array under `network/module/direction/what`."""
-    import numpy as np
-
-    from xyscannet.reports.figures import canvas
-
-    arrays: dict[str, np.ndarray] = {}
+def arrays(looked: Sequence[Looked]) -> dict[str, np.ndarray]:
+    """Every map and profile, as `network/module/direction/what`."""
+    found: dict[str, np.ndarray] = {}
     for each in looked:
-        arrays[f"{each.label}/residual"] = each.features.residual
+        found[f"{each.label}/residual"] = each.features.residual
         for addition, scans in each.modules():
-            arrays[f"{each.label}/{addition.module}/added"] = addition.map
+            found[f"{each.label}/{addition.module}/added"] = addition.map
             for scan in scans:
                 home = f"{each.label}/{scan.module}/{scan.direction}"
-                found = {"delta": scan.delta, "decay": scan.decay, "output": scan.output}
-                arrays |= {f"{home}/{what}": values for what, values in found.items() if values is not None}
-    data = io.BytesIO()
-    np.savez_compressed(data, **arrays)
-    canvas.put(path.absolute(), data.getvalue())
-    console.say(f"wrote {path}")
+                held = {"delta": scan.delta, "decay": scan.decay, "output": scan.output}
+                found |= {f"{home}/{what}": values for what, values in held.items() if values is not None}
+    return found
 
 
 def draw(

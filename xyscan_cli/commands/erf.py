@@ -75,6 +75,9 @@ def command(
         Path | None,
         typer.Option("--figures", metavar="DIR", help="Write figures (PDF, PNG) and their captions."),
     ] = None,
+    maps: Annotated[
+        Path | None, typer.Option("--maps", metavar="FILE.npz", help="Write every map, for numpy.")
+    ] = None,
     json_path: options.JsonOption = None,
     csv_path: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write a CSV table.")] = None,
     quiet: options.QuietOption = False,
@@ -97,6 +100,7 @@ def command(
     if block is not None and not scanners:
         raise ConfigError("--block names the block of --scanners")
     report.check_outputs(csv_path, json_path)
+    report.check_maps(maps)
 
     from xyscannet import inference
     from xyscannet.analysis import cases, erf
@@ -117,6 +121,8 @@ def command(
             model.eval().requires_grad_(False)
             results += _measure((name, labels[name], weights), model, at, scanners, block, inputs, place, bar)
     report.show(results, told, json_path, csv_path)
+    if maps is not None:
+        report.save_maps(maps, {f"{each.label}/{each.field.part}": each.field.map for each in results})
     if figures is not None:
         report.draw(figures, results, told["command"])
     if failures:

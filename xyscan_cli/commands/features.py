@@ -11,7 +11,7 @@ import typer
 
 from xyscan_cli import console, options
 from xyscan_cli.commands import _features_report as report
-from xyscan_cli.commands._erf_report import check_outputs, labels
+from xyscan_cli.commands._erf_report import check_maps, check_outputs, labels, save_maps
 from xyscan_cli.commands.bench import ALIASES, listed
 from xyscan_cli.commands.erf import exact, out_of_memory
 from xyscannet.errors import ConfigError
@@ -73,9 +73,8 @@ def command(
     console.set_quiet(quiet)
     names = list(dict.fromkeys(ALIASES.get(name, name) for name in listed(models, "--models")))
     chosen = listed(blocks, "--blocks") if blocks is not None else None
-    check_outputs(json_path, csv_path, maps)
-    if maps is not None and maps.suffix != ".npz":
-        raise ConfigError(f"--maps {maps}: maps are written as .npz")
+    check_outputs(json_path, csv_path)
+    check_maps(maps)
 
     from xyscannet import images, inference
     from xyscannet.analysis import cases, photographs
@@ -105,6 +104,6 @@ def command(
     told = {"photo": str(photo), "size": list(image.shape[2:]), "command": command_line}
     report.show(looked, state, told, json_path, csv_path)
     if maps is not None:
-        report.save_maps(maps, looked)
+        save_maps(maps, report.arrays(looked))
     if figures is not None:
         report.draw(figures, looked, image[0].permute(1, 2, 0).numpy(), photo.name, state, command_line)

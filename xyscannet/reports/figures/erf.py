@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 COLOURS = "magma_r"  # darker is more, in grey too; white is left for what is not reached at all
 MOST_DECADES = 12
 _SQUARES = (":", "-.", "--", "-")
-_ACROSS = 4  # panels in a row
 _TEXT = 0.56  # inches beneath a panel
 _SMALLEST = 1 / 16  # of the width: squares that are smaller would cover what they show
 
@@ -43,13 +42,19 @@ class Field:
 
 
 def receptive_fields(
-    path: Path | str | Sequence[Path | str], fields: Sequence[Field], *, what: str, command: str = ""
+    path: Path | str | Sequence[Path | str],
+    fields: Sequence[Field],
+    *,
+    what: str,
+    command: str = "",
+    across: int = 4,
 ) -> str:
     """Draw the fields on one logarithmic scale, to one file or several, and return the caption.
 
     Args:
         what: the gradient that was taken, of how many inputs, for the caption.
         command: what made them.
+        across: most panels in a row.
 
     Raises:
         ConfigError: no field, or one that is zero everywhere; another suffix.
@@ -60,7 +65,7 @@ def receptive_fields(
     if not fields or not all(field.map.max() > 0 for field in fields):
         raise ConfigError("a receptive field is drawn of maps that are not zero everywhere")
     low = -decades([field.map for field in fields])
-    across = min(len(fields), _ACROSS)
+    across = min(len(fields), across)
     down = -(-len(fields) // across)
     side = min((canvas.WIDTH - 0.1) / across, 2.6)
     row = side * max(f.map.shape[0] / f.map.shape[1] for f in fields) + 0.34 + _TEXT
