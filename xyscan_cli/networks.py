@@ -87,11 +87,11 @@ def scan_backend(scan: options.Scan, device: torch.device) -> Iterator[None]:
         yield
 
 
-def default_weights(device: torch.device) -> str:
-    """The embedded network that this device runs by default."""
+def default_weights(device_type: str) -> str:
+    """The embedded network that this kind of device runs by default."""
     from xyscannet.models import zoo
 
-    large = device.type != "cpu" and zoo.info("xyscannet-b").weights is not None
+    large = device_type != "cpu" and zoo.info("xyscannet-b").weights is not None
     return "xyscannet-b" if large else "xyscannet-s"
 
 
@@ -100,7 +100,7 @@ def load_network(weights: str | None, device: torch.device, channel_order: str) 
     from xyscannet import checkpoint
     from xyscannet.models import zoo
 
-    weights = weights or default_weights(device)
+    weights = weights or default_weights(device.type)
     model = checkpoint.load_model(weights, device=device, channel_order=channel_order)
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
     embedded = " (embedded weights)" if weights in zoo.names() else ""

@@ -317,6 +317,34 @@ def test_a_dry_run_writes_nothing(deblur, ray_here) -> None:
     assert result.exit_code == 3 and "triton" in result.stderr
 
 
+def test_an_evaluation_is_that_of_a_single_process(here: Path, tiny_weights: Path, ray_here) -> None:
+    pytest.importorskip("skimage", reason="scikit-image is not installed")
+    for i in range(5):
+        picture(Path("sharp", f"{i}.png"), 40, seed=i)
+        picture(Path("blur", f"{i}.png"), 40, seed=10 + i)
+    Path("blur/3.png").write_bytes(b"nothing")
+
+    def evaluate(out: str, *arguments: str):
+        options = [str(tiny_weights), "--pairs", "blur", "sharp", "--json", "-", "--out", out, *arguments]
+        return CliRunner().invoke(app, ["eval", *options])
+
+    def images(result) -> list:
+        found = json.loads(result.stdout)["images"]
+        for image in found:
+            image.pop("restored_seconds")
+            image["restored"] = image["restored"] and Path(image["restored"]).read_bytes()
+        return found
+
+    single, several = evaluate("one", "--keep"), evaluate("two", "--keep", *CLUSTER)
+    assert single.exit_code == several.exit_code == 1, several.output
+    assert images(single) == images(several)
+    assert (
+        "cluster: 2 workers on 1 machine" in several.stderr and "tiny, image: blur/3.png: " in several.stderr
+    )
+    again = evaluate("two", "--keep", *CLUSTER)
+    assert "5 images were measured before" in again.stderr and images(again) == images(several)
+
+
 def test_without_ray_the_extra_is_named(deblur, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     result = deblur("in", "out", *CLUSTER)

@@ -248,3 +248,17 @@ def test_settings_that_make_no_sense_are_refused() -> None:
     for settings in ({"patch": 0}, {"subsets": 0}, {"subset_size": 1}, {"seed": -1}):
         with pytest.raises(ConfigError):
             DistributionSettings(**settings)
+
+
+def test_sets_gathered_apart_are_those_gathered_at_once() -> None:
+    images = sets(5)
+    settings = DistributionSettings(subset_size=3)
+    shared = Features(network, settings)
+    fid, kid = FID(registry.info("fid"), shared), KID(registry.info("kid"), shared)
+    for restored, sharp in zip(*images):
+        alone = metric(FID, ([restored], [sharp])).state()
+        for each in (fid, kid):  # they share their features, which must not be counted twice
+            each.merge(alone)
+    fid.merge({})  # of an image that failed
+    assert fid.compute() == metric(FID, images).compute()
+    assert kid.compute() == metric(KID, images, subset_size=3).compute()

@@ -78,7 +78,7 @@ def on_cluster(asked: Asked, settings: Settings) -> Iterator[Place]:
         worker = look(cluster, asked.scan.value)
         dtype = networks.named_type(asked.dtype) or worker.dtype
         settings = replace(settings, dtype=dtype, sharing=cluster.sharing)
-        weights = asked.weights or networks.default_weights(torch.device(cluster.device))
+        weights = asked.weights or networks.default_weights(cluster.device)
         model, network = networks.load_network(weights, torch.device("cpu"), asked.channel_order)
         where = report.there(cluster, worker, settings)
         restore = partial(_after_jobs, partial(run_on_cluster, cluster, scan=worker.scan), model, settings)

@@ -73,7 +73,7 @@ def command(
     with networks.scan_backend(scan, place):
         model, network = networks.load_network(weights, place, channel_order.value)
         console.field("network", network)
-        name = weights or networks.default_weights(place)
+        name = weights or networks.default_weights(place.type)
         plan = partial(inference.plan_image, config=model.config, device=place, dtype=number)
 
         def restore(image: Any, tile: str | int = "auto") -> Any:

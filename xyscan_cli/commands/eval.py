@@ -8,20 +8,19 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from xyscan_cli import console, machine, networks, options
+from xyscan_cli.commands import _eval_places as places
 from xyscan_cli.commands import _eval_report as report
 from xyscannet.errors import ConfigError, UnavailableError
 
 if TYPE_CHECKING:
-    import torch
-
     from xyscannet.data.datasets import Dataset
     from xyscannet.evaluation import Source
     from xyscannet.reports.results import Evaluation
@@ -50,17 +49,6 @@ class Protocol(str, Enum):
     auto = "auto"
     plain = "plain"
     realblur = "realblur"
-
-
-@dataclass(frozen=True)
-class Running:
-    """How networks run here."""
-
-    device: torch.device
-    dtype: torch.dtype
-    tile: str | int
-    ensemble: bool
-    channel_order: str
 
 
 def command(
@@ -154,6 +142,8 @@ def command(
         bool, typer.Option("--paper/--no-paper", help="Show the paper's rows around ours.")
     ] = True,
     device: options.DeviceOption = "auto",
+    cluster: options.ClusterOption = None,
+    cpus_per_worker: options.CpusOption = None,
     dtype: options.DTypeOption = options.DType.auto,
     scan: options.ScanOption = options.Scan.auto,
     tile: Annotated[str, typer.Option("--tile", metavar="auto|none|N", help="As in xyscan deblur.")] = "auto",
@@ -192,18 +182,16 @@ def command(
     report.print_set(found, len(samples), kind)
     tile_size = networks.tile_size(tile)
 
-    from xyscannet import inference
     from xyscannet.metrics import registry
     from xyscannet.metrics.distribution import DistributionSettings
 
-    place = inference.pick_device(device)
-    runs = Running(place, networks.arithmetic_type(dtype, place), tile_size, ensemble, channel_order.value)
+    where = places.here if cluster is None else partial(places.on_cluster, cluster, cpus_per_worker)
+    how = {"tile": tile_size, "ensemble": ensemble, "channel_order": channel_order.value}
     folder = out or Path("runs") / f"eval-{_safe(found.name)}"
     keep = keep or page is not None or figures is not None
     distribution = DistributionSettings(patch=patch, subset_size=subset)
     facts = {
         "versions": machine.versions(),
-        "machine": machine.device_name(place),
         "command": shlex.join(["xyscan", *sys.argv[1:]]),
     }
     settings = {
@@ -213,17 +201,27 @@ def command(
         "limit": limit,
     }
     evaluations = []
-    with networks.scan_backend(scan, place):
+    build = partial(registry.build_all, wanted, offline=offline, distribution=distribution)
+    with where(device, dtype, scan, **how) as runs:
         for label, make in _sources(named, as_they_are, blurred, runs):
             home = folder / _safe(label)
             with make(home / "restored" if keep else None) as source:
                 # Built anew for each source: metrics of sets hold what they have seen.
-                built = registry.build_all(
-                    wanted, device=str(place), offline=offline, distribution=distribution
-                )
+                built = build(device=str(runs.loaded))
+                across = runs.across(samples, source, build)
                 evaluations.append(
                     _evaluate(
-                        found, samples, source, built, home, kind, fresh, settings, facts, patch, subset
+                        found,
+                        samples,
+                        source,
+                        built,
+                        home,
+                        kind,
+                        fresh,
+                        settings,
+                        {**facts, "machine": runs.machine, "across": across},
+                        patch,
+                        subset,
                     )
                 )
     comparison = None
@@ -303,7 +301,7 @@ def _metrics(text: str | None, protocol: str, with_sharp: bool) -> list[str]:
 
 
 def _sources(
-    named: Sequence[str], as_they_are: str | None, blurred: bool, runs: Running
+    named: Sequence[str], as_they_are: str | None, blurred: bool, runs: places.Running
 ) -> Iterator[tuple[str, Any]]:
     """Labels, and what makes each source when it is its turn, given a folder for its images or None."""
     from xyscannet.evaluation import AsIs, Folder
@@ -337,15 +335,15 @@ def _label(name: str, names: Sequence[str], folders: set[str]) -> str:
 
 
 @contextmanager
-def _network(name: str, label: str, keep: Path | None, runs: Running) -> Iterator[Source]:
-    from xyscannet import checkpoint, ops
+def _network(name: str, label: str, keep: Path | None, runs: places.Running) -> Iterator[Source]:
+    from xyscannet import checkpoint
     from xyscannet.evaluation import Network
 
-    model, words = networks.load_network(name, runs.device, runs.channel_order)
+    model, words = networks.load_network(name, runs.loaded, runs.channel_order)
     console.field("network", words)
-    console.field("scan", ops.active_backend(runs.device.type))
+    console.field("scan", runs.scan)
     digest = hashlib.sha256(checkpoint.resolve(name).read_bytes()).hexdigest()
-    known = {"weights": digest, "scan": ops.active_backend(runs.device.type), "device": runs.device.type}
+    known = {"weights": digest, "scan": runs.scan, "device": runs.device}
     yield Network(
         model,
         label,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,6 +29,17 @@ class Sample(Protocol):
     name: str
     blur: Path
     sharp: Path | None
+
+
+class Keep(Protocol):
+    """Takes what `measure` found, and the states of metrics of sets that saw this sample alone, elsewhere."""
+
+    def __call__(
+        self,
+        image: ImageResult,
+        seconds: Mapping[str, float],
+        states: Mapping[str, Mapping[str, np.ndarray]] | None = None,
+    ) -> None: ...
 
 
 def identity(
@@ -55,6 +67,7 @@ def evaluate(
     expected: int | None = None,
     settings: Mapping[str, Any] | None = None,
     progress: Callable[[int, str], None] = lambda done, name: None,
+    across: Callable[[Sequence[Sample], Keep], None] | None = None,
     **facts: Any,
 ) -> Evaluation:
     """Measure every sample that the journal does not hold yet; one that fails does not stop the others.
@@ -64,6 +77,7 @@ def evaluate(
 
     Args:
         progress: called before each sample with the number of samples done and its name, and at the end.
+        across: measures the samples it is given elsewhere, and hands the results on in their order; see `measure_on`.
         facts: `versions`, `machine`, `command` of the `Evaluation`.
 
     Raises:
@@ -76,15 +90,28 @@ def evaluate(
     of_images = [metric for metric in metrics if metric.kind == "image"]
     of_sets = [metric for metric in metrics if metric.kind != "image"]
     _resume(of_sets, journal)
+    todo = [sample for sample in samples if sample.name not in journal.images]
+
+    def keep(
+        image: ImageResult,
+        seconds: Mapping[str, float],
+        states: Mapping[str, Mapping[str, np.ndarray]] | None = None,
+    ) -> None:
+        image = replace(image, values={metric.name: image.values.get(metric.name) for metric in of_images})
+        for metric in of_sets if states else ():
+            metric.merge(states[metric.name])
+        journal.add(image, seconds)
+        if of_sets and len(journal.images) % STATES_EVERY == 0:
+            _save(of_sets, journal)
+        progress(len(journal.images), image.name)
+
     try:
-        for sample in samples:
-            if sample.name in journal.images:
-                continue
-            progress(len(journal.images), sample.name)
-            image, seconds = _measure(sample, source, of_images, of_sets)
-            journal.add(image, seconds)
-            if of_sets and len(journal.images) % STATES_EVERY == 0:
-                _save(of_sets, journal)
+        if across is not None:
+            across(todo, keep)
+        else:
+            for sample in todo:
+                progress(len(journal.images), sample.name)
+                keep(*measure(sample, source, of_images, of_sets))
     finally:
         _save(of_sets, journal)
     progress(len(journal.images), "")
@@ -104,10 +131,10 @@ def evaluate(
     )
 
 
-def _measure(
+def measure(
     sample: Sample, source: Source, of_images: Sequence[Metric], of_sets: Sequence[Metric]
 ) -> tuple[ImageResult, dict[str, float]]:
-    """The result of one sample, and the seconds that each metric took."""
+    """The result of one sample, and the seconds that each metric took. Metrics of sets are updated."""
     failures: dict[str, str] = {}
     values: dict[str, float | None] = dict.fromkeys((metric.name for metric in of_images), None)
     seconds: dict[str, float] = {}
@@ -144,6 +171,12 @@ def _measure(
         failures=failures,
     )
     return image, seconds
+
+
+def unmeasured(sample: Sample, reason: str) -> ImageResult:
+    """The result of a sample that could not be measured at all; it names no metrics."""
+    sharp = None if sample.sharp is None else str(sample.sharp)
+    return ImageResult(sample.name, {}, str(sample.blur), None, sharp, failures={"image": reason})
 
 
 def _resume(of_sets: Sequence[Metric], journal: Journal) -> None:

@@ -112,5 +112,9 @@ class DistributionMetric(Metric, ABC):
         """Replaces what was gathered by an earlier `state`."""
 
     @abstractmethod
+    def merge(self, state: dict[str, np.ndarray]) -> None:
+        """Adds what another metric of this kind gathered, by its `state`."""
+
+    @abstractmethod
     def compute(self) -> dict[str, float]:
         """The values of the two sets, by name. Raises InputError for sets too small."""

@@ -79,6 +79,13 @@ class Features:
         for name, features in added.items():
             self.sets[name].append(features)
 
+    def extend(self, owner: object, sets: dict[str, np.ndarray]) -> None:
+        """Adds features (n, D) to the sets of these names."""
+        self._owner = self._owner or owner
+        if owner is self._owner:
+            for name, features in sets.items():
+                self.sets[name].append(features)
+
     def of(self, name: str) -> np.ndarray:
         """(N, D) features of a set. Raises InputError for fewer than 2."""
         if self.count(name) < 2:
@@ -136,6 +143,10 @@ class _OverFeatures(DistributionMetric):
         """Replaces the features by those of an earlier `state`."""
         for name in self._features.sets:
             self._features.sets[name] = [state[name]] if name in state else []
+
+    def merge(self, state: dict[str, np.ndarray]) -> None:
+        """Adds the features of another one's `state`."""
+        self._features.extend(self, state)
 
     def _setting(self) -> str:
         patch = self._features.settings.patch
