@@ -65,9 +65,9 @@ def measure(
     at = conditions
     device = torch.device(at.device)
     made: dict[str, dict[str, float | None]] = {name: {} for name in networks}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(cases.SEED)
         for name, network in networks.items():
-            torch.manual_seed(cases.SEED)
             checkpoint.save(Path(folder, f"{name}.safetensors"), zoo.build(network), network)
         for kind in ("step", "inference"):
             run = {name: _case(Path(folder, f"{name}.safetensors"), at, kind) for name in networks}
