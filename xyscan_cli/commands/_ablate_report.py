@@ -49,9 +49,13 @@ class Watching:
     """While entered, shows a run of cells and, where a signal has arrived, ends it after the current step or image."""
 
     def __init__(self, plan: Plan, stop: StopOnSignal) -> None:
+        from xyscannet.analysis.ablation import held
+
         self._plan, self._stop, self._stack = plan, stop, ExitStack()
+        self._todo = [where for where, cell in held(plan).items() if cell is None]
+        self._begun = time.monotonic()
         self._shown: Any = None
-        self._trained, self._begun = 0, time.monotonic()
+        self._images = 0  # of the sets before this one
 
     def __enter__(self) -> Watcher:
         from xyscannet.analysis.ablation import Watcher
@@ -67,27 +71,27 @@ class Watching:
         self._stack.close()
         self._end_if_asked()
         number = self._plan.cells.index((variant, seed)) + 1
-        console.say(
-            f"{what} {variant}, seed {seed}: cell {number} of {len(self._plan.cells)}{self._left(number)}"
-        )
+        left = self._left(self._todo.index((variant, seed))) if what == "training" else ""
+        console.say(f"{what} {variant}, seed {seed}: cell {number} of {len(self._plan.cells)}{left}")
         if what == "training":
-            self._trained += 1
             self._shown = self._stack.enter_context(training.shown(self._plan.config(variant, seed)))
         else:
+            self._images = 0
             images = sum(len(test.dataset.samples) for test in self._plan.sets)
             self._shown = self._stack.enter_context(console.Progress(images, "images"))
 
     def _image(self, name: str, done: int, total: int) -> None:
         self._end_if_asked()
-        self._shown.total = total
-        self._shown.update(done, name=name)
+        self._shown.update(self._images + done, name=name)
+        if done == total:
+            self._images += total
 
-    def _left(self, number: int) -> str:
-        """The time that the cells from this one on take, at the rate of those of this run."""
-        if not self._trained:
+    def _left(self, made: int) -> str:
+        """The time that the rest takes at the rate of the cells that this run has made."""
+        if not made:
             return ""
-        each = (time.monotonic() - self._begun) / self._trained
-        return f", about {console.duration(each * (len(self._plan.cells) - number + 1))} left"
+        each = (time.monotonic() - self._begun) / made
+        return f", about {console.duration(each * (len(self._todo) - made))} left"
 
     def _end_if_asked(self) -> None:
         if self._stop.asked():

@@ -173,7 +173,7 @@ def _text(column: str, found: Sequence[float]) -> str:
 
 def _figure(column: str, value: float, printed: bool = False) -> str:
     decimals = (_PRINTED if printed else _DECIMALS).get(column)
-    return f"{value:.4g}" if decimals is None else f"{value:.{decimals}f}"
+    return f"{value:.4g}" if decimals is None or value < 1 else f"{value:.{decimals}f}"
 
 
 def _metric(column: str) -> str:

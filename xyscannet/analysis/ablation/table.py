@@ -150,7 +150,9 @@ def _notes(number: int, cells: Sequence[Cell], record: Mapping[str, Any] | None,
         notes += _of_training(cells[0]) + _of_sets(cells)
     if len({tuple(sorted(cell.versions.items())) for cell in cells}) > 1:
         notes.append("The cells were made with different versions of the packages.")
-    return notes + (_of_costs(record["conditions"]) if record else [])
+    if record and any("time" in column or "memory" in column for column in paper.table(number).columns):
+        notes.append(_of_costs(record["conditions"]))
+    return notes
 
 
 def _of_training(cell: Cell) -> list[str]:
@@ -178,13 +180,13 @@ def _of_sets(cells: Sequence[Cell]) -> list[str]:
     return notes
 
 
-def _of_costs(at: Mapping[str, Any]) -> list[str]:
+def _of_costs(at: Mapping[str, Any]) -> str:
     step = f"a step of {at['batch']} crops of {at['patch']}x{at['patch']} pixels"
     parts = f" in {at['accumulate']} parts" if at["accumulate"] > 1 else ""
-    return [
+    return (
         f"Training time: {EPOCH} crops, as many as GoPro has training images, at the speed of {step}{parts} (forward, "
         f"Charbonnier loss, backward, Adam), {at['dtype']}; the paper does not say what its training seconds are of. "
         f"Inference: one image of {at['height']}x{at['width']} pixels. Memory: 10^9 bytes that a step or an inference "
         f"adds to the weights. Median of {at['repeats']}, the variants in turn, warm, on {at['machine']}; the paper's "
         "are of one RTX 3090."
-    ]
+    )
