@@ -37,6 +37,14 @@ def test_every_stage_of_the_script(stage, tmp_path):
     assert given and all(each["device"] == "cuda" and each["markdown"] for each in given)
 
 
+@pytest.mark.parametrize("page", sorted(FOLDER.glob("ablation-*.md")), ids=lambda page: page.stem)
+def test_commands_of_an_ablation(page):
+    commands = re.findall(
+        r"^    (?:XYSCAN_DATA=\S+ )?(xyscan (?:.|\\\n)+)$", page.read_text(), flags=re.MULTILINE
+    )
+    assert commands and all(understood(line)["study"] for line in commands)
+
+
 def test_commands_of_the_page(tmp_path):
     assert len(STAGES) == 5
     lines = re.findall(r"`(xyscan [^`]+)`", README)

@@ -39,7 +39,11 @@ SMALL = [
     "validation.images=1",
     "loss.contrastive=0",
 ]
-FEW = {"erf": ["--size", "16", "--inputs", "1"], "features": ["--size", "32"]}  # pixels and inputs
+FEW = {
+    "erf": ["--size", "16", "--inputs", "1"],
+    "features": ["--size", "32"],
+    "ablate": ["--seeds", "1", "--repeats", "1", "--no-memory"],
+}
 
 
 @pytest.fixture
@@ -75,8 +79,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def arguments(command: str) -> list[str]:
     words = shlex.split(LAUNCHER.sub("xyscan", command))[1:]
-    if words[0] == "train" and not {"--list", "--print-config"} & set(words):
-        return words + [word for override in SMALL for word in ("--set", override)]
+    if words[0] in ("train", "ablate") and not {"--list", "--print-config", "--from"} & set(words):
+        words += [word for override in SMALL for word in ("--set", override)]
     return words + FEW.get(words[0], [])
 
 

@@ -121,7 +121,7 @@ def command(
 
     xyscan ablate slices
 
-    xyscan ablate slices --iterations 200 --seeds 2 --eval gopro=mini/ --set model.width=8 --set loss.contrastive=0
+    xyscan ablate slices --iterations 200 --seeds 2 --set model.width=8 --set data.patch=48 --set loss.contrastive=0
 
     xyscan ablate slices --from runs/ablation --latex table7.tex
     """
