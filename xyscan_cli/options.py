@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -97,3 +98,16 @@ JsonOption = Annotated[
     ),
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.")]
+PerceptualWeightsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--perceptual-weights",
+        help="VGG-19's weights for the contrastive loss: loss.perceptual_weights.",
+        show_default="torchvision's cache",
+    ),
+]
+
+
+def perceptual_weights(path: Path | None) -> list[str]:
+    """The override of a training configuration that `--perceptual-weights` stands for."""
+    return [] if path is None else [f"loss.perceptual_weights={json.dumps(str(path))}"]

@@ -120,6 +120,7 @@ def test_failed_cells_are_listed(data, monkeypatch):
         (["slices", "--csv", "no/such/file"], 2, "does not exist"),
         (["slices", "--set", "optimiser.lrr=1"], 2, "did you mean 'optimiser.lr'"),
         (["slices", "--size", "12"], 2, "720x1280"),
+        (["slices", "--perceptual-weights", "absent.pth", "--seeds", "1"], 3, "absent.pth does not exist"),
         (["slices", "--from", "nowhere"], 3, "nowhere"),
     ],
 )

@@ -58,6 +58,7 @@ def command(
             "--set", metavar="KEY=VALUE", help="Change a value of the recipe, as model.width=8. Repeatable."
         ),
     ] = None,
+    perceptual_weights: options.PerceptualWeightsOption = None,
     given: Annotated[
         list[str] | None,
         typer.Option(
@@ -142,7 +143,8 @@ def command(
         chosen = _chosen(study.value, variants)
         place = inference.pick_device(device)
         given_sets = ablation.parse_given(given or [])
-        recipe = ablation.recipe(iterations, overrides or [], place)
+        changed = [*(overrides or []), *options.perceptual_weights(perceptual_weights)]
+        recipe = ablation.recipe(iterations, changed, place)
         sets, gaps = ablation.find_sets(
             study.value, given_sets, limit=limit, device=str(place), offline=offline
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from pathlib import Path
@@ -10,8 +9,7 @@ from typing import Annotated
 
 import typer
 
-from xyscan_cli import console
-from xyscan_cli.options import DeviceOption
+from xyscan_cli import console, options
 from xyscan_cli.stopping import StopOnSignal
 
 
@@ -34,15 +32,8 @@ def command(
             help="Go on from the newest state: auto of the run's folder, if any; PATH of that folder or state file.",
         ),
     ] = None,
-    device: DeviceOption = "auto",
-    perceptual_weights: Annotated[
-        Path | None,
-        typer.Option(
-            "--perceptual-weights",
-            help="VGG-19's weights for the contrastive loss: loss.perceptual_weights.",
-            show_default="torchvision's cache",
-        ),
-    ] = None,
+    device: options.DeviceOption = "auto",
+    perceptual_weights: options.PerceptualWeightsOption = None,
     deterministic: Annotated[
         bool,
         typer.Option(
@@ -75,8 +66,7 @@ def command(
     if config is None:
         raise ConfigError("name a recipe or a YAML file; --list shows the recipes")
     extra = ["deterministic=true"] if deterministic else []
-    if perceptual_weights is not None:
-        extra.append(f"loss.perceptual_weights={json.dumps(str(perceptual_weights))}")
+    extra += options.perceptual_weights(perceptual_weights)
     resolved = load_config(config, [*(overrides or []), *extra])
     if print_config:
         typer.echo(resolved.to_yaml(), nl=False)
