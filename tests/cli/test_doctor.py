@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import cache
 
 import pytest
 import torch
@@ -17,10 +18,18 @@ from xyscannet import ops
 from xyscannet.analysis import bench
 from xyscannet.errors import UnavailableError
 
+import_elsewhere = machine.import_elsewhere
+
+
+@cache
+def looked_at(*modules: str) -> dict[str, str | None]:
+    return import_elsewhere(list(modules))
+
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """Optional packages are looked at by tests of their own."""
+    """Optional packages are looked at by tests of their own; what is here is looked at once."""
+    monkeypatch.setattr(machine, "import_elsewhere", lambda modules: looked_at(*modules))
     monkeypatch.setattr(
         machine, "EXTRAS", {"metrics": {"scikit-image": "skimage"}, "video": {"no-such": "no_such"}}
     )

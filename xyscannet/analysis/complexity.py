@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import nn
@@ -67,6 +68,7 @@ class Complexity:
         return sum(shape.updates * calls for shape, calls in self.scans.items())
 
 
+@cache
 def count(config: XYScanNetConfig, height: int, width: int, batch: int = 1) -> Complexity:
     """The complexity of the network of `config` on `batch` images of height x width, padding included."""
     scans: Counter[ScanShape] = Counter()
