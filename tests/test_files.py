@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from xyscannet.errors import InputError
-from xyscannet.files import write_text
+from xyscannet.errors import ConfigError, InputError
+from xyscannet.files import held, write_text
 
 
 def test_text_replaces_text_and_leaves_nothing_beside_it(tmp_path):
@@ -24,3 +24,34 @@ def test_what_cannot_be_written_is_one_error(tmp_path):
     with pytest.raises(InputError, match="cannot be written"):
         write_text(tmp_path, "text")
     assert [each.name for each in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_folder_is_held_by_one_at_a_time_and_let_go(tmp_path):
+    folder = tmp_path / "a" / "out"
+    with held(folder):
+        assert folder.is_dir()
+        with pytest.raises(ConfigError, match="another run is writing to .*out: wait"), held(folder):
+            pass
+        with held(tmp_path / "b"):  # another one is free
+            (tmp_path / "b" / "file").touch()
+    assert not folder.exists() and (tmp_path / "b" / "file").exists()
+    with pytest.raises(RuntimeError), held(folder):
+        raise RuntimeError
+    with held(folder):
+        (folder / "kept").touch()
+    assert [path.name for path in folder.iterdir()] == ["kept"]
+
+
+def test_a_file_system_without_locks_holds_nothing(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with held(tmp_path), held(tmp_path):
+        pass
+
+
+def test_a_folder_that_cannot_be_made_is_one_error(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be written"), held(tmp_path / "file" / "out"):
+        pass

@@ -1,12 +1,20 @@
-"""Text files that are written whole or not at all."""
+"""Text files that are written whole or not at all, and folders that one run at a time writes to."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
-from xyscannet.errors import InputError
+from xyscannet.errors import ConfigError, InputError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -34,3 +42,39 @@ def write_text(path: str | Path, text: str) -> None:
     finally:
         if temporary is not None:
             os.unlink(temporary)
+
+
+@contextlib.contextmanager
+def held(folder: str | Path) -> Iterator[None]:
+    """While entered, no other run writes to the folder, which is made where it is missing.
+
+    The system lets go of it when the process ends, in whatever way; nothing is left in the folder, and one that was
+    made and stayed empty goes away again. Where the file system has no locks, nothing is held.
+
+    Raises ConfigError while another run holds it, InputError where it cannot be made.
+    """
+    folder = Path(folder)
+    missing = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as failure:
+        raise InputError(f"{folder}: cannot be written: {failure.strerror or failure}") from None
+    with contextlib.ExitStack() as stack:
+        if missing:
+            stack.callback(_remove_if_empty, folder)
+        if fcntl is not None:
+            handle = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, handle)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as failure:
+                if failure.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                    raise ConfigError(
+                        f"another run is writing to {folder}: wait until it has ended, or choose another folder"
+                    ) from None
+        yield
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from xyscan_cli.commands import _deblur_places as places
 from xyscan_cli.commands import _deblur_report as report
 from xyscan_cli.console import Progress, shown
 from xyscannet.errors import ConfigError, InputError
+from xyscannet.files import held
 
 if TYPE_CHECKING:
     from xyscannet.inference import Job, Jobs, Record
@@ -173,7 +175,10 @@ def command(
     with (places.on_cluster if cluster is not None and work else places.here)(asked, settings) as place:
         planned = _plans(jobs, place)
         report.print_plan(jobs, planned, place, paths[-1])
-        with records:
+        with contextlib.ExitStack() as stack:
+            if not dry_run and jobs.folder is not None:
+                stack.enter_context(held(jobs.folder))
+            stack.enter_context(records)
             if dry_run:
                 code = _dry_run(planned, records)
             else:

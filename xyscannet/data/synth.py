@@ -26,6 +26,7 @@ import torch
 from xyscannet.data.blur import STRENGTHS, BlurConfig, render, sample_blur
 from xyscannet.data.photos import sharp_tiles
 from xyscannet.errors import ConfigError, InputError, XYScanError
+from xyscannet.files import held
 from xyscannet.images import SUFFIXES, Photo, read, write
 
 MANIFEST = "manifest.json"
@@ -153,16 +154,17 @@ class Synthesis:
         The manifest is there from the start with its settings and is complete, in `pairs`, after the last one.
         """
         pairs: list[dict[str, Any]] = []
-        self._write_manifest(pairs, complete=False)
-        for name, source in self.sources.items():
-            result = SynthResult(source)
-            try:
-                self._make(name, source, result)
-            except XYScanError as error:
-                result.error = str(error)
-            pairs += result.pairs
-            yield result
-        self._write_manifest(pairs, complete=True)
+        with held(self.out_dir):
+            self._write_manifest(pairs, complete=False)
+            for name, source in self.sources.items():
+                result = SynthResult(source)
+                try:
+                    self._make(name, source, result)
+                except XYScanError as error:
+                    result.error = str(error)
+                pairs += result.pairs
+                yield result
+            self._write_manifest(pairs, complete=True)
 
     def _make(self, name: str, source: Path, result: SynthResult) -> None:
         photo = read(source)

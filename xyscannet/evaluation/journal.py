@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from xyscannet.errors import ConfigError, InputError
+from xyscannet.files import held
 from xyscannet.reports.results import ImageResult, portable, result_from
 
 FORMAT = 1
@@ -29,7 +31,8 @@ class Journal:
         images: results by image name, those of an earlier run included.
 
     Raises:
-        ConfigError: the journal there belongs to another evaluation; the message names what differs.
+        ConfigError: the journal there belongs to another evaluation (the message names what differs), or another
+            run is writing to it.
         InputError: the folder cannot be written.
     """
 
@@ -39,8 +42,13 @@ class Journal:
         self.seconds: dict[str, float] = {}
         identity = json.loads(json.dumps({"format": FORMAT, **identity}))
         path = self.folder / "journal.jsonl"
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(held(self.folder))
+            self._open(path, identity, fresh)
+            self._held = stack.pop_all()
+
+    def _open(self, path: Path, identity: Mapping[str, Any], fresh: bool) -> None:
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
             whole = 0 if fresh else self._load(path, identity)
             if not whole:
                 for state in self.folder.glob("*.npz"):
@@ -58,6 +66,7 @@ class Journal:
 
     def __exit__(self, *exception: object) -> None:
         self._file.close()
+        self._held.close()
 
     def add(self, image: ImageResult, seconds: Mapping[str, float]) -> None:
         """Keep an image's result and the seconds each of its metrics took."""

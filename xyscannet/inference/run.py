@@ -288,6 +288,7 @@ class _Pipeline:
             item = _Item(job, error=job.error)
             if not item.error and not job.is_clip:
                 try:
+                    refuse_existing(job.output, self._settings.overwrite)
                     item.photo = read(job.input)
                     item.notes += item.photo.notes
                     item.job = _as_read(job, item.photo)

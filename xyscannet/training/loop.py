@@ -17,6 +17,7 @@ from torch import nn
 from xyscannet import checkpoint
 from xyscannet.data.photos import prefetch
 from xyscannet.errors import ConfigError, InputError, XYScanError
+from xyscannet.files import held
 from xyscannet.models import zoo
 from xyscannet.ops.hardware import bf16_is_fast
 from xyscannet.training import parts
@@ -130,7 +131,8 @@ class Trainer:
             return self._run()
 
     def _open(self, stack: contextlib.ExitStack) -> None:
-        """Prepare the run's folder."""
+        """Prepare the run's folder, which no other run may write to meanwhile."""
+        stack.enter_context(held(self.output))
         facts = {
             "network": self.network_config.to_dict(),
             "precision": self.precision,

@@ -91,8 +91,9 @@ def state_path(folder: Path, step: int) -> Path:
 
 
 def states(folder: Path) -> list[Path]:
-    """The states kept in a run's folder, the newest first."""
-    return sorted(folder.glob("state-*.pt"), reverse=True)
+    """The states kept in a run's folder, the newest first: by their step, whatever the clock said."""
+    numbered = {path: path.stem.removeprefix("state-") for path in folder.glob("state-*.pt")}
+    return sorted((path for path in numbered if numbered[path].isdecimal()), key=lambda p: -int(numbered[p]))
 
 
 def find_state(resume: str | Path, output: Path) -> dict[str, Any] | None:
