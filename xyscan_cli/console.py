@@ -112,8 +112,13 @@ def data(record: Any) -> None:
         drop(sys.stdout)
     except OSError as failure:  # a full disk
         drop(sys.stdout)
-        _State.lost = True
-        error(f"stdout cannot be written, its records are lost: {failure.strerror}")
+        lose_data(f"stdout cannot be written, its records are lost: {failure.strerror}")
+
+
+def lose_data(text: str) -> None:
+    """Print an error about records that are lost; the exit code will not be 0."""
+    _State.lost = True
+    error(text)
 
 
 def interrupted(interrupt: KeyboardInterrupt) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -63,16 +62,23 @@ def held(folder: str | Path) -> Iterator[None]:
         if missing:
             stack.callback(_remove_if_empty, folder)
         if fcntl is not None:
-            handle = os.open(folder, os.O_RDONLY)
-            stack.callback(os.close, handle)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as failure:
-                if failure.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            with contextlib.suppress(OSError):  # a folder that may be written to and not read, say
+                handle = os.open(folder, os.O_RDONLY)
+                stack.callback(os.close, handle)
+                if not _locked(handle):
                     raise ConfigError(
                         f"another run is writing to {folder}: wait until it has ended, or choose another folder"
-                    ) from None
+                    )
         yield
+
+
+def _locked(handle: int) -> bool:
+    """Whether the lock is ours now; raises OSError where there are none."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _remove_if_empty(folder: Path) -> None:

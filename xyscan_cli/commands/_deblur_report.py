@@ -185,7 +185,7 @@ class Records:
     """Where `--json` goes: nowhere, stdout, or a file that is moved into place when the run is over."""
 
     def __init__(self, path: Path | None, exist: str, jobs: Jobs) -> None:
-        self._path, self._file = path, None
+        self._path, self._file, self._lost = path, None, False
         if path is None or str(path) == "-":
             return
         taken = {job.input.resolve() for job in jobs.jobs} | {job.output.resolve() for job in jobs.jobs}
@@ -205,12 +205,30 @@ class Records:
         return self
 
     def add(self, record: Record) -> None:
-        if self._file is not None:
-            self._file.write(json.dumps(record.to_dict()) + "\n")
+        if self._file is not None and not self._lost:
+            try:
+                self._file.write(json.dumps(record.to_dict()) + "\n")
+                self._file.flush()
+            except OSError as error:
+                self._lose(error)
         elif self._path is not None:
             console.data(record.to_dict())
 
     def __exit__(self, *exception: Any) -> None:
-        if self._file is not None:
+        if self._file is None:
+            return
+        try:
             self._file.close()
-            os.replace(self._temporary, self._path)
+            if not self._lost:
+                os.replace(self._temporary, self._path)
+        except OSError as error:
+            self._lose(error)
+        finally:
+            self._temporary.unlink(missing_ok=True)
+
+    def _lose(self, error: OSError) -> None:
+        """Say that the records are lost; the pictures are not."""
+        self._lost = True
+        console.lose_data(
+            f"--json {shown(self._path)} cannot be written, its records are lost: {error.strerror}"
+        )

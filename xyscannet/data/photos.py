@@ -27,6 +27,7 @@ TILE = 256
 SHARP_VARIANCE = 100.0
 """A tile counts as sharp from this variance of the 3x3 Laplacian of its 8-bit grey image."""
 
+MOST_BYTES = 2**30  # of a photograph in an archive, where a sparse one takes no room
 T = TypeVar("T")
 
 
@@ -45,6 +46,11 @@ def _encoded(sources: Iterable[str | Path]) -> Iterator[tuple[str, bytes]]:
                 with tarfile.open(source) as archive:
                     for member in archive:
                         if member.isfile() and Path(member.name).suffix.lower() in SUFFIXES:
+                            if member.size > MOST_BYTES:
+                                raise InputError(
+                                    f"{source}:{member.name} claims {member.size} bytes, more than any photograph "
+                                    f"has ({MOST_BYTES}); leave it out"
+                                )
                             found = True
                             yield f"{source}:{member.name}", archive.extractfile(member).read()
             except tarfile.TarError as error:

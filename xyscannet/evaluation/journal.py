@@ -65,8 +65,8 @@ class Journal:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._file.close()
-        self._held.close()
+        with self._held, contextlib.suppress(OSError):  # what could not be written was told when it failed
+            self._file.close()
 
     def add(self, image: ImageResult, seconds: Mapping[str, float]) -> None:
         """Keep an image's result and the seconds each of its metrics took."""
@@ -77,9 +77,14 @@ class Journal:
         """Keep what a metric of sets has gathered from exactly the images added so far."""
         path = self.folder / f"{name}.npz"
         temporary = path.with_name(f".{path.name}.tmp")
-        with open(temporary, "wb") as file:
-            np.savez(file, images=np.array(len(self.images)), **state)
-        os.replace(temporary, path)
+        try:
+            with open(temporary, "wb") as file:
+                np.savez(file, images=np.array(len(self.images)), **state)
+            os.replace(temporary, path)
+        except OSError as error:
+            raise self._unwritable(error) from None
+        finally:
+            temporary.unlink(missing_ok=True)
 
     def state(self, name: str) -> tuple[dict[str, np.ndarray], int] | None:
         """What `save_state` kept, and from how many images, the first ones of the journal."""
@@ -107,8 +112,16 @@ class Journal:
             self.seconds[name] = self.seconds.get(name, 0.0) + taken
 
     def _write(self, record: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
+            self._file.flush()
+        except OSError as error:
+            raise self._unwritable(error) from None
+
+    def _unwritable(self, error: OSError) -> InputError:
+        return InputError(
+            f"{self.folder} cannot be written: {error.strerror}; what was measured before is kept"
+        )
 
     def _load(self, path: Path, identity: Mapping[str, Any]) -> int:
         """Read what is there; returns the bytes of its whole lines (the last may have been cut off)."""

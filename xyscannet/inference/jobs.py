@@ -89,7 +89,7 @@ def make_jobs(inputs: Sequence[str], output: str, *, format: str | None = None, 
 
     Raises:
         ConfigError: a name is empty, an input is missing, no image is found, the output lies in an input folder or is
-            an input, two inputs go to one output, or outputs exist and `exist` is "error".
+            an input, a result would lie outside the output folder, two inputs go to one output, or outputs exist and `exist` is "error".
         UnavailableError: all inputs are clips, and the package for them is missing.
     """
     found = _Found()
@@ -112,6 +112,8 @@ def make_jobs(inputs: Sequence[str], output: str, *, format: str | None = None, 
         load_av()
     jobs = [_job(path, place, output, target, format) for path, place in found.files]
     jobs += [Job(path, Path(output) / place, error=reason) for path, place, reason in found.unreadable]
+    if target is None:
+        _refuse_escapes(jobs, Path(output))
     jobs = _distinct(jobs)
     _refuse_replaced_inputs(jobs)
     jobs = _apply_exist(jobs, exist)
@@ -255,6 +257,17 @@ def _job(path: Path, place: Path, output: str, target: Path | None, format: str 
     if format and promised != format and not _is_clip(path):
         place = place.with_name((place.stem if promised else place.name) + _PREFERRED[format])
     return Job(path, Path(output) / place, info, error)
+
+
+def _refuse_escapes(jobs: Sequence[Job], folder: Path) -> None:
+    """Refuse a result that would lie outside the output folder: by .. in a pattern, or through a link in the folder."""
+    inside = folder.resolve()
+    for place, job in {job.output.parent: job for job in jobs}.items():
+        if not place.resolve().is_relative_to(inside):
+            raise ConfigError(
+                f"the result for {shown(job.input)} would leave the output folder: {shown(job.output)} lies in "
+                f"{shown(place.resolve())}; remove the link, or name the input without .. in its pattern"
+            )
 
 
 def _distinct(jobs: list[Job]) -> list[Job]:
