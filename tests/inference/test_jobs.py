@@ -161,6 +161,31 @@ def test_link_loops_end(here: Path) -> None:
     assert pairs(make_jobs(["in"], "out")) == [("in/a.png", "out/a.png")]
 
 
+@pytest.mark.parametrize("pattern", ["in/*/../../*.png", "in/s/*/../../../*.png"])
+def test_a_pattern_does_not_lead_out_of_the_output_folder(here: Path, pattern: str) -> None:
+    picture("a.png"), picture("in/s/t/b.png")
+    with pytest.raises(ConfigError, match="a.png would leave the output folder"):
+        make_jobs([pattern], "results/out", format="jpeg")
+    inside = pairs(make_jobs(["in/*/../s/t/*.png"], "out"))
+    assert [os.path.normpath(output) for _, output in inside] == ["out/s/t/b.png"]
+
+
+@pytest.mark.parametrize("target", ["../secret", "/tmp", ".."])
+def test_a_link_does_not_lead_out_of_the_output_folder(here: Path, target: str) -> None:
+    picture("in/sub/a.png"), picture("in/b.png")
+    Path("secret").mkdir()
+    Path("out").mkdir()
+    Path("out/sub").symlink_to(target)
+    with pytest.raises(ConfigError, match=r"sub/a.png would leave the output folder.*remove the link"):
+        make_jobs(["in"], "out", exist="overwrite")
+    Path("out/sub").unlink()
+    Path("out/other").mkdir()
+    Path("out/sub").symlink_to("other")  # within it a link is as good as a folder,
+    assert len(make_jobs(["in"], "out").jobs) == 2
+    Path("alias").symlink_to("out")  # and the folder itself may be one
+    assert len(make_jobs(["in"], "alias").jobs) == 2
+
+
 def test_a_pipe_named_like_an_image_is_not_opened(here: Path) -> None:
     picture("in/a.png")
     os.mkfifo("in/b.png")

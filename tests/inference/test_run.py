@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+import shutil
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from tests.limits import bounded
 from xyscannet.errors import UnavailableError
 from xyscannet.inference import Job, Record, Settings, make_jobs, run_jobs
 from xyscannet.models import XYScanNetConfig
@@ -93,6 +98,79 @@ def test_an_output_that_appears_meanwhile_is_left_alone(here: Path) -> None:
     records = run(jobs)
     assert [record.status for record in records].count("failed") == 2  # 2.png, and 3.png is 13 wide
     assert "appeared" in records[2].error and Image.open("out/2.png").width == 1
+
+
+def test_files_that_vanish_while_the_work_goes_on(here: Path) -> None:
+    """What was read by then is written, the rest fails by name."""
+
+    class Emptying(Toy):
+        def forward(self, x: Tensor) -> Tensor:
+            shutil.rmtree(
+                "in", ignore_errors=True
+            )  # with the first image; the reader is two images ahead at most
+            return super().forward(x)
+
+    records = run(make_jobs(["in"], "out").jobs, Emptying())
+    assert len(records) == 6 and records[0].status == "done"
+    for record in records[4:]:
+        assert record.error == f"in/{record.job.input.name}: there is no such file"
+    done = [record.job.output.name for record in records if record.status == "done"]
+    assert sorted(path.name for path in Path("out").iterdir()) == done
+
+
+def test_files_that_appear_while_the_work_goes_on_are_for_the_next_run(here: Path) -> None:
+    jobs = make_jobs(["in"], "out").jobs
+    run_jobs(jobs, Toy(), Settings(), finished=lambda record: picture(Path("in/new.png"), 9))
+    assert not Path("out/new.png").exists()
+    again = run(make_jobs(["in"], "out", exist="skip").jobs)
+    done = [record.job.input.name for record in again if record.status == "done"]
+    assert done == ["new.png"] and Image.open("out/new.png").width == 9
+
+
+def test_an_output_that_is_there_by_then_is_not_computed_again(here: Path) -> None:
+    jobs = make_jobs(["in"], "out").jobs
+    for name in NAMES:
+        picture(Path("out", name), 1)
+
+    class Never(Toy):
+        def forward(self, x: Tensor) -> Tensor:
+            raise AssertionError("computed")
+
+    records = run(jobs, Never())
+    assert all("appeared" in record.error for record in records)
+
+
+def test_jumps_of_the_clock_change_nothing(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jumps = itertools.cycle([2e9, 0, -5e8])
+    monkeypatch.setattr(time, "time", lambda: next(jumps))
+    records = run(make_jobs(["in"], "out").jobs)
+    assert all(0 <= record.seconds < 60 for record in records)
+    assert [record.status for record in records].count("done") == 5
+
+
+@pytest.mark.slow  # ten thousand files
+def test_ten_thousand_small_files(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planned, read, restored and written, with memory that does not grow with their number."""
+    monkeypatch.setattr(os, "fsync", lambda handle: None)  # the disk's time is not ours
+    picture(Path("one.png"), 8)
+    content = Path("one.png").read_bytes()
+    for number in range(10_000):
+        path = Path("many", f"{number % 100:02d}", f"{number}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    count = dict.fromkeys(("done", "failed"), 0)
+
+    def finished(record: Record) -> None:
+        count[record.status] += 1
+
+    first = make_jobs(["many/00"], "first").jobs
+    run_jobs(first, Toy(), Settings(), finished=finished)  # what is allocated once
+    with bounded(seconds=120, mebibytes=48):
+        jobs = make_jobs(["many"], "out").jobs
+        run_jobs(jobs, Toy(), Settings(), finished=finished)
+    assert count == {"done": 10_100, "failed": 0}
+    assert sum(1 for _ in Path("out").rglob("*.png")) == 10_000
+    assert all(job.skip for job in make_jobs(["many"], "out", exist="skip").jobs)
 
 
 def test_skipped_files_are_not_read(here: Path) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import resource
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.limits import FullDisk
 from tests.training.conftest import DrawnPairs
 from tests.training.test_loop import assert_same, log_of, newest
 from xyscannet import checkpoint
@@ -16,20 +16,6 @@ from xyscannet.errors import ConfigError, InputError
 from xyscannet.training.config import TrainConfig, parse_config
 from xyscannet.training.loop import DivergedError, Interrupted, Trainer
 from xyscannet.training.state import find_state, states
-
-
-class FullDisk:
-    """While entered, no file can grow beyond some bytes, as on a disk that is full."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-
-    def __enter__(self) -> None:
-        self._before = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (self._limit, self._before[1]))
-
-    def __exit__(self, *_: object) -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, self._before)
 
 
 def test_a_full_disk_keeps_the_last_good_state_and_training_goes_on(tiny: dict, run_folder: Path) -> None:

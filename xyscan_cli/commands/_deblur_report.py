@@ -227,7 +227,9 @@ class Records:
             self._temporary.unlink(missing_ok=True)
 
     def _lose(self, error: OSError) -> None:
-        """Say that the records are lost; the pictures are not."""
+        """Say once that the records are lost; the pictures are not."""
+        if self._lost:
+            return
         self._lost = True
         console.lose_data(
             f"--json {shown(self._path)} cannot be written, its records are lost: {error.strerror}"

@@ -89,7 +89,8 @@ def make_jobs(inputs: Sequence[str], output: str, *, format: str | None = None, 
 
     Raises:
         ConfigError: a name is empty, an input is missing, no image is found, the output lies in an input folder or is
-            an input, a result would lie outside the output folder, two inputs go to one output, or outputs exist and `exist` is "error".
+            an input, a result would lie outside the output folder, two inputs go to one output, or outputs exist and
+            `exist` is "error".
         UnavailableError: all inputs are clips, and the package for them is missing.
     """
     found = _Found()
