@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import shutil
 
@@ -13,7 +14,9 @@ from typer.testing import CliRunner
 
 from xyscan_cli.app import app
 from xyscan_cli.commands._erf_report import labels
+from xyscannet.models import XYScanNetConfig, zoo
 
+SMALL = {"width": 8, "encoder_blocks": (0, 0, 0), "decoder_blocks": (1, 0, 0), "d_state": 4}
 SIZE = ["--size", 16, "--inputs", 3]
 
 
@@ -69,6 +72,26 @@ def test_networks_side_by_side_and_their_figures(tiny_weights, photos, tmp_path)
     assert captions.count("Made with: xyscan") == 2
 
 
+def test_variants_of_a_network(photos, monkeypatch):
+    small = dataclasses.replace(zoo.info("xyscannet-s"), config=XYScanNetConfig(**SMALL))
+    monkeypatch.setattr(zoo, "info", lambda name: small)
+    models = ",".join(
+        f"xyscannet-s:{variant}" for variant in ("inter-only", "intra-only", "mambair", "bidirectional")
+    )
+    result = run(photos, "--models", models, "--scanners", *SIZE, "--json", "-")
+    parts = {}
+    for line in result.stdout.splitlines():
+        record = json.loads(line)
+        assert record["weights"] == "random"
+        parts.setdefault(record["model"].partition(":")[2], []).append(record["part"].partition(": ")[2])
+    assert parts == {
+        "inter-only": ["", "inter 1", "inter 2", "block"],
+        "intra-only": ["", "intra 1", "intra 2", "block"],
+        "mambair": ["", "ss2d 1", "ss2d 2", "block"],
+        "bidirectional": ["", "intra", "inter", "block"],
+    }
+
+
 def test_files_named_alike_are_told_apart():
     assert labels(["a/x.pth", "a/y.safetensors", "xyscannet-s"]) == {
         "a/x.pth": "x",
@@ -92,6 +115,7 @@ def test_a_photograph_that_is_too_small_is_told_and_the_others_are_used(tiny_wei
         (["--scanners", "--block", "decoder_level2.7"], "is no decoder block"),
         (["--block", "decoder_level1.0"], "--block names the block of --scanners"),
         (["--models", "xyscanet-s"], "xyscannet-s"),
+        (["--models", "xyscannet-s:iner-only"], "'iner-only' is no variant"),
         (["--csv", "absent/a.csv"], "its folder does not exist"),
     ],
 )

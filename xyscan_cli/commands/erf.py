@@ -36,7 +36,10 @@ def command(
     models: Annotated[
         str,
         typer.Option(
-            "--models", metavar="NAME|FILE,...", help="Networks, or checkpoint files, side by side."
+            "--models",
+            metavar="NAME[:VARIANT]|FILE,...",
+            help="Networks, or checkpoint files, side by side. A variant is one of xyscan ablate's, such as "
+            "xyscannet-s:inter-only; it has random weights.",
         ),
     ] = "xyscannet-s",
     at: Annotated[
@@ -103,10 +106,10 @@ def command(
     report.check_maps(maps)
 
     from xyscannet import inference
-    from xyscannet.analysis import cases, erf
+    from xyscannet.analysis import erf
 
     place = inference.pick_device(device)
-    loaded = {name: cases.load(name, place, random=random) for name in names}
+    loaded = {name: _load(name, place, random) for name in names}
     for model, _ in loaded.values():  # names that a network does not have are told before any work
         erf.differentiated(model, at)
         if scanners:
@@ -127,6 +130,20 @@ def command(
         report.draw(figures, results, told["command"])
     if failures:
         raise typer.Exit(1)
+
+
+def _load(name: str, device: torch.device, random: bool) -> tuple[torch.nn.Module, str]:
+    """A network, a file, or `NAME:VARIANT`, and where its weights are from."""
+    from xyscannet.analysis import cases
+    from xyscannet.analysis.ablation import variants
+    from xyscannet.models import zoo
+
+    size, _, variant = name.rpartition(":")
+    if size not in zoo.names():
+        return cases.load(name, device, random=random)
+    if variant not in variants.VARIANTS:
+        raise ConfigError(f"{name}: {variant!r} is no variant; they are {', '.join(variants.VARIANTS)}")
+    return cases.untrained(variants.network(variant, zoo.info(size).config)).to(device), "random"
 
 
 def crops(photos: Sequence[Path], size: int, count: int, seed: int) -> tuple[list[Crop], list[XYScanError]]:

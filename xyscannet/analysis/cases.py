@@ -12,7 +12,7 @@ from xyscannet import checkpoint
 from xyscannet.analysis.forms import FORMS
 from xyscannet.inference.precision import arithmetic
 from xyscannet.losses import charbonnier
-from xyscannet.models import XYScanNet, zoo
+from xyscannet.models import XYScanNet, XYScanNetConfig, zoo
 from xyscannet.ops import use_backend
 
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -49,21 +49,26 @@ def load(
     """The network, and where its weights are from: the file's name, or "random" for a name without weights.
 
     `random` gives any network random weights, a file's too.
-
-    Random weights come from a fixed seed, the last layer's too, which is zero in a network that begins training;
-    it is scaled so that the residual is as large as blur makes it (RMS 0.05).
     """
     named = name_or_file in zoo.names()
     if random or (named and zoo.info(name_or_file).weights is None):
         config = zoo.info(name_or_file).config if named else checkpoint.load_model(name_or_file).config
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(SEED)
-            model = zoo.build(config)
-            torch.nn.init.normal_(model.output.weight)
-            model.eval().requires_grad_(False)
-            model.output.weight *= 0.05 / model.residual(torch.rand(1, 3, 32, 32)).std()
-        return model.to(device), "random"
+        return untrained(config).to(device), "random"
     return checkpoint.load_model(name_or_file, device=device), checkpoint.resolve(name_or_file).name
+
+
+def untrained(config: XYScanNetConfig) -> XYScanNet:
+    """A network with random weights from a fixed seed, the last layer's too, which is zero in one that begins training.
+
+    The last layer is scaled so that the residual is as large as blur makes it (RMS 0.05).
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        model = zoo.build(config)
+        torch.nn.init.normal_(model.output.weight)
+        model.eval().requires_grad_(False)
+        model.output.weight *= 0.05 / model.residual(torch.rand(1, 3, 32, 32)).std()
+    return model
 
 
 def call(model: XYScanNet, case: Case) -> Callable[[], object]:
