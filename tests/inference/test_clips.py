@@ -15,7 +15,9 @@ from xyscannet import video
 from xyscannet.errors import InputError
 from xyscannet.inference import clips as inference_clips
 from xyscannet.inference import restore_segment
+from xyscannet.metrics.temporal import flicker
 from xyscannet.models import XYScanNet, XYScanNetConfig
+from xyscannet.video import segments
 
 pytest.importorskip("av")
 
@@ -229,3 +231,29 @@ def test_a_clip_comes_back_sharper_with_its_sound_and_its_time(tmp_path: Path) -
     pairs = zip(true, clips.luma(source), clips.luma(tmp_path / "out.mp4"))
     gains = [psnr(y, restored) - psnr(y, blurred) for y, blurred, restored in pairs]
     assert min(gains) > 1 and np.mean(gains) > 2, gains
+
+
+class Shimmer(Gain):
+    """Brightens each frame by another amount, which its mean decides."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 0.8 + 0.1 + 0.03 * torch.sin(3000 * x.mean((1, 2, 3), keepdim=True))
+
+
+def test_calm_clips_flicker_less_and_do_not_know_their_segments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = clips.write(tmp_path / "a.mkv", clips.pan(60, 32, 48), codec="ffv1", gop=6, sound=False)
+    for name, calm, shortest in (("plain", False, 48), ("calm", True, 48), ("parts", True, 6)):
+        monkeypatch.setattr(segments, "SHORTEST", shortest)
+        clip = restored(source, tmp_path / f"{name}.mkv", Shimmer(), calm=calm)
+        assert len(clip.segments) == (1 if shortest == 48 else 10)
+    before, plain, calm, parts = (
+        clips.read(tmp_path / f"{name}.mkv")["pixels"] for name in ("a", "plain", "calm", "parts")
+    )
+    added, left = flicker(plain, before), flicker(calm, before)
+    assert left.output < 0.6 * added.output
+    assert (
+        len(parts) == 60
+        and np.abs(calm.astype(int) - parts).mean() < 0.5 * np.abs(calm.astype(int) - plain).mean()
+    )

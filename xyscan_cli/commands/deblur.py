@@ -124,6 +124,14 @@ def command(
             rich_help_panel=CLIPS,
         ),
     ] = None,
+    calm: Annotated[
+        bool,
+        typer.Option(
+            "--calm",
+            help="Less flicker: blend each frame's change with that of the frame before, along the motion.",
+            rich_help_panel=CLIPS,
+        ),
+    ] = False,
     channel_order: options.ChannelOrderOption = options.ChannelOrder.rgb,
     json_path: options.JsonOption = None,
     dry_run: Annotated[
@@ -156,7 +164,7 @@ def command(
     if quality is not None and format not in (None, Format.jpeg, Format.webp):
         raise ConfigError(f"--quality is for JPEG and WebP, not for {format.value}")
 
-    clip = _clip_options(codec, crf, pix_fmt, start, end)
+    clip = _clip_options(codec, crf, pix_fmt, start, end, calm)
     from xyscannet import inference
 
     jobs = inference.make_jobs(paths[:-1], paths[-1], format=format and format.value, exist=exist.value)
@@ -188,13 +196,13 @@ def command(
 
 
 def _clip_options(
-    codec: str | None, crf: float | None, pixel_format: str | None, start: str, end: str | None
+    codec: str | None, crf: float | None, pixel_format: str | None, start: str, end: str | None, calm: bool
 ) -> ClipOptions:
     from xyscannet import video
     from xyscannet.video.clip import seconds_of
 
     last = math.inf if end is None else seconds_of(end)
-    options = video.ClipOptions(codec, crf, pixel_format, seconds_of(start), last)
+    options = video.ClipOptions(codec, crf, pixel_format, seconds_of(start), last, calm)
     if options != video.ClipOptions():
         video.check_options(options)
     return options

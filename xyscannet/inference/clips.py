@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from xyscannet.images.writing import replacing
 from xyscannet.inference.plan import ImagePlan, plan_image
 from xyscannet.inference.restore import restore
 from xyscannet.inference.stages import Ahead, Behind
 from xyscannet.video import Clip, Coding, Segment, SegmentWriter, decode, pixels
+from xyscannet.video.calm import WARM_UP, Calm
 from xyscannet.video.clip import FULL_RANGE
 from xyscannet.video.colour import Samples
 
@@ -57,7 +60,7 @@ def restore_segment(
 ) -> SegmentTimes:
     """Restore a segment of a clip into a file; in one step, and not again where the file is there already.
 
-    Decoding, the network and encoding run in three threads; memory does not grow with the segment's length.
+    Decoding, the network and encoding run in threads of their own; memory does not grow with the segment's length.
 
     Args:
         clip, coding: from `plan_clip` and `choose_coding`, the same for all segments of a clip.
@@ -77,36 +80,39 @@ def restore_segment(
     device = next(model.parameters()).device
     plan, together = plan_frames(clip, model, device, dtype, tile, sharing)
     samples = Samples(coding.layout, info.colour[3], info.colour[0] == FULL_RANGE, info.height)
-    done = 0
+    warm_up = min(WARM_UP, segment.first - clip.segments[0].first) if clip.options.calm else 0
+    done = -warm_up
     with replacing(path) as temporary:
         writer = SegmentWriter(temporary, clip, segment, coding)
-        batches = _batches(clip, segment, coding.layout, together)
+        batches = _batches(clip, segment.first - warm_up, segment.frames + warm_up, coding.layout, together)
         try:
-            with (
-                Ahead(batches, "xyscan decoder", _DEPTH) as ahead,
-                Behind(lambda planes: _write(writer, planes), "xyscan encoder", _DEPTH) as behind,
-            ):
+            with contextlib.ExitStack() as stages:
+                ahead = stages.enter_context(Ahead(batches, "xyscan decoder", _DEPTH))
+                encoder = stages.enter_context(Behind(partial(_write, writer), "xyscan encoder", _DEPTH))
+                behind = [encoder]
+                if clip.options.calm:
+                    calmed = partial(_calmed, Calm(), samples, warm_up, encoder)
+                    behind.insert(0, stages.enter_context(Behind(calmed, "xyscan calm")))
                 for planes in ahead:
                     count = len(planes[0])
                     report = progress and (
-                        lambda share, done=done, count=count: progress(done + share * count)
+                        lambda share, done=done, count=count: progress(max(done + share * count, 0))
                     )
-                    behind.put(
-                        _restored(
-                            planes,
-                            samples,
-                            model,
-                            device,
-                            plan,
-                            dtype=dtype,
-                            ensemble=ensemble,
-                            tell=tell,
-                            progress=report,
-                        )
+                    restored = _restored(
+                        planes,
+                        model,
+                        samples,
+                        plan,
+                        dtype=dtype,
+                        ensemble=ensemble,
+                        tell=tell,
+                        progress=report,
                     )
+                    behind[0].put(restored.to_calm() if clip.options.calm else restored.planes(samples))
                     done += count
-                behind.finish()
-                waiting = ahead.waited + behind.waited
+                for stage in behind:
+                    stage.finish()
+                waiting = ahead.waited + behind[0].waited
         except BaseException:
             writer.abandon()
             raise
@@ -135,9 +141,9 @@ def plan_frames(
     return one, 1
 
 
-def _batches(clip: Clip, segment: Segment, layout: pixels.Layout, together: int) -> Iterator[Planes]:
+def _batches(clip: Clip, first: int, count: int, layout: pixels.Layout, together: int) -> Iterator[Planes]:
     waiting: list[Planes] = []
-    for frame in decode.frames(clip.info, clip.index, segment.first, segment.frames):
+    for frame in decode.frames(clip.info, clip.index, first, count):
         waiting.append(pixels.to_planes(frame, layout))
         if len(waiting) == together:
             yield [np.stack(planes) for planes in zip(*waiting)]
@@ -146,14 +152,41 @@ def _batches(clip: Clip, segment: Segment, layout: pixels.Layout, together: int)
         yield [np.stack(planes) for planes in zip(*waiting)]
 
 
-def _restored(
-    planes: Planes, samples: Samples, model: nn.Module, device: torch.device, plan: ImagePlan, **how
-) -> Planes:
+@dataclass(frozen=True)
+class _Restored:
+    """Frames on the device: their planes before, the RGB of these, and what restoration adds to that."""
+
+    coded: list[Tensor]  # (B, h, w) each
+    rgb: Tensor  # (B, 3, H, W)
+    change: Tensor  # (B, 3, H, W)
+
+    def planes(self, samples: Samples) -> Planes:
+        """The planes of the restored frames."""
+        return [plane.cpu().numpy() for plane in samples.changed(self.coded, self.change)]
+
+    def to_calm(self) -> _Restored:
+        """The frames on the CPU, RGB in 8 bits."""
+        rgb = (self.rgb * 255).round_().to(torch.uint8)
+        return _Restored([plane.cpu() for plane in self.coded], rgb.cpu(), self.change.cpu())
+
+
+def _restored(planes: Planes, model: nn.Module, samples: Samples, plan: ImagePlan, **how) -> _Restored:
+    device = next(model.parameters()).device
     with torch.inference_mode():
         coded = [torch.from_numpy(_signed(plane)).to(device) for plane in planes]
-        rgb = samples.to_rgb(coded).clamp_(0, 1)  # (B, 3, H, W)
-        change = restore(model, rgb, plan, **how) - rgb
-        return [plane.cpu().numpy() for plane in samples.changed(coded, change)]
+        rgb = samples.to_rgb(coded).clamp_(0, 1)
+        return _Restored(coded, rgb, restore(model, rgb, plan, **how) - rgb)
+
+
+def _calmed(calm: Calm, samples: Samples, warm_up: int, encoder: Behind[Planes], item: _Restored) -> None:
+    """Hand frames on with their changes blended, without those that come before the segment."""
+    for i in range(len(item.rgb)):
+        rgb, change = (each[i].permute(1, 2, 0).numpy() for each in (item.rgb, item.change))
+        blended = torch.from_numpy(calm(np.ascontiguousarray(rgb), change)).permute(2, 0, 1)[None]
+        if calm.frames > warm_up:
+            encoder.put(
+                _Restored([plane[i : i + 1] for plane in item.coded], item.rgb, blended).planes(samples)
+            )
 
 
 def _signed(plane: np.ndarray) -> np.ndarray:
