@@ -124,7 +124,7 @@ def test_json_records_on_stdout(deblur) -> None:
     assert result.exit_code == 1
     good, bad = [json.loads(line) for line in result.stdout.splitlines()]
     assert (good["input"], good["output"], good["status"]) == ("in/a.png", "out/a.png", "done")
-    assert good["size"] == [28, 20] and good["plan"]["whole"] is True and good["seconds"] > 0
+    assert good["size"] == [28, 20] and good["plan"]["mode"] == "whole" and good["seconds"] > 0
     assert bad["status"] == "failed" and "in/b.png" in bad["error"] and bad["plan"] is None
 
 

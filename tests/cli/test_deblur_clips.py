@@ -65,7 +65,7 @@ def test_photographs_and_clips_in_one_folder(deblur, clip: Path) -> None:
     facts = records["a.mp4"]["clip"]
     assert (facts["frames"], facts["segments"], facts["frames_found"]) == (100, 2, 0)
     assert facts["frames_per_second"] > 0 and 0 <= facts["waiting_share"] < 1
-    assert records["a.mp4"]["plan"]["whole"] and "clip" not in records["b.png"]
+    assert records["a.mp4"]["plan"]["mode"] == "whole" and "clip" not in records["b.png"]
     assert left_over("out") == ["out/b.jpg", "out/sub/a.mp4"]
     assert "clips: 1, about 100 frames" in result.stderr and "2 of 3 files done" in result.stderr
     assert "the network waited" in result.stderr

@@ -1,4 +1,4 @@
-"""Plans: whole where memory allows, else uniform tiles; the memory model against what is measured."""
+"""Plans: whole where memory allows, else in strips, else uniform tiles."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import torch
 
 from xyscannet.errors import ConfigError, InputError, UnavailableError
 from xyscannet.inference import pick_device, pick_dtype, plan_image
-from xyscannet.inference.plan import OVERLAP, _cgroup_memory, peak_bytes, spans
-from xyscannet.models import XYScanNetConfig
+from xyscannet.inference.memory import _cgroup_memory, peak_bytes
+from xyscannet.inference.plan import CPU_SHARE, IMAGE_BYTES, OVERLAP, spans
+from xyscannet.models import XYScanNetConfig, zoo
 
 CONFIG = XYScanNetConfig(width=24)
 GIB = 2**30
@@ -23,13 +24,46 @@ def plan(height: int, width: int, **options):
 def test_whole_where_memory_allows() -> None:
     planned = plan(1000, 1500, memory=100 * GIB)
     assert planned.whole and planned.tile == (1000, 1500) and "may take" in planned.reason
+    assert planned.mode == planned.describe() == "whole"
+
+
+def test_strips_where_the_whole_does_not_fit() -> None:
+    whole = plan(1000, 1500, tile="none", memory=100 * GIB)
+    planned = plan(1000, 1500, memory=whole.memory_bytes - 1)
+    assert planned.mode == "strips" and planned.tile == (1000, 1500) and planned.grid == (1, 1)
+    assert planned.memory_bytes < whole.memory_bytes / 3 and "as a whole it needs" in planned.reason
+    assert plan(1000, 1500, tile="none", memory=1).mode == "strips"
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "size"),
+    [
+        ("xyscannet-s", torch.float32, (4320, 7680)),
+        ("xyscannet-s", torch.float32, (8192, 8192)),
+        ("xyscannet-b", torch.float32, (4320, 7680)),
+        ("xyscannet", torch.bfloat16, (4320, 7680)),
+    ],
+    ids=str,
+)
+def test_8k_needs_no_tiles_in_24_gib(name: str, dtype: torch.dtype, size: tuple[int, int]) -> None:
+    """With 22 of 24 GiB free, and the image's own copies beside."""
+    allowed = int((22 * GIB - size[0] * size[1] * IMAGE_BYTES) * CPU_SHARE)
+    for device in ("cpu", "cuda"):
+        planned = plan_image(*size, zoo.info(name).config, device=device, dtype=dtype, memory=allowed)
+        assert planned.mode == "strips"
+
+
+def test_a_scan_of_the_whole_map_takes_tiles_and_says_why() -> None:
+    config = XYScanNetConfig(width=24, scanners=("ss2d", "ss2d"))
+    planned = plan_image(2000, 3000, config, device="cpu", dtype=torch.float32, memory=GIB)
+    assert planned.mode == "tiles" and not planned.strips and "ss2d" in planned.reason
 
 
 @pytest.mark.parametrize(("height", "width"), [(3000, 4000), (700, 9000), (6000, 333), (8000, 8000)])
 def test_tiles_fit_memory_cover_the_image_and_are_uniform(height: int, width: int) -> None:
-    memory = peak_bytes(height, width, CONFIG, dtype=torch.float32, device="cpu") // 5
+    memory = peak_bytes(height, width, CONFIG, dtype=torch.float32, device="cpu", strips=True) // 3
     planned = plan(height, width, memory=memory)
-    assert not planned.whole and planned.memory_bytes <= memory and "may take" in planned.reason
+    assert planned.mode == "tiles" and planned.memory_bytes <= memory and "may take" in planned.reason
     for length, size, count in zip((height, width), planned.tile, planned.grid):
         got, starts = spans(length, count, planned.overlap)
         assert got == size and starts[0] == 0 and starts[-1] + size == length
@@ -40,10 +74,10 @@ def test_tiles_fit_memory_cover_the_image_and_are_uniform(height: int, width: in
 
 def test_a_number_bounds_the_tile() -> None:
     planned = plan(1000, 1500, tile=512)
-    assert not planned.whole and max(planned.tile) <= 512
+    assert planned.mode == "tiles" and max(planned.tile) <= 512
+    assert plan(1000, 1500, tile=512, memory=GIB // 4).strips
     assert plan(300, 500, tile=512).whole
     assert max(plan(2001, 2003, tile=64).tile) <= 64
-    assert plan(1000, 1500, tile="none", memory=1).whole
 
 
 @pytest.mark.parametrize("tile", [0, 63, "some"])

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from xyscannet.errors import ConfigError, InputError
 from xyscannet.inference import plan_image, restore
+from xyscannet.inference.memory import peak_bytes
 from xyscannet.inference.plan import spans
 from xyscannet.inference.restore import ENSEMBLE, blend_weights, turned, turned_back
-from xyscannet.models import XYScanNetConfig
+from xyscannet.models import XYScanNet, XYScanNetConfig
 
 
 class Toy(nn.Module):
@@ -58,7 +59,7 @@ def test_blend_is_smooth() -> None:
 def test_tiles_of_a_local_operator_give_the_whole(toy: Toy, height: int, width: int, side: int) -> None:
     image = torch.rand(2, 3, height, width)
     plan = tiles(height, width, side)
-    assert not plan.whole
+    assert plan.mode == "tiles"
     whole = toy(image).clamp(0, 1)
     toy.seen.clear()
     tiled = restore(toy, image, plan)
@@ -113,27 +114,69 @@ def test_never_finite_is_an_error(toy: Toy) -> None:
         restore(toy, torch.full((1, 3, 8, 8), float("inf")))
 
 
-class Hungry(Toy):
-    """Runs out of memory above a number of pixels."""
-
-    limit = 150 * 150
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.shape[2] * x.shape[3] > self.limit:
-            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
-        return super().forward(x)
+@pytest.fixture
+def network() -> XYScanNet:
+    torch.manual_seed(0)
+    blocks = {"encoder_blocks": (1, 0, 0), "decoder_blocks": (1, 0, 0)}
+    model = XYScanNet(XYScanNetConfig(width=8, **blocks)).eval().requires_grad_(False)
+    torch.nn.init.normal_(model.output.weight, std=0.02)
+    return model
 
 
-def test_out_of_memory_over_the_whole_image_goes_on_in_tiles() -> None:
-    model, said = Hungry().eval(), []
-    image = torch.rand(1, 3, 300, 300)
-    Hungry.limit = 260 * 260
-    out = restore(model, image, tell=said.append)
-    assert len(said) == 1 and "restoring it in" in said[0] and "tiles" in said[0]
-    assert (out - Toy()(image).clamp(0, 1)).abs().max() < 2e-3
-    Hungry.limit = 10
-    with pytest.raises(InputError, match="smaller tiles"):
-        restore(model, image)
+def test_in_strips_as_planned(network: XYScanNet) -> None:
+    image = torch.rand(1, 3, 90, 120)
+    whole = restore(network, image)
+    options = {"device": "cpu", "dtype": torch.float32}
+    memory = peak_bytes(90, 120, network.config, **options) - 1
+    plan = plan_image(90, 120, network.config, memory=memory, **options)
+    assert plan.mode == "strips"
+    seen: list[float] = []
+    assert (restore(network, image, plan, progress=seen.append) - whole).abs().max() < 1e-6
+    assert seen == sorted(seen) and seen[-1] == pytest.approx(1)
+    ensemble = restore(network, image, ensemble=True)
+    assert (restore(network, image, plan, ensemble=True) - ensemble).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_out_of_memory_goes_on_in_strips(network: XYScanNet, error: Exception) -> None:
+    image, said, calls = torch.rand(1, 3, 512, 512), [], []
+    whole = restore(network, image)
+
+    def fail_once(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        calls.append(inputs)
+        if len(calls) == 1:
+            raise error
+
+    network.patch_embed.register_forward_pre_hook(fail_once)
+    out = restore(network, image, tell=said.append)
+    assert (out - whole).abs().max() < 1e-6
+    assert said == ["memory ran out: restoring it in whole, in strips"]
+
+
+def test_out_of_memory_halves_down_to_the_smallest_tiles(network: XYScanNet) -> None:
+    image, said = torch.rand(1, 3, 300, 300), []
+    whole = restore(network, image)
+    limit = 200 * 200
+
+    def fail_above(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if inputs[0].shape[2] * inputs[0].shape[3] > limit:
+            raise MemoryError
+
+    network.patch_embed.register_forward_pre_hook(fail_above)
+    out = restore(network, image, tell=said.append)
+    assert len(said) > 1 and all("tiles of" in note for note in said)
+    assert (out - whole).abs().mean() < 5e-3
+    limit = 10
+    with pytest.raises(InputError, match="no smaller tiles"):
+        restore(network, image)
 
 
 def test_other_errors_pass() -> None:

@@ -31,7 +31,7 @@ def print_plan(
     place: Place,
     output: str,
 ) -> None:
-    from xyscannet.inference.plan import mebibytes
+    from xyscannet.inference.memory import mebibytes
 
     work = [record for record in planned if record.plan is not None]
     aside = []
@@ -63,7 +63,7 @@ def print_plan(
     for name, words in place.where.items():
         console.field(name, words)
     largest = max(work, key=lambda record: record.plan.memory_bytes)
-    tiled = [record for record in work if not record.plan.whole]
+    tiled = [record for record in work if record.plan.mode == "tiles"]
     size = "{0.width} x {0.height}".format
     if tiled:
         first = max(tiled, key=lambda record: record.job.pixels)
@@ -76,10 +76,11 @@ def print_plan(
         console.field("", f"{first.job.input}, {size(first.job.info)}: {first.plan.describe()}")
         console.field("", f"({first.plan.reason})")
     else:
-        console.field("tiles", f"none, whole images ({largest.plan.reason})")
+        strips = ", the largest in strips of its feature maps" if largest.plan.strips else ""
+        console.field("tiles", f"none, whole images{strips} ({largest.plan.reason})")
     height, width = largest.plan.tile
     need = mebibytes(largest.plan.memory_bytes)
-    what = "the largest image" if largest.plan.whole else "a tile"
+    what = "a tile" if largest.plan.mode == "tiles" else "the largest image"
     console.field("memory", f"about {need} at most, for {what} of {width} x {height}")
 
 

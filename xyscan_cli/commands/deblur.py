@@ -58,7 +58,8 @@ def command(
         typer.Option(
             "--tile",
             metavar="auto|none|N",
-            help="auto: whole images, tiles only where memory demands them; N: tiles of at most N pixels a side.",
+            help="auto: whole images, tiles only where memory demands them; none: never tiles; N: tiles of at most N "
+            "pixels a side.",
         ),
     ] = "auto",
     ensemble: Annotated[

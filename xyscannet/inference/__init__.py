@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from xyscannet.inference.clips import SegmentTimes, restore_segment
 from xyscannet.inference.jobs import Job, Jobs, make_jobs
+from xyscannet.inference.memory import available_memory
 from xyscannet.inference.plan import (
     ImagePlan,
-    available_memory,
     pick_device,
     pick_devices,
     pick_dtype,

@@ -1,16 +1,15 @@
-"""Decide, before any work, how an image is restored: as a whole if memory allows, else in tiles."""
+"""Decide, before any work, how an image is restored: as a whole if memory allows, else in strips, else in tiles."""
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import torch
 
 from xyscannet.errors import ConfigError, InputError, UnavailableError
+from xyscannet.inference.memory import available_memory, mebibytes, peak_bytes
 from xyscannet.models import XYScanNetConfig
 from xyscannet.ops.hardware import bf16_is_fast
 
@@ -18,7 +17,6 @@ OVERLAP = 96  # pixels that neighbouring tiles share
 MIN_TILE = 64  # pixels
 CPU_SHARE, GPU_SHARE = 0.75, 0.9  # of the free memory that one image's restoration may take
 IMAGE_BYTES = 48  # per pixel: an image as it is read, as float32 input and result, and as it is written
-MIB = 2**20
 
 
 @dataclass(frozen=True)
@@ -26,27 +24,37 @@ class ImagePlan:
     """How one image is restored.
 
     Attributes:
-        whole: in one pass of the network; else in tiles.
+        strips: a pass of the network works through strips of its feature maps (`xyscannet.models.strips`), which
+            gives the same in less memory.
         tile: height and width of a pass, in pixels; all tiles of an image have this size.
-        grid: number of tiles down and across.
+        grid: number of tiles down and across; (1, 1) is the whole image.
         overlap: pixels that neighbouring tiles share at least.
         memory_bytes: estimated peak of the network's own memory in one pass.
         reason: why, for people.
     """
 
-    whole: bool
+    strips: bool
     tile: tuple[int, int]
     grid: tuple[int, int]
     overlap: int
     memory_bytes: int
     reason: str
 
+    @property
+    def mode(self) -> str:
+        """`whole` and `strips`, which give the same, or `tiles`, which is near it."""
+        return "tiles" if self.grid != (1, 1) else "strips" if self.strips else "whole"
+
+    @property
+    def whole(self) -> bool:
+        """The whole image at once."""
+        return self.mode == "whole"
+
     def describe(self) -> str:
-        """`whole`, or e.g. `3 x 2 tiles of 1376 x 1024, overlap 96`; widths before heights."""
-        if self.whole:
-            return "whole"
+        """`whole`, `whole, in strips`, or e.g. `3 x 2 tiles of 1376 x 1024, overlap 96`; widths before heights."""
         (rows, columns), (height, width) = self.grid, self.tile
-        return f"{columns} x {rows} tiles of {width} x {height}, overlap {self.overlap}"
+        tiles = f"{columns} x {rows} tiles of {width} x {height}, overlap {self.overlap}"
+        return ("whole" if self.mode != "tiles" else tiles) + (", in strips" if self.strips else "")
 
 
 def plan_image(
@@ -63,8 +71,9 @@ def plan_image(
     """Plan the restoration of a (height, width) image.
 
     Args:
-        tile: "auto" takes the whole image if its estimated peak fits into memory, else the largest tiles that
-            do; "none" always takes the whole image; a number is the longest side of a tile in pixels.
+        tile: "auto" takes the whole image if its estimated peak fits into memory, else the whole image in strips
+            if that fits, else the largest tiles that do, in strips; "none" never takes tiles; a number is the longest
+            side of a tile in pixels. Networks that scan a map as one sequence ("ss2d") do not run in strips.
         memory: bytes that the restoration may take; by default a share of what is free on `device` now.
         sharing: number of networks among which they are divided.
 
@@ -73,62 +82,41 @@ def plan_image(
         InputError: not even the smallest tiles fit.
     """
     device = torch.device(device)
-
-    def peak(tile_height: int, tile_width: int) -> int:
-        return peak_bytes(tile_height, tile_width, config, dtype=dtype, device=device)
-
-    whole = ImagePlan(True, (height, width), (1, 1), 0, peak(height, width), "")
-    if tile == "none":
-        return _because(whole, "tiles are switched off")
-    if isinstance(tile, int):
-        return _in_tiles_of(tile, whole, peak)
-    if tile != "auto":
+    if isinstance(tile, str) and tile not in ("auto", "none"):
         raise ConfigError(f"tile must be auto, none or a number of pixels, not {tile!r}")
     if memory is None:
         memory = _allowance(height * width, device)
     memory //= sharing
-    need, have = f"{mebibytes(whole.memory_bytes)}", f"{mebibytes(memory)}"
+
+    def peak(tile_height: int, tile_width: int, strips: bool) -> int:
+        return peak_bytes(tile_height, tile_width, config, dtype=dtype, device=device, strips=strips)
+
+    in_strips = "ss2d" not in config.scanners
+    whole = ImagePlan(False, (height, width), (1, 1), 0, peak(height, width, False), "")
+    strips = ImagePlan(True, (height, width), (1, 1), 0, peak(height, width, True), "")
+    least = strips if in_strips else whole
+    if isinstance(tile, int):
+        return _in_tiles_of(tile, whole, lambda h, w: not in_strips or peak(h, w, False) <= memory, peak)
+    need, have = mebibytes(whole.memory_bytes), mebibytes(memory)
     if whole.memory_bytes <= memory:
-        return _because(whole, f"needs {need}, may take {have}")
-    grid = _smallest_grid(height, width, lambda h, w: peak(h, w) <= memory)
+        return replace(whole, reason=f"needs {need}, may take {have}")
+    reason = f"as a whole it needs {need}, but may take {have}"
+    if in_strips and strips.memory_bytes <= memory:
+        return replace(strips, reason=reason)
+    if in_strips:
+        reason += f"; in strips of its feature maps {mebibytes(strips.memory_bytes)}"
+    else:
+        reason += "; a scan of the map as one sequence (ss2d) does not run in strips"
+    if tile == "none":
+        return replace(least, reason=f"{reason}; tiles are switched off")
+    grid = _smallest_grid(height, width, lambda h, w: peak(h, w, in_strips) <= memory)
     if grid is None:
+        smallest = mebibytes(peak(MIN_TILE, MIN_TILE, in_strips))
         raise InputError(
-            f"{width} x {height} pixels need {need} as a whole and {mebibytes(peak(MIN_TILE, MIN_TILE))} in the "
-            f"smallest tiles, but only {have} may be used: free some memory or take a smaller network"
+            f"{width} x {height} pixels need {mebibytes(least.memory_bytes)} and {smallest} in the smallest tiles, but "
+            f"only {have} may be used: free some memory or take a smaller network"
         )
-    return _tiled(whole, grid, OVERLAP, peak, f"as a whole it needs {need}, but may take {have}")
-
-
-def peak_bytes(
-    height: int, width: int, config: XYScanNetConfig, *, dtype: torch.dtype, device: torch.device | str
-) -> int:
-    """Estimated peak memory, in bytes, of one pass of the network over a (height, width) image."""
-    multiple = config.size_multiple
-    pixels = math.ceil(height / multiple) * math.ceil(width / multiple) * multiple**2
-    return int(pixels * bytes_per_pixel(config, dtype))
-
-
-def bytes_per_pixel(config: XYScanNetConfig, dtype: torch.dtype) -> float:
-    """Peak memory of one pass over its number of pixels.
-
-    The peak lies at level 1, in whichever holds most: the Intra-Scanner of a decoder block, whose tensors go with
-    the inner width and the states; the fusion at the skip; or a feed-forward part. The coefficients count numbers
-    of the working type per pixel and channel. They were fitted to the growth of resident memory on a CPU (C = 8,
-    16, 24, 48; expand 2 and 4; 16 and 64 states; both directions; FFN expansion 1 and 4; 256 x 256 to 384 x 512)
-    and meet each measurement within 6 %. Under autocast some tensors stay float32: 0.6 of the bytes.
-    """
-    directions = 2 if config.bidirectional else 1
-    states = directions * 3.4 * config.d_state
-    scan = config.width * (11.6 + directions * (7.4 + 4 * config.expand)) + states
-    fusion = 19 * config.width
-    feed_forward = config.width * (10 + 7 * config.ffn_expansion)
-    numbers = max(scan if "intra" in config.scanners else 0, fusion, feed_forward) + 20
-    return numbers * 4 * (1.0 if dtype == torch.float32 else 0.6)
-
-
-def mebibytes(count: int) -> str:
-    """A number of bytes for people: `870 MiB`, `3.2 GiB`."""
-    return f"{max(count / MIB, 1):.0f} MiB" if count < 1000 * MIB else f"{count / MIB / 1024:.1f} GiB"
+    return _tiled(least, grid, OVERLAP, peak, reason)
 
 
 def _allowance(pixels: int, device: torch.device) -> int:
@@ -138,11 +126,10 @@ def _allowance(pixels: int, device: torch.device) -> int:
     return max(int((available_memory(device) - pixels * IMAGE_BYTES) * CPU_SHARE), 0)
 
 
-def _because(plan: ImagePlan, reason: str) -> ImagePlan:
-    return ImagePlan(plan.whole, plan.tile, plan.grid, plan.overlap, plan.memory_bytes, reason)
-
-
-def _in_tiles_of(side: int, whole: ImagePlan, peak: Callable[[int, int], int]) -> ImagePlan:
+def _in_tiles_of(
+    side: int, whole: ImagePlan, fits: Callable[[int, int], bool], peak: Callable[[int, int, bool], int]
+) -> ImagePlan:
+    """Tiles of at most `side`, in strips where one does not fit as a whole."""
     if side < MIN_TILE:
         raise ConfigError(f"a tile must be at least {MIN_TILE} pixels, not {side}")
     height, width = whole.tile
@@ -150,19 +137,22 @@ def _in_tiles_of(side: int, whole: ImagePlan, peak: Callable[[int, int], int]) -
     rows, columns = (
         max(1, math.ceil((n - overlap) / (side - overlap))) if n > side else 1 for n in whole.tile
     )
-    if rows == columns == 1:
-        return _because(whole, f"not larger than the tile asked for, {side}")
     # a size rounded up to a multiple of 4 may exceed the side asked for
     rows += spans(height, rows, overlap)[0] > side
     columns += spans(width, columns, overlap)[0] > side
-    return _tiled(whole, (rows, columns), overlap, peak, f"tiles of at most {side} were asked for")
+    tile = spans(height, rows, overlap)[0], spans(width, columns, overlap)[0]
+    planned = replace(whole, strips=not fits(*tile))
+    if rows == columns == 1:
+        reason = f"not larger than the tile asked for, {side}"
+        return replace(planned, memory_bytes=peak(height, width, planned.strips), reason=reason)
+    return _tiled(planned, (rows, columns), overlap, peak, f"tiles of at most {side} were asked for")
 
 
 def _tiled(
-    whole: ImagePlan, grid: tuple[int, int], overlap: int, peak: Callable[[int, int], int], reason: str
+    plan: ImagePlan, grid: tuple[int, int], overlap: int, peak: Callable[[int, int, bool], int], reason: str
 ) -> ImagePlan:
-    tile = tuple(spans(length, count, overlap)[0] for length, count in zip(whole.tile, grid))
-    return ImagePlan(False, tile, grid, overlap, peak(*tile), reason)
+    tile = tuple(spans(length, count, overlap)[0] for length, count in zip(plan.tile, grid))
+    return ImagePlan(plan.strips, tile, grid, overlap, peak(*tile, plan.strips), reason)
 
 
 def spans(length: int, count: int, overlap: int) -> tuple[int, list[int]]:
@@ -248,62 +238,3 @@ def pick_dtype(device: torch.device) -> torch.dtype:
     Outputs of the two are 55 dB or more apart for the embedded weights.
     """
     return torch.bfloat16 if bf16_is_fast(device) else torch.float32
-
-
-def available_memory(device: torch.device | str) -> int:
-    """Bytes that can be allocated on a device now."""
-    device = torch.device(device)
-    if device.type == "cuda":
-        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + held
-    if device.type == "mps":
-        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
-    return min(_system_memory(), _cgroup_memory(), _address_space())
-
-
-def _system_memory() -> int:
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    try:  # no Linux: half of what the machine has
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    except (AttributeError, ValueError, OSError):
-        return 4 * 2**30
-
-
-def _cgroup_memory(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
-    """What the control groups (version 2) that this process lives in still allow."""
-    try:
-        path = next(line[3:] for line in own.read_text().splitlines() if line.startswith("0::"))
-    except (OSError, StopIteration):
-        return math.inf
-    left: float = math.inf
-    group = root / path.strip("/")
-    for folder in (group, *group.parents):
-        try:
-            limit = (folder / "memory.max").read_text().strip()
-            if limit != "max":
-                stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-                used = int((folder / "memory.current").read_text()) - int(stat.get("inactive_file", 0))
-                left = min(left, max(int(limit) - used, 0))
-        except (OSError, ValueError):
-            pass
-        if folder == root:
-            break
-    return left
-
-
-def _address_space() -> float:
-    """What a limit on the process's address space (`ulimit -v`) still allows."""
-    try:
-        import resource
-
-        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-        if limit == resource.RLIM_INFINITY:
-            return math.inf
-        return max(limit - int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize(), 0)
-    except (ImportError, OSError):
-        return math.inf

@@ -69,7 +69,7 @@ class Record:
             "size": [info.width, info.height] if info else None,
             "plan": plan
             and {
-                "whole": plan.whole,
+                "mode": plan.mode,
                 "tile": [plan.tile[1], plan.tile[0]],
                 "grid": [plan.grid[1], plan.grid[0]],
                 "overlap": plan.overlap,

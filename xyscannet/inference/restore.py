@@ -1,4 +1,4 @@
-"""Restore one image: whole or in blended tiles, optionally averaged over flips and rotations."""
+"""Restore one image: whole, in strips or in blended tiles, optionally averaged over flips and rotations."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from xyscannet.errors import ConfigError, InputError
-from xyscannet.inference.plan import ImagePlan, mebibytes, plan_image, spans
+from xyscannet.inference.graphs import CudaGraphs
+from xyscannet.inference.memory import mebibytes
+from xyscannet.inference.plan import OVERLAP, ImagePlan, plan_image, spans
 from xyscannet.inference.precision import arithmetic
+from xyscannet.models.strips import Strips
 from xyscannet.models.xyscannet import block_shares
 
 logger = logging.getLogger("xyscannet.inference")
 
 ENSEMBLE = 8  # the flips and rotations of a square
+SMALLEST_TILE = 2 * OVERLAP  # pixels; the last resort where memory runs out
 _CPU_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "allocate memory")
 
 
@@ -34,8 +38,8 @@ def restore(
 ) -> Tensor:
     """Deblur an image.
 
-    A pass whose output is not finite is computed again in float32. If memory runs out over the whole image, it
-    is restored in tiles.
+    A pass whose output is not finite is computed again in float32. If memory runs out, the image is restored anew
+    in half of it, again and again: in strips, in tiles, in smaller tiles.
 
     Args:
         model: an `XYScanNet` in eval mode.
@@ -51,7 +55,7 @@ def restore(
 
     Raises:
         InputError: the image holds numbers that are not finite, or so does the result in float32 too, or memory
-            runs out in tiles too.
+            runs out in the smallest tiles too.
         ConfigError: no 3-channel image.
     """
     if image.ndim != 4 or image.shape[1] != 3 or 0 in image.shape:
@@ -64,36 +68,47 @@ def restore(
         image = image.float()
         if not bool(torch.isfinite(image).all()):
             raise InputError("the image holds values that are not finite")
-        run = _Pass(model, device, dtype, ensemble, tell)
-        try:
-            return _in_tiles(run, image, plan, progress)
-        except (RuntimeError, MemoryError) as error:
-            if not _out_of_memory(error):
-                raise
-            if not plan.whole:
-                raise InputError(_too_little(plan)) from error
-        try:
-            plan = plan_image(
-                *image.shape[2:], model.config, device=device, dtype=dtype, memory=plan.memory_bytes // 2
-            )
-            tell(f"memory ran out over the whole image: restoring it in {plan.describe()}")
+        while True:
+            run = _Pass(_in_form(model, plan), device, dtype, ensemble, tell)
+            try:
+                return _in_tiles(run, image, plan, progress)
+            except (RuntimeError, MemoryError) as error:
+                if not _out_of_memory(error):
+                    raise
+            plan = _halved(plan, image, model, device, dtype)
+            tell(f"memory ran out: restoring it in {plan.describe()}")
             if device.type == "cuda":
                 torch.cuda.empty_cache()
-            return _in_tiles(run, image, plan, progress)
-        except (RuntimeError, MemoryError) as error:
-            if not _out_of_memory(error):
-                raise
-            raise InputError(_too_little(plan)) from error
+
+
+def _in_form(model: nn.Module, plan: ImagePlan) -> nn.Module:
+    """The model as the plan runs it."""
+    if not plan.strips:
+        return model
+    return Strips(model.network if isinstance(model, CudaGraphs) else model)
+
+
+def _halved(
+    plan: ImagePlan, image: Tensor, model: nn.Module, device: torch.device, dtype: torch.dtype
+) -> ImagePlan:
+    """A plan that takes half of the memory of one that took too much, or the smallest. InputError if it was that."""
+    anew = partial(plan_image, *image.shape[2:], model.config, device=device, dtype=dtype)
+    try:
+        return anew(memory=plan.memory_bytes // 2)
+    except InputError:
+        smallest = anew(tile=SMALLEST_TILE)
+    if smallest.memory_bytes < plan.memory_bytes:
+        return smallest
+    raise InputError(
+        f"memory ran out in {plan.describe()}, estimated at {mebibytes(plan.memory_bytes)}, and no smaller tiles are "
+        "left: free some memory or take a smaller network"
+    )
 
 
 def _out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     return any(words in str(error) for words in _CPU_OUT_OF_MEMORY)
-
-
-def _too_little(plan: ImagePlan) -> str:
-    return f"memory ran out in {plan.describe()}, estimated at {mebibytes(plan.memory_bytes)}: take smaller tiles"
 
 
 class _Pass:
@@ -140,7 +155,7 @@ class _Pass:
 
 
 def _in_tiles(run: _Pass, image: Tensor, plan: ImagePlan, progress: Callable[[float], None] | None) -> Tensor:
-    if plan.whole:
+    if plan.mode != "tiles":
         return run(image, progress).to(image.device).clamp_(0, 1)
     height, width = image.shape[2:]
     tile_height, tops = spans(height, plan.grid[0], plan.overlap)
@@ -191,6 +206,10 @@ def _watched(
 ) -> Iterator[None]:
     """Report the share of a pass that is done, after each block of the network."""
     if progress is None:
+        yield
+        return
+    if isinstance(model, Strips):
+        model.progress = lambda share: progress((turn + share) / turns)
         yield
         return
     done = 0.0

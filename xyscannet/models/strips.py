@@ -86,7 +86,8 @@ class Strips(nn.Module):
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         self._done, self._shares = 0.0, {block: share / len(x) for block, share in block_shares(self.network)}
-        return torch.cat([self._image(image) for image in x.split(1)])
+        images = [self._image(image) for image in x.split(1)]
+        return torch.cat(images) if len(images) > 1 else images[0]
 
     def _image(self, x: Tensor) -> Tensor:
         height, width = x.shape[2:]
@@ -99,9 +100,10 @@ class Strips(nn.Module):
         x2 = self.encoder(network.encoder_level2, sweep(network.down1_2, x1, unit=2, halo=1))
         x3 = self.encoder(network.encoder_level3, sweep(network.down2_3, x2, unit=2, halo=1))
 
-        skip2 = self.fusion(network.fusion_level2, x2, x1, x3)
+        seen = resize_nearest(x1, x2)  # what level 2's fusion reads of x1, which skip1 replaces
         skip1 = self.fusion(network.fusion_level1, x1, x2, x3, out=x1)
-        del x1, x2
+        skip2 = self.fusion(network.fusion_level2, x2, seen, x3, out=x2)
+        del x1, x2, seen
 
         x = self.decoder(network.decoder_level3, x3)
         del x3
@@ -168,7 +170,7 @@ class Strips(nn.Module):
 
         self.sweep(add, x, down.transpose(1, 2)[..., None], out=x, halo=1)
 
-    def fusion(self, fusion: nn.Module, *maps: Tensor, out: Tensor | None = None) -> Tensor:
+    def fusion(self, fusion: nn.Module, *maps: Tensor, out: Tensor) -> Tensor:
         if not (isinstance(fusion, KLFF) and fusion.gate == "mean"):
             return self.sweep(fusion, *maps, out=out, halo=int(isinstance(fusion, AFF)))
         first, second = self.mean_gates(fusion, *maps)
