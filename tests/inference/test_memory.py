@@ -1,6 +1,6 @@
-"""The memory model against the network's measured peak. Run as a program, it prints what it measures:
+"""The memory model against the network's measured peak. Run as a program, it measures resident memory:
 
-python tests/inference/test_memory.py '{"width": 24}' float32 512 768
+python tests/inference/test_memory.py '{"width": 24}' float32 strips 512 768
 """
 
 from __future__ import annotations
@@ -8,16 +8,52 @@ from __future__ import annotations
 import ctypes
 import gc
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
+
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as the command line does, before torch allocates
+
 import torch
 
-from xyscannet.inference.plan import peak_bytes
+from xyscannet.inference.memory import live_numbers, live_numbers_in_strips, peak_bytes
+from xyscannet.inference.precision import arithmetic
 from xyscannet.models import XYScanNet, XYScanNetConfig
+from xyscannet.models.strips import ELEMENTS, Strips
 
-BLOCKS = {"encoder_blocks": (1, 1, 1), "decoder_blocks": (1, 1, 1)}
+BLOCKS = {"encoder_blocks": (1, 1, 1), "decoder_blocks": (1, 1, 1)}  # the peak does not depend on more
+
+
+def prepared(
+    options: dict, form: str, dtype: torch.dtype, elements: int = ELEMENTS
+) -> Callable[[torch.Tensor], None]:
+    """One pass of a folded network; kernels are compiled."""
+    network = XYScanNet(XYScanNetConfig(**BLOCKS | options)).eval().requires_grad_(False).fuse()
+    model = Strips(network, elements) if form == "strips" else network
+
+    def run(image: torch.Tensor) -> None:
+        with torch.inference_mode(), arithmetic("cpu", dtype):
+            model(image).float()
+
+    run(torch.rand(1, 3, 32, 32))
+    return run
+
+
+def live(run: Callable[[torch.Tensor], None], height: int, width: int) -> int:
+    """Bytes of torch's tensors that live at the peak of a pass."""
+    image = torch.rand(1, 3, height, width)
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
+        run(image)
+    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    total = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        total += event.nbytes()
+        peak = max(peak, total)
+    return peak
 
 
 def resident(key: str) -> int:
@@ -25,15 +61,8 @@ def resident(key: str) -> int:
         return next(int(line.split()[1]) * 1024 for line in status if line.startswith(key))
 
 
-def growth(config: XYScanNetConfig, dtype: torch.dtype, height: int, width: int) -> int:
+def growth(run: Callable[[torch.Tensor], None], height: int, width: int) -> int:
     """Bytes by which resident memory peaks above what it was before a pass (Linux)."""
-    model = XYScanNet(config).eval().requires_grad_(False)
-
-    def run(image: torch.Tensor) -> None:
-        with torch.inference_mode(), torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-            model(image).float()
-
-    run(torch.rand(1, 3, 32, 32))  # compiles the kernels
     image = torch.rand(1, 3, height, width)
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
@@ -44,19 +73,52 @@ def growth(config: XYScanNetConfig, dtype: torch.dtype, height: int, width: int)
     return resident("VmHWM") - before
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"width": 24},
+        {"width": 16, "bidirectional": True},
+        {"width": 8, "d_state": 64, "decoder_blocks": (2, 0, 0)},
+        {"width": 16, "expand": 4},
+        {"width": 8, "ffn_expansion": 4},
+        {"width": 16, "scanners": ("inter", "inter")},
+        {"width": 16, "fusion": "aff", "scanners": ("inter", "inter")},
+    ],
+    ids=str,
+)
+def test_what_lives_at_the_peak_is_counted(options: dict) -> None:
+    size = 60, 76
+    config = XYScanNetConfig(**BLOCKS | options)
+    measured = live(prepared(options, "whole", torch.float32), *size) / 4 / (size[0] * size[1])
+    assert live_numbers(config) == pytest.approx(measured, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"width": 8}, {"width": 16, "scanners": ("inter", "inter")}, {"width": 8, "d_state": 64}],
+    ids=str,
+)
+def test_what_lives_at_the_peak_in_strips_is_counted(options: dict, monkeypatch) -> None:
+    elements, size = 2**15, (64, 480)  # several strips
+    monkeypatch.setattr("xyscannet.inference.memory.ELEMENTS", elements)
+    measured = live(prepared(options, "strips", torch.float32, elements), *size) / 4
+    counted = live_numbers_in_strips(*size, XYScanNetConfig(**BLOCKS | options))
+    assert counted == pytest.approx(measured, rel=0.15)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="measures through /proc")
 @pytest.mark.parametrize(
-    ("options", "dtype"), [({"width": 32}, "float32"), ({"width": 12, "d_state": 32}, "bfloat16")]
+    ("options", "form", "size"),
+    [({"width": 32}, "whole", (416, 360)), ({"width": 16}, "strips", (800, 512))],
 )
-def test_prediction_is_near_what_is_measured(options: dict, dtype: str) -> None:
-    size = 416, 360  # no size that the model was fitted to
-    command = [sys.executable, __file__, json.dumps(options), dtype, *map(str, size)]
+def test_prediction_is_near_what_is_measured(options: dict, form: str, size: tuple[int, int]) -> None:
+    command = [sys.executable, __file__, json.dumps(options), "float32", form, *map(str, size)]
     measured = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    config = XYScanNetConfig(**BLOCKS, **options)
-    predicted = peak_bytes(*size, config, dtype=getattr(torch, dtype), device="cpu")
-    assert predicted == pytest.approx(measured, rel=0.25)
+    config = XYScanNetConfig(**BLOCKS | options)
+    predicted = peak_bytes(*size, config, dtype=torch.float32, device="cpu", strips=form == "strips")
+    assert predicted == pytest.approx(measured, rel=0.15)
 
 
 if __name__ == "__main__":
-    text, name, *size = sys.argv[1:]
-    print(growth(XYScanNetConfig(**BLOCKS, **json.loads(text)), getattr(torch, name), *map(int, size)))
+    text, dtype, form, *size = sys.argv[1:]
+    print(growth(prepared(json.loads(text), form, getattr(torch, dtype)), *map(int, size)))

@@ -77,11 +77,11 @@ def live_numbers_in_strips(height: int, width: int, config: XYScanNetConfig) -> 
     directions = 1 + config.bidirectional
     fusing = 2.0 * channels * pixels
     scanning = decoding = channels * pixels
-    feed_forward = channels * (4 + 5 * config.ffn_expansion)
+    feed_forward = channels * (3 + 5 * config.ffn_expansion)
     strip = _window(height, width, channels, halo=1) * feed_forward
     if "intra" in config.scanners:
         scanning += max(config.expand, 1) * channels / 2 * pixels
-        scan = channels * (5.5 + config.bidirectional) + directions * _branch(config)
+        scan = channels * (3.5 + config.bidirectional) + directions * _branch(config)
         strip = max(_window(h, w, channels, halo=1) * scan for h, w in ((height, width), (width, height)))
     encoder = _window(height, width, channels, halo=2) * feed_forward
     return max(fusing + 8 * min(ELEMENTS, channels * pixels), scanning + strip, decoding + encoder)
