@@ -24,7 +24,8 @@ from xyscannet.inference.clips import SegmentTimes
 from xyscannet.inference.cluster import MOST_LOSSES, Cluster
 from xyscannet.inference.cluster_units import Failure, Joining, Opening, Part, Unit, Whole, worker
 from xyscannet.inference.jobs import Job
-from xyscannet.inference.plan import ImagePlan, available_memory, pick_dtype
+from xyscannet.inference.memory import available_memory
+from xyscannet.inference.plan import ImagePlan, pick_dtype
 from xyscannet.inference.records import Record, Settings
 
 
