@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,15 @@ from torch import nn
 
 from xyscannet.errors import ConfigError, InputError
 from xyscannet.training.config import OptimiserConfig
-from xyscannet.training.state import STATE_VERSION, Ema, atomic_save, learning_rate, load_state
+from xyscannet.training.state import (
+    STATE_VERSION,
+    Ema,
+    atomic_save,
+    learning_rate,
+    load_state,
+    state_path,
+    states,
+)
 
 
 def test_ema_is_the_weighted_sum_of_all_weights() -> None:
@@ -77,3 +86,13 @@ def test_states_that_cannot_be_resumed_are_refused(tmp_path: Path) -> None:
     torch.save({"weights": torch.zeros(2)}, foreign)
     with pytest.raises(InputError, match="not a training state"):
         load_state(foreign)
+
+
+def test_the_newest_state_is_that_of_the_last_step(tmp_path: Path) -> None:
+    """Neither the files' times nor the number of digits decide; files of other names are no states."""
+    for step, written in ((5, 30), (9_999_999, 20), (10_000_000, 10)):
+        path = state_path(tmp_path, step)
+        path.touch()
+        os.utime(path, (written, written))
+    (tmp_path / "state-best.pt").touch()
+    assert states(tmp_path) == [state_path(tmp_path, step) for step in (10_000_000, 9_999_999, 5)]
