@@ -55,6 +55,21 @@ def read_pth(path: Path) -> tuple[State, XYScanNetConfig]:
 
     Raises ConfigError where the file is damaged, holds code, is packed, or is not such a state dict.
     """
+    state = read_state(path)
+    config = _config_of(state, path)
+    return {rename(name): tensor for name, tensor in state.items()}, config
+
+
+def is_authors(state: State) -> bool:
+    """Whether the state dict is one of the authors', by the mixers that no other network has."""
+    return any(".intra.mamba." in name for name in state)
+
+
+def read_state(path: Path) -> State:
+    """The state dict of any network in a ``.pth`` file, without what training wrapped around it.
+
+    Raises ConfigError where the file is damaged, holds code, is packed, or has no state dict.
+    """
     _refuse_packed(path)
     try:
         with warnings.catch_warnings():
@@ -69,9 +84,7 @@ def read_pth(path: Path) -> tuple[State, XYScanNetConfig]:
                 "Save only the tensors of its state dict, with torch.save, and try again"
             ) from None
         raise _damaged(path) from None
-    state = _unwrap(content, path)
-    config = _config_of(state, path)
-    return {rename(name): tensor for name, tensor in state.items()}, config
+    return _unwrap(content, path)
 
 
 def _damaged(path: Path) -> ConfigError:

@@ -10,7 +10,8 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -20,7 +21,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from xyscannet.authors import State, first, read_pth, size
+from xyscannet.authors import State, first, is_authors, read_pth, read_state, size
 from xyscannet.errors import ConfigError, InputError, UnavailableError
 from xyscannet.models import XYScanNet, XYScanNetConfig, zoo
 
@@ -86,27 +87,26 @@ def read(path: str | Path, channel_order: str = "rgb") -> Checkpoint:
     path = Path(path)
     if channel_order not in CHANNEL_ORDERS:
         raise ConfigError(f"channel order {channel_order!r}: must be rgb or bgr")
-    if path.exists() and not path.is_file():
-        raise ConfigError(
-            f"{path}: is {'a folder' if path.is_dir() else 'no regular file'}, not a checkpoint"
-        )
-    try:
-        with path.open("rb") as file:
-            start = file.read(16)
-            _recognise(path, start)
-            digest = _sha256(start, file)
+    with _opened(path) as (file, start):
+        digest = _sha256(start, file)
         if _is_pth(start):
             (state, config), metadata = read_pth(path), {"imported_from": path.name}
         else:
             state, config, metadata = _read_safetensors(path)
-    except FileNotFoundError:
-        raise UnavailableError(f"{path}: no such checkpoint file") from None
-    except OSError as error:
-        raise UnavailableError(f"{path}: cannot be read: {error.strerror or error}") from None
     check(state, config, str(path))
     if channel_order == "bgr":
         state = flip_channels(state)
     return Checkpoint(config, state, metadata, digest, path)
+
+
+def read_foreign(path: Path) -> State | None:
+    """The state dict of a ``.pth`` file that is of another network; None where it is of this one.
+
+    Raises as `read` does where the file is missing, damaged or holds code.
+    """
+    with _opened(path) as (_, start):
+        state = read_state(path) if _is_pth(start) else None
+    return None if state is None or is_authors(state) else state
 
 
 def load_model(
@@ -228,6 +228,24 @@ def _write(path: Path, pieces: list[bytes | memoryview]) -> str:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
     return digest.hexdigest()
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[BinaryIO, bytes]]:
+    """A checkpoint as an open file behind its first bytes, and these. Raises as `read` does, while it is open too."""
+    if path.exists() and not path.is_file():
+        raise ConfigError(
+            f"{path}: is {'a folder' if path.is_dir() else 'no regular file'}, not a checkpoint"
+        )
+    try:
+        with path.open("rb") as file:
+            start = file.read(16)
+            _recognise(path, start)
+            yield file, start
+    except FileNotFoundError:
+        raise UnavailableError(f"{path}: no such checkpoint file") from None
+    except OSError as error:
+        raise UnavailableError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
 def _sha256(start: bytes, rest) -> str:

@@ -138,11 +138,17 @@ class XYScanNet(nn.Module):
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
-    """x (B, C, H, W) padded right and below to multiples of `multiple`: reflected, or replicated where the
-    image is too small to reflect."""
+    """x (B, C, H, W) padded right and below to multiples of `multiple`, as `pad_edges` does."""
     height, width = x.shape[2:]
     # -n % multiple, which torch.compile cannot trace for sizes that vary
     right, below = (multiple - 1 - (n - 1) % multiple for n in (width, height))
+    return pad_edges(x, right, below)
+
+
+def pad_edges(x: Tensor, right: int, below: int) -> Tensor:
+    """x (B, C, H, W) with so many pixels more right and below: reflected, or replicated where the image is too
+    small to reflect."""
+    height, width = x.shape[2:]
     if right:
         x = F.pad(x, (0, right, 0, 0), mode="reflect" if right < width else "replicate")
     if below:
