@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
+from torch import nn
 
 from xyscannet.analysis import forms as execution
-from xyscannet.analysis.cases import DTYPES, SEED, Case, call, forward, load, prepare, trainable
+from xyscannet.analysis.cases import (
+    DTYPES,
+    SEED,
+    Case,
+    call,
+    find,
+    forward,
+    load,
+    prepare,
+    suit,
+    trainable,
+)
 from xyscannet.analysis.complexity import Complexity, ScanShape, count
 from xyscannet.analysis.timing import Once, Timing, memory_is_out, peak_memory, time_in_turn
 from xyscannet.errors import UnavailableError
@@ -41,9 +54,11 @@ class Result:
     """A measured case; figures that were not measured are None.
 
     Attributes:
+        gmacs: multiply-accumulates of convolutions and matrix products of a forward, in 1e9.
+        scan_updates: state updates of the scans of a forward.
         seconds: median of `repeats` forwards, or training steps, of `case.batch` images.
-        megapixels_per_second, gflops: pixels, and twice the multiply-accumulates of the network as it
-            is (folding saves one in a hundred; a training step counts three forwards), over that time.
+        images_per_second, megapixels_per_second, gflops: images, pixels, and twice the multiply-accumulates of the
+            network as it is (folding saves one in a hundred; a training step counts three forwards), over that time.
         peak_bytes: growth of memory during it, beside the weights.
         scan_seconds: the scans of one forward, run alone.
         scan_rate: state updates a second in them.
@@ -55,8 +70,10 @@ class Result:
     weights: str
     parameters: int
     gmacs: float
+    scan_updates: int
     repeats: int
     seconds: float | None
+    images_per_second: float | None
     megapixels_per_second: float | None
     gflops: float | None
     peak_bytes: int | None
@@ -89,23 +106,21 @@ def run(
     The form is by default "fused", and "unfused" for training steps.
 
     Raises:
-        ConfigError, UnavailableError: a form is unknown, does not suit a network, or cannot run here.
+        ConfigError, UnavailableError: a network or form is unknown, does not suit, or cannot run here.
     """
     device = torch.device(device)
-    networks = {name: load(name, device) for name in models}
+    networks = {name: load(name, device) for name in map(find, models)}
     forms = forms or ["unfused" if train else "fused"]
-    for form in forms:
-        for model, _ in networks.values():
-            execution.check(form, model, device, train)
     parity: dict[Case, Parity] = {}
     for height, width in sizes:
-        cases = [
-            Case(name, height, width, dtype, scan, form, batch, train)
-            for name in models
-            for dtype in dtypes
-            for form in forms
-            for scan in ([execution.FORMS[form].scan] if execution.FORMS[form].scan else scans)
+        combined = itertools.product(networks, dtypes, forms, scans)
+        asked = [
+            Case(name, height, width, dtype, scan, form, batch, train) for name, dtype, form, scan in combined
         ]
+        cases = list(dict.fromkeys(suit(case, networks[case.model][0]) for case in asked))
+        for case in cases:
+            execution.check(case.form, networks[case.model][0], device, train)
+        complexities = {name: count(model, height, width, batch) for name, (model, _) in networks.items()}
         for case in cases:
             where = _anywhere(case)
             if where not in parity:
@@ -117,11 +132,10 @@ def run(
         calls.clear()
         scanning: dict[Case, float | None] = {}
         for case in cases:
-            model, weights = networks[case.model]
-            complexity = count(model.config, height, width, batch)
+            weights, complexity = networks[case.model][1], complexities[case.model]
             tell(f"{case.model}, {height}x{width}, {case.dtype}, {case.form}, {case.scan}: scan and memory")
             alone = replace(case, form="fused")
-            if alone not in scanning and case.scan in scans and not train:
+            if alone not in scanning and case.scan in scans and complexity.scans and not train:
                 scanning[alone] = scan_seconds(complexity, case, device, repeats)
             timing = timings[case]
             peak = peak_of(case, device, tell) if memory and timing.seconds else None
@@ -131,13 +145,14 @@ def run(
 
 
 def with_ratios(results: Sequence[Result]) -> list[Result]:
-    """The results with `time_ratio` and `memory_ratio`, each to the first result of its size and type.
+    """The results with `time_ratio` and `memory_ratio`, each to the first of its size, type and pass (forward or step).
 
     Where a size was measured with one network, form and backend only, the ratios are to its first type.
     """
 
     def first(case: Case) -> Result:
-        same_size = [r for r in results if (r.case.height, r.case.width) == (case.height, case.width)]
+        place = (case.height, case.width, case.train)
+        same_size = [r for r in results if (r.case.height, r.case.width, r.case.train) == place]
         same_type = [r for r in same_size if r.case.dtype == case.dtype]
         return (same_type if len(same_type) > 1 else same_size)[0]
 
@@ -155,8 +170,13 @@ def with_ratios(results: Sequence[Result]) -> list[Result]:
     ]
 
 
-def compare(model: XYScanNet, case: Case) -> Parity:
-    """The error of the case's form, type and backend, on random images of fixed size."""
+def compare(model: nn.Module, case: Case) -> Parity:
+    """The error of the case's form, type and backend, on random images of fixed size.
+
+    Another project's network runs as it was written: there is no other definition that it could be compared with.
+    """
+    if not isinstance(model, XYScanNet):
+        return Parity()
     device = next(model.parameters()).device
     double = zoo.build(model.config).to(device, torch.float64).eval()
     double.load_state_dict(model.state_dict())
@@ -225,8 +245,10 @@ def _result(
         weights=weights,
         parameters=complexity.parameters,
         gmacs=complexity.macs / 1e9,
+        scan_updates=complexity.scan_updates,
         repeats=len(timing.seconds),
         seconds=seconds,
+        images_per_second=case.batch / seconds if seconds else None,
         megapixels_per_second=case.batch * case.height * case.width / seconds / 1e6 if seconds else None,
         gflops=passes * 2 * complexity.executed_macs / seconds / 1e9 if seconds else None,
         peak_bytes=peak,

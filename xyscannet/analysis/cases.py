@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import difflib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
+from torch import nn
 
 from xyscannet import checkpoint
-from xyscannet.analysis.forms import FORMS
+from xyscannet.analysis import forms
+from xyscannet.errors import ConfigError
 from xyscannet.inference.precision import arithmetic
 from xyscannet.losses import charbonnier
-from xyscannet.models import XYScanNet, XYScanNetConfig, zoo
+from xyscannet.models import XYScanNet, XYScanNetConfig, peers, zoo
 from xyscannet.ops import use_backend
 
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+ALIASES = {"mambair": "mambair-variant", "nafnet": "nafnet-64", "uformer": "uformer-b"}
+NO_SCAN = "none"  # in place of a backend's name, for networks without a scan
 SEED = 0
 SMALL = 32  # pixels; a forward of that size compiles the kernels
 
@@ -28,8 +35,8 @@ class Case:
         model: a network's name or file.
         height, width, batch: of the images.
         dtype: "fp32", "tf32" (fp32 whose products a GPU may round), "bf16" or "fp16", the last two by autocast.
-        scan: the scan backend, or what scans in the forms that bring their own.
-        form: see `forms.FORMS`.
+        scan: the scan backend, what scans in the forms that bring their own, or `NO_SCAN`.
+        form: how it is executed, one of `forms.FORMS`.
         train: a training step instead of a forward.
     """
 
@@ -43,18 +50,42 @@ class Case:
     train: bool = False
 
 
+def find(name_or_file: str) -> str:
+    """What a name or its alias stands for: a network's full name; files stay as they are.
+
+    Raises:
+        ConfigError: neither a network's name nor a file (the nearest name is given).
+    """
+    name = ALIASES.get(name_or_file, name_or_file)
+    known, path = [*zoo.names(), *peers.PEERS], Path(name)
+    if name in known or path.exists() or path.suffix or len(path.parts) > 1:
+        return name
+    near = difflib.get_close_matches(name, [*known, *ALIASES], n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise ConfigError(
+        f"{name}: neither a checkpoint file nor a network's name; {hint}Known are {', '.join(known)}"
+    )
+
+
 def load(
     name_or_file: str, device: torch.device | str = "cpu", *, random: bool = False
-) -> tuple[XYScanNet, str]:
+) -> tuple[nn.Module, str]:
     """The network, and where its weights are from: the file's name, or "random" for a name without weights.
 
-    `random` gives any network random weights, a file's too.
+    `random` gives any network of this project random weights, a file's too.
     """
-    named = name_or_file in zoo.names()
-    if random or (named and zoo.info(name_or_file).weights is None):
-        config = zoo.info(name_or_file).config if named else checkpoint.load_model(name_or_file).config
+    name = find(name_or_file)
+    if name in peers.PEERS:
+        with _seeded():
+            return peers.build(name).requires_grad_(False).to(device), "random"
+    named = name in zoo.names()
+    foreign = None if named else checkpoint.read_foreign(Path(name))
+    if foreign is not None:
+        return peers.from_state(foreign, name).requires_grad_(False).to(device), Path(name).name
+    if random or (named and zoo.info(name).weights is None):
+        config = zoo.info(name).config if named else checkpoint.load_model(name).config
         return untrained(config).to(device), "random"
-    return checkpoint.load_model(name_or_file, device=device), checkpoint.resolve(name_or_file).name
+    return checkpoint.load_model(name, device=device), checkpoint.resolve(name).name
 
 
 def untrained(config: XYScanNetConfig) -> XYScanNet:
@@ -62,24 +93,41 @@ def untrained(config: XYScanNetConfig) -> XYScanNet:
 
     The last layer is scaled so that the residual is as large as blur makes it (RMS 0.05).
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)
-        model = zoo.build(config)
-        torch.nn.init.normal_(model.output.weight)
-        model.eval().requires_grad_(False)
+    with _seeded(), torch.no_grad():
+        model = zoo.build(config).eval().requires_grad_(False)
+        nn.init.normal_(model.output.weight)
         model.output.weight *= 0.05 / model.residual(torch.rand(1, 3, 32, 32)).std()
     return model
 
 
-def call(model: XYScanNet, case: Case) -> Callable[[], object]:
+@contextmanager
+def _seeded() -> Iterator[None]:
+    """While entered, torch draws from the fixed seed, and goes on afterwards as if nothing had been drawn."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        yield
+
+
+def suit(case: Case, model: nn.Module) -> Case:
+    """The case with the form and scan that the network runs in: another project's has no scan, and few forms suit it.
+
+    Raises ConfigError where the form is unknown.
+    """
+    form = forms.find(case.form)
+    if isinstance(model, XYScanNet):
+        return replace(case, scan=form.scan or case.scan)
+    return replace(case, scan=NO_SCAN, form=case.form if form.peers else "unfused")
+
+
+def call(model: nn.Module, case: Case) -> Callable[[], object]:
     """A forward or a training step of the case, on random images, on the network's device."""
     return _step(model, case) if case.train else _forward(model, case)
 
 
-def forward(model: XYScanNet, case: Case) -> Callable[[torch.Tensor], torch.Tensor]:
+def forward(model: nn.Module, case: Case) -> Callable[[torch.Tensor], torch.Tensor]:
     """The network in the case's form, type and backend, as a function of images (B, 3, H, W)."""
-    form = FORMS[case.form]
-    run, backend = form.make(model), "auto" if form.scan else case.scan
+    form = forms.find(case.form)
+    run, backend = form.make(model), "auto" if form.scan or case.scan == NO_SCAN else case.scan
 
     def call(image: torch.Tensor) -> torch.Tensor:
         exact = arithmetic(image.device.type, DTYPES[case.dtype], tf32=case.dtype == "tf32")
@@ -89,7 +137,7 @@ def forward(model: XYScanNet, case: Case) -> Callable[[torch.Tensor], torch.Tens
     return call
 
 
-def trainable(model: XYScanNet) -> XYScanNet:
+def trainable(model: nn.Module) -> nn.Module:
     """A copy of the network as training has it."""
     return copy.deepcopy(model).train().requires_grad_(True)
 
@@ -107,13 +155,13 @@ def prepare(case: Case, device: str) -> Callable[[], object]:
     return (lambda: (measured(), measured())) if case.train else measured
 
 
-def _image(model: XYScanNet, case: Case) -> torch.Tensor:
+def _image(model: nn.Module, case: Case) -> torch.Tensor:
     generator = torch.Generator().manual_seed(SEED)
     image = torch.rand(case.batch, 3, case.height, case.width, generator=generator)
     return image.to(next(model.parameters()).device)
 
 
-def _forward(model: XYScanNet, case: Case) -> Callable[[], object]:
+def _forward(model: nn.Module, case: Case) -> Callable[[], object]:
     image, run = _image(model, case), forward(model, case)
 
     def call() -> None:
@@ -123,7 +171,7 @@ def _forward(model: XYScanNet, case: Case) -> Callable[[], object]:
     return call
 
 
-def _step(model: XYScanNet, case: Case) -> Callable[[], object]:
+def _step(model: nn.Module, case: Case) -> Callable[[], object]:
     """Forward, Charbonnier loss, backward and Adam's step, weights and their state in float32."""
     model = trainable(model)
     blur, run = _image(model, case), forward(model, case)

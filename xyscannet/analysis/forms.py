@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from xyscannet.analysis.eager import check_eager, eager_forward
 from xyscannet.errors import ConfigError, UnavailableError
@@ -25,14 +25,16 @@ class Form:
         make: the forward of a network, for images of one size and one type.
         scan: what scans, where the scan backends have no say.
         trains: whether its forward has gradients.
+        peers: whether networks of other projects can be executed so.
         devices: torch's device types that it runs on.
     """
 
     name: str
     description: str
-    make: Callable[[XYScanNet], Forward]
+    make: Callable[..., Forward]
     scan: str | None = None
     trains: bool = True
+    peers: bool = False
     devices: tuple[str, ...] = ("cpu", "cuda")
 
 
@@ -65,10 +67,12 @@ def _eager_cuda(network: XYScanNet) -> Forward:
     return lambda image: eager_forward(network, image, aligned)
 
 
-def _compiled(network: XYScanNet) -> Forward:
+def _compiled(network: nn.Module) -> Forward:
     import torch._dynamo
 
-    forward = torch.compile(network if network.training else network.fuse(), fullgraph=True, dynamic=False)
+    own = isinstance(network, XYScanNet)
+    folded = network.fuse() if own and not network.training else network
+    forward = torch.compile(folded, fullgraph=own, dynamic=False)
 
     def call(image: Tensor) -> Tensor:
         limits = {"recompile_limit": RECOMPILES, "accumulated_recompile_limit": 4 * RECOMPILES}
@@ -112,19 +116,30 @@ _FORMS = (
         "mamba-ssm",
         devices=("cuda",),
     ),
-    Form("unfused", "the network as it is trained", lambda network: network),
+    Form("unfused", "the network as it is trained", lambda network: network, peers=True),
     Form("fused", "linear pairs folded", lambda network: network.fuse(), trains=False),
-    Form("compiled", "folded (not in training), under torch.compile(fullgraph=True)", _compiled),
+    Form(
+        "compiled",
+        "folded (not in training), under torch.compile(fullgraph=True); another project's network as it is, in as "
+        "many graphs as torch needs",
+        _compiled,
+        peers=True,
+    ),
     Form("graph", "folded, recorded as a CUDA graph", _graph, trains=False, devices=("cuda",)),
 )
 FORMS = {form.name: form for form in _FORMS}
 
 
-def check(name: str, network: XYScanNet, device: torch.device, train: bool) -> None:
-    """Raises ConfigError where the form is unknown or does not suit, UnavailableError where it cannot run here."""
+def find(name: str) -> Form:
+    """The form of a name. Raises ConfigError where there is none."""
     if name not in FORMS:
         raise ConfigError(f"--forms: {name!r} is not one of {', '.join(FORMS)}")
-    form = FORMS[name]
+    return FORMS[name]
+
+
+def check(name: str, network: nn.Module, device: torch.device, train: bool) -> None:
+    """Raises ConfigError where the form is unknown or does not suit, UnavailableError where it cannot run here."""
+    form = find(name)
     if train and not form.trains:
         raise ConfigError(f"--forms: {name} is for inference; a training step has no {name} form")
     if device.type not in form.devices:

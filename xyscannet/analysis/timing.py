@@ -13,10 +13,10 @@ import re
 import statistics
 import sys
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from pathlib import Path
 import torch
 
 from xyscannet.errors import UnavailableError
+from xyscannet.inference import available_memory
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,31 @@ def memory_is_out(error: BaseException) -> bool:
     )
 
 
+@contextmanager
+def bounded_memory() -> Iterator[None]:
+    """While entered, allocations beyond the memory that is free now fail, instead of the system ending this process.
+
+    Linux only, elsewhere it does nothing.
+    """
+    try:
+        import resource
+
+        found = re.search(r"VmData:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    except (ImportError, OSError):
+        found = None
+    if not found:
+        yield
+        return
+    soft, hard = before = resource.getrlimit(resource.RLIMIT_DATA)
+    most = int(found[1]) * 1024 + available_memory("cpu")
+    limits = [limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_DATA, (min([most, *limits]), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
 def fits(call: Callable[[], object]) -> bool:
     """Call it; False where it runs out of memory, which is then free again."""
     try:
@@ -87,15 +113,16 @@ def time_in_turn(
     is not called again and has no times.
     """
     measure = _measure_cuda if torch.device(device).type == "cuda" else _measure_cpu
-    seconds: dict[Hashable, list[float]] = {
-        name: [] for name, call in calls.items() if all(fits(call) for _ in range(warmup))
-    }
-    for turn in range(repeats):
-        for name, taken in list(seconds.items()):
-            if turn and turn >= budget / taken[0]:
-                continue
-            if not fits(lambda call=calls[name], taken=taken: taken.append(measure(call))):
-                del seconds[name]
+    with bounded_memory():
+        seconds: dict[Hashable, list[float]] = {
+            name: [] for name, call in calls.items() if all(fits(call) for _ in range(warmup))
+        }
+        for turn in range(repeats):
+            for name, taken in list(seconds.items()):
+                if turn and turn >= budget / taken[0]:
+                    continue
+                if not fits(lambda call=calls[name], taken=taken: taken.append(measure(call))):
+                    del seconds[name]
     return {name: Timing(tuple(seconds.get(name, ()))) for name in calls}
 
 
@@ -182,7 +209,8 @@ def _grow_cpu(prepare: Callable[..., Callable[[], object]], args: tuple[object, 
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # Linux: the mark starts again from what is used now
     before = high_water()
-    call()
+    with bounded_memory():
+        call()
     return max(0, high_water() - before)
 
 

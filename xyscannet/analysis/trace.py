@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from xyscannet.analysis import forms as execution
-from xyscannet.analysis.cases import Case, call, load
+from xyscannet.analysis.cases import Case, call, load, suit
 from xyscannet.analysis.timing import copy_bandwidth, time_in_turn
 from xyscannet.errors import ConfigError, UnavailableError
 
@@ -65,6 +65,7 @@ def trace(case: Case, path: str | Path, *, device: torch.device | str = "cpu", r
     if case.form in ("graph", "compiled"):
         raise ConfigError(f"--trace: the form {case.form} hides its operators; trace fused or unfused")
     model, _ = load(case.model, device)
+    case = suit(case, model)
     execution.check(case.form, model, device, case.train)
     run = call(model, case)
     seconds = time_in_turn({case: run}, repeats=repeats, device=device)[case].median
