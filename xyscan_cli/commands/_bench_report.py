@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import itertools
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -12,8 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xyscannet.reports.figures.costs import Cost, cost_curves
+
 if TYPE_CHECKING:
     from xyscannet.analysis.bench import Result
+    from xyscannet.analysis.cases import Case
     from xyscannet.analysis.operators import OperatorResult
     from xyscannet.analysis.trace import Spent, Trace
 
@@ -21,10 +25,15 @@ NETWORKS: dict[str, Callable[[Result], str | None]] = {
     "network": lambda r: Path(r.case.model).name,
     "form": lambda r: r.case.form,
     "size": lambda r: f"{r.case.height}x{r.case.width}" + (f"x{r.case.batch}" if r.case.batch > 1 else ""),
+    "pass": lambda r: "step" if r.case.train else "forward",
     "dtype": lambda r: r.case.dtype,
     "scan": lambda r: r.case.scan,
+    "M params": lambda r: _figure(r.parameters, ".2f", 1e6),
+    "GMACs": lambda r: _figure(r.gmacs, ".1f"),
+    "G scan": lambda r: _figure(r.scan_updates or None, ".2f", 1e9),
     "ms": lambda r: r.failure or f"{r.seconds * 1e3:.1f}",
     "x time": lambda r: _figure(r.time_ratio, ".2f"),
+    "img/s": lambda r: _figure(r.images_per_second, ".3g"),
     "MP/s": lambda r: _figure(r.megapixels_per_second, ".3f"),
     "GFLOP/s": lambda r: _figure(r.gflops, ".1f"),
     "peak MiB": lambda r: _figure(r.peak_bytes, ".0f", 2**20),
@@ -47,7 +56,7 @@ OPERATORS: dict[str, Callable[[OperatorResult], str | None]] = {
     "GB/s": lambda r: _figure(r.rate, ".1f", 1e9),
     "% of copy": lambda r: _figure(r.share, ".1f", 0.01),
 }
-WORDS = {"network", "form", "size", "dtype", "scan", "operator", "pass", "backend"}  # columns without figures
+WORDS = {"network", "form", "size", "pass", "dtype", "scan", "operator", "backend"}  # columns without figures
 
 
 @dataclass(frozen=True)
@@ -66,9 +75,38 @@ class Sheet:
 
 
 def networks(results: Sequence[Result]) -> Sheet:
-    random = any(result.weights == "random" for result in results)
-    notes = ("networks without embedded weights ran with random ones",) if random else ()
-    return Sheet(*_table(results, NETWORKS), list(map(_plain, results)), notes)
+    notes = []
+    if any(result.weights == "random" for result in results):
+        notes.append("networks without embedded weights ran with random ones")
+    if any(result.case.scan == "none" for result in results):
+        notes.append("networks of other projects ran as their authors wrote them, with the padding they need")
+    columns = dict(NETWORKS)
+    if len({result.case.train for result in results}) == 1:
+        del columns["pass"]
+    return Sheet(*_table(results, columns), list(map(_plain, results)), tuple(notes))
+
+
+def costs(results: Sequence[Result]) -> dict[str, list[Cost]]:
+    """What is drawn of the results: a line for each network, and for each form, type and scan where it has several."""
+    lines: dict[Case, list[Cost]] = {}
+    for result in results:
+        case = result.case
+        cost = Cost(case.batch * case.height * case.width / 1e6, result.seconds, result.peak_bytes)
+        lines.setdefault(dataclasses.replace(case, height=0, width=0), []).append(cost)
+    pairs = list(itertools.combinations(lines, 2))
+    same = [(one, other) for one, other in pairs if (one.model, one.train) == (other.model, other.train)]
+    varying = [
+        key for key in ("form", "dtype", "scan") if any(getattr(a, key) != getattr(b, key) for a, b in same)
+    ]
+    alike = any(a.model != b.model and Path(a.model).name == Path(b.model).name for a, b in pairs)
+    both = len({case.train for case in lines}) > 1
+
+    def label(case: Case) -> str:
+        name = case.model if alike else Path(case.model).name
+        passed = ["step" if case.train else "forward"] if both else []
+        return ", ".join([name, *(getattr(case, key) for key in varying), *passed])
+
+    return {label(case): costs for case, costs in lines.items()}
 
 
 def operators(results: Sequence[OperatorResult]) -> Sheet:
@@ -122,6 +160,17 @@ def _table(
     return list(kept), [[cell or "-" for cell in row] for row in zip(*kept.values(), strict=True)]
 
 
+def draw(paths: Sequence[Path], results: Sequence[Result], machine: dict[str, Any], command: str) -> str:
+    """Draw what the networks cost to every path; the caption."""
+    cases = [result.case for result in results]
+    trained = {case.train for case in cases}
+    passes = [words for train, words in ((False, "a forward"), (True, "a training step")) if train in trained]
+    dtypes = " and ".join(dict.fromkeys(case.dtype for case in cases))
+    batch = cases[0].batch
+    what = f"{' or '.join(passes)}, {batch} image{'s' * (batch > 1)} in {dtypes}"
+    return cost_curves(paths, costs(results), what=what, where=_place(machine), command=command)
+
+
 def json_text(sheet: Sheet, machine: dict[str, Any], command: str) -> str:
     return json.dumps({"machine": machine, "command": command, "results": sheet.records}, indent=1) + "\n"
 
@@ -140,8 +189,12 @@ def csv_text(sheet: Sheet) -> str:
 def markdown_text(sheet: Sheet, machine: dict[str, Any], command: str) -> str:
     rule = ["---:" if index in sheet.figures else "---" for index in range(len(sheet.header))]
     table = "".join(f"| {' | '.join(line)} |\n" for line in [sheet.header, rule, *sheet.rows])
-    place = dict(machine)
-    foot = f"{place.pop('device')}, {place.pop('threads')} threads; {place.pop('date')}; "
-    foot += ", ".join(f"{name} {version}" for name, version in place.items())
     notes = "".join(f"{note}.\n\n" for note in sheet.notes)
-    return f"{table}\n{notes}`{command}`\n\n{foot}.\n"
+    return f"{table}\n{notes}`{command}`\n\n{_place(machine)}.\n"
+
+
+def _place(machine: dict[str, Any]) -> str:
+    """The machine, the date and the versions in words."""
+    place = dict(machine)
+    words = f"{place.pop('device')}, {place.pop('threads')} threads; {place.pop('date')}; "
+    return words + ", ".join(f"{name} {version}" for name, version in place.items())

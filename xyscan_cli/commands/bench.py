@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import re
 import shlex
@@ -21,13 +22,17 @@ from xyscannet.files import write_text
 if TYPE_CHECKING:
     import torch
 
-ALIASES = {"mambair": "mambair-variant"}
-
 
 def command(
     models: Annotated[
-        str, typer.Option("--models", metavar="NAME|FILE,...", help="Networks, or checkpoint files.")
-    ] = "xyscannet-s,xyscannet-b",
+        str | None,
+        typer.Option(
+            "--models",
+            metavar="NAME|FILE,...",
+            help="Networks, or checkpoint files. Default xyscannet-s,xyscannet-b; with --compare xyscannet-b, "
+            "the size of the paper's tables.",
+        ),
+    ] = None,
     sizes: Annotated[
         str, typer.Option("--sizes", metavar="HxW,...", help="Image sizes, height before width.")
     ] = "256x256",
@@ -52,12 +57,18 @@ def command(
     compare: Annotated[
         str | None,
         typer.Option(
-            "--compare", metavar="NAME|FILE,...", help="More networks, measured in turn with --models."
+            "--compare",
+            metavar="NAME|FILE,...",
+            help="More networks, measured in turn with --models: mambair, and those of other projects (extra peers): "
+            "nafnet (-32, -64), restormer, fftformer, mprnet, uformer, or a .pth file of any that spandrel knows.",
         ),
     ] = None,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Images at once.")] = 1,
     train: Annotated[
         bool, typer.Option("--train", help="Training steps (forward, backward, Adam) instead of forwards.")
+    ] = False,
+    with_training: Annotated[
+        bool, typer.Option("--with-training", help="Forwards and training steps, in one table.")
     ] = False,
     ops: Annotated[
         bool,
@@ -86,16 +97,29 @@ def command(
     markdown: Annotated[
         Path | None, typer.Option("--markdown", metavar="FILE", help="Write a Markdown table.")
     ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            "--plot",
+            metavar="FILE",
+            help="Draw time and memory over megapixels, a line for each network, as FILE.pdf, .svg or .png (without "
+            "one of these: PDF and PNG), its caption beside it as .txt.",
+        ),
+    ] = None,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Measure networks: time, arithmetic rate, peak memory, scan rate, and the error against the definition.
+    """Measure networks: work, time, arithmetic rate, peak memory, scan rate, and the error against the definition.
 
     Competitors take turns after a warm-up; GPU times are synchronised. The ratios of time and memory are to the
-    first row of the same size and type. Memory is what one forward or training step adds to the weights. The scan's
-    rate is in state updates a second, its scans run alone. Errors are against the network in float64 with the
-    reference scan: of a 64x96 image in [0, 1], or of all gradients of a training step.
+    first row of the same size, type and pass. GMACs are the multiply-accumulates of a forward's convolutions and
+    matrix products, G scan the state updates of its scans, in 1e9, both counted by torch's dispatcher. Memory is what
+    one forward or training step adds to the weights; where there is too little, the row says so. The scan's rate is in
+    state updates a second, its scans run alone. Errors are against the network in float64 with the reference scan: of
+    a 64x96 image in [0, 1], or of all gradients of a training step.
 
     Examples:  xyscan bench --models xyscannet-b --compare mambair --sizes 256x256,720x1280 --dtypes fp32,bf16
+
+               xyscan bench --compare nafnet,restormer,NAFNet-GoPro-width64.pth --sizes 256x256 --plot costs.png
 
                xyscan bench --models xyscannet-b --sizes 720x1280 --dtypes bf16 --ops
 
@@ -107,7 +131,12 @@ def command(
     for kind in kinds:
         if kind not in ("fp32", "tf32", "bf16", "fp16"):
             raise ConfigError(f"--dtypes: {kind!r} is not one of fp32, tf32, bf16, fp16")
-    for path in (None if json_path == "-" else json_path, csv_path, markdown, trace):
+    drawings = _drawings(plot)
+    if train and with_training:
+        raise ConfigError("--train and --with-training: ask for one of them")
+    if (ops or trace is not None) and (with_training or plot is not None):
+        raise ConfigError("--with-training and --plot are for whole networks, not for --ops and --trace")
+    for path in (None if json_path == "-" else json_path, csv_path, markdown, trace, plot):
         if path is not None and not Path(path).absolute().parent.is_dir():
             raise ConfigError(f"{path}: its folder does not exist")
 
@@ -115,13 +144,15 @@ def command(
 
     from xyscannet import inference
     from xyscannet.analysis import bench
+    from xyscannet.analysis.cases import find
 
     place = inference.pick_device(device)
     if place.type not in ("cpu", "cuda"):
         raise ConfigError(f"--device {device}: measuring is possible on cpu and cuda only")
     names = _backends(listed(scans, "--scan"), place)
-    networks = listed(models, "--models") + (listed(compare, "--compare") if compare else [])
-    networks = list(dict.fromkeys(ALIASES.get(name, name) for name in networks))
+    models = models or ("xyscannet-b" if compare else "xyscannet-s,xyscannet-b")
+    asked = listed(models, "--models") + (listed(compare, "--compare") if compare else [])
+    networks = list(dict.fromkeys(map(find, asked)))
     execution = listed(forms, "--forms") if forms else None
     common = {"device": place, "repeats": repeats}
     if trace is not None and ops:
@@ -135,17 +166,29 @@ def command(
         sheet = report.traced(tracing.trace(case, trace, **common))
     elif ops:
         from xyscannet.analysis import operators
+        from xyscannet.models import XYScanNet
 
         network, _ = bench.load(networks[0])
+        if not isinstance(network, XYScanNet):
+            raise ConfigError(
+                f"--ops: {networks[0]} has other operators than these; give one of this project's networks"
+            )
         beside = list(dict.fromkeys([*names, "reference"]))
         common |= {"batch": batch, "train": train, "tell": console.say}
         sheet = report.operators(
             list(operators.measure(networks[0], network.config, shapes, kinds, beside, **common))
         )
     else:
-        common |= {"batch": batch, "train": train, "tell": console.say}
-        measured = bench.run(networks, shapes, kinds, names, forms=execution, memory=memory, **common)
-        sheet = report.networks(bench.with_ratios(list(measured)))
+        common |= {"batch": batch, "tell": console.say}
+        passes = [False, True] if with_training else [train]
+        measured = [
+            result
+            for each in passes
+            for result in bench.run(
+                networks, shapes, kinds, names, forms=execution, memory=memory, train=each, **common
+            )
+        ]
+        sheet = report.networks(bench.with_ratios(measured))
     where = _machine(place), shlex.join(["xyscan", *sys.argv[1:]])
     if json_path == "-":
         sys.stdout.write(report.json_text(sheet, *where))
@@ -159,6 +202,10 @@ def command(
         write_text(csv_path, report.csv_text(sheet))
     if markdown is not None:
         write_text(markdown, report.markdown_text(sheet, *where))
+    if plot is not None:
+        caption = report.draw(drawings, measured, *where)
+        write_text(plot.with_suffix(".txt"), f"{caption}\n")
+        console.say(caption)
 
 
 def listed(text: str, option: str) -> list[str]:
@@ -175,6 +222,16 @@ def parse_size(text: str) -> tuple[int, int]:
     if not found:
         raise ConfigError(f"--sizes: {text!r} is not a size such as 720x1280 (height before width)")
     return int(found[1]), int(found[2])
+
+
+def _drawings(plot: Path | None) -> list[Path]:
+    """The files of `--plot`, before anything is measured for them."""
+    from xyscannet.reports.figures import canvas
+
+    if plot is None:
+        return []
+    canvas.check_matplotlib()
+    return canvas.check_paths(plot if plot.suffix else [plot.with_suffix(".pdf"), plot.with_suffix(".png")])
 
 
 def _backends(names: Sequence[str], device: torch.device) -> list[str]:
@@ -207,6 +264,8 @@ def _machine(device: torch.device) -> dict[str, Any]:
         "xyscannet": xyscannet.__version__,
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
     }
+    if "spandrel" in sys.modules:
+        found["spandrel"] = importlib.metadata.version("spandrel")
     if device.type != "cuda":
         return found
     return found | machine.gpu_stack(device.index or 0)

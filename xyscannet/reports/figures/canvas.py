@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import os
 import tempfile
@@ -56,13 +57,20 @@ def page(width: float, height: float) -> Iterator[Figure]:
 
     Raises UnavailableError where matplotlib is not installed.
     """
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UnavailableError("figures need matplotlib: pip install 'xyscannet[figures]'") from None
+    check_matplotlib()
+    import matplotlib
+    from matplotlib.figure import Figure
+
     with matplotlib.rc_context(_SETTINGS):
         yield Figure(figsize=(width, height), dpi=DPI)
+
+
+def check_matplotlib() -> None:
+    """Raises UnavailableError where matplotlib is not installed."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise UnavailableError(
+            "figures need matplotlib: pip install 'xyscannet[train]', or pip install matplotlib"
+        )
 
 
 def check_paths(paths: Path | str | Sequence[Path | str]) -> list[Path]:
@@ -111,8 +119,12 @@ def write_captions(folder: Path, captions: Mapping[str, str]) -> Path:
 
 
 def style(index: int) -> tuple[str, object, str]:
-    """Colour, line and marker of the method at that place."""
-    return STYLES[index % len(STYLES)]
+    """Colour, line and marker of the method at that place; after the first round they meet in other combinations."""
+    round, place = divmod(index, len(STYLES))
+    colour, line, marker = (
+        STYLES[(place + round * step) % len(STYLES)][i] for i, step in enumerate((0, 1, 2))
+    )
+    return colour, line, marker
 
 
 def legend(figure: Figure, handles: Sequence[object], labels: Sequence[str], columns: int) -> None:
