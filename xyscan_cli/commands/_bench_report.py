@@ -104,7 +104,7 @@ def costs(results: Sequence[Result]) -> dict[str, list[Cost]]:
     def label(case: Case) -> str:
         name = case.model if alike else Path(case.model).name
         passed = ["step" if case.train else "forward"] if both else []
-        return ", ".join([name, *(getattr(case, key) for key in varying), *passed])
+        return " ".join([name, *(getattr(case, key) for key in varying), *passed])
 
     return {label(case): costs for case, costs in lines.items()}
 

@@ -9,11 +9,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
-from torch import nn
-
 from xyscannet.analysis import forms as execution
 from xyscannet.analysis.cases import (
     DTYPES,
+    NO_SCAN,
     SEED,
     Case,
     call,
@@ -103,7 +102,8 @@ def run(
 ) -> Iterator[Result]:
     """Measure every combination; all networks, types, forms and scans of a size take turns. `tell` hears each step.
 
-    The form is by default "fused", and "unfused" for training steps.
+    The form is by default "fused", and "unfused" for training steps. Networks of other projects run in the forms that
+    they have; they have no parity, as there is no other definition of them here.
 
     Raises:
         ConfigError, UnavailableError: a network or form is unknown, does not suit, or cannot run here.
@@ -123,7 +123,7 @@ def run(
         complexities = {name: count(model, height, width, batch) for name, (model, _) in networks.items()}
         for case in cases:
             where = _anywhere(case)
-            if where not in parity:
+            if where not in parity and case.scan != NO_SCAN:
                 tell(f"{case.model}, {case.dtype}, {case.form}, {case.scan}: parity")
                 parity[where] = compare(networks[case.model][0], case)
         tell(f"{height}x{width}: time, {len(cases)} in turn")
@@ -140,7 +140,13 @@ def run(
             timing = timings[case]
             peak = peak_of(case, device, tell) if memory and timing.seconds else None
             yield _result(
-                case, weights, complexity, timing, scanning.get(alone), peak, parity[_anywhere(case)]
+                case,
+                weights,
+                complexity,
+                timing,
+                scanning.get(alone),
+                peak,
+                parity.get(_anywhere(case), Parity()),
             )
 
 
@@ -170,13 +176,8 @@ def with_ratios(results: Sequence[Result]) -> list[Result]:
     ]
 
 
-def compare(model: nn.Module, case: Case) -> Parity:
-    """The error of the case's form, type and backend, on random images of fixed size.
-
-    Another project's network runs as it was written: there is no other definition that it could be compared with.
-    """
-    if not isinstance(model, XYScanNet):
-        return Parity()
+def compare(model: XYScanNet, case: Case) -> Parity:
+    """The error of the case's form, type and backend, on random images of fixed size."""
     device = next(model.parameters()).device
     double = zoo.build(model.config).to(device, torch.float64).eval()
     double.load_state_dict(model.state_dict())
