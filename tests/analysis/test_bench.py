@@ -105,13 +105,13 @@ def test_random_weights_are_told_and_give_a_residual(monkeypatch):
 def test_rates_follow_from_the_time():
     case = bench.Case("x", 100, 200, "fp32", "cpu")
     complexity = bench.Complexity(
-        7, 3_000_000_000, 2_000_000_000, {bench.ScanShape(1, 2, 3, 4, 5, ("x",)): 2}, {}
+        7, 3_000_000_000, 2_000_000_000, {bench.ScanShape(1, 2, 3, 4, 5, ("x",)): 2}, {}, {}, 0
     )
     timing, parity = bench.Timing((0.5, 9.0, 0.4)), bench.Parity(1e-6, math.inf)
     result = bench._result(case, "w", complexity, timing, 0.01, 3 << 20, parity)
     assert (result.seconds, result.gmacs, result.gflops) == (0.5, 3.0, 8.0)
-    assert result.megapixels_per_second == 0.04
-    assert result.scan_rate == 240 / 0.01
+    assert (result.images_per_second, result.megapixels_per_second) == (2.0, 0.04)
+    assert (result.scan_updates, result.scan_rate) == (240, 240 / 0.01)
 
 
 def test_forms_and_training_take_turns(tiny, monkeypatch):
@@ -168,7 +168,7 @@ def test_a_training_step_trains_a_copy(tiny):
 
 def test_ratios_are_to_the_first_of_size_and_type():
     def result(seconds, peak, **changes):
-        complexity = bench.Complexity(7, 1, 1, {}, {})
+        complexity = bench.Complexity(7, 1, 1, {}, {}, {}, 0)
         timing = bench.Timing((seconds,) if seconds else ())
         return bench._result(case(**changes), "w", complexity, timing, None, peak, bench.Parity())
 

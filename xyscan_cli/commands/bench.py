@@ -144,7 +144,7 @@ def command(
 
     from xyscannet import inference
     from xyscannet.analysis import bench
-    from xyscannet.analysis.cases import find
+    from xyscannet.analysis.cases import find, load_own
 
     place = inference.pick_device(device)
     if place.type not in ("cpu", "cuda"):
@@ -166,13 +166,8 @@ def command(
         sheet = report.traced(tracing.trace(case, trace, **common))
     elif ops:
         from xyscannet.analysis import operators
-        from xyscannet.models import XYScanNet
 
-        network, _ = bench.load(networks[0])
-        if not isinstance(network, XYScanNet):
-            raise ConfigError(
-                f"--ops: {networks[0]} has other operators than these; give one of this project's networks"
-            )
+        network, _ = load_own(networks[0])
         beside = list(dict.fromkeys([*names, "reference"]))
         common |= {"batch": batch, "train": train, "tell": console.say}
         sheet = report.operators(

@@ -13,7 +13,7 @@ import typer
 
 from xyscan_cli import console, networks, options
 from xyscan_cli.commands import _erf_report as report
-from xyscan_cli.commands.bench import ALIASES, listed
+from xyscan_cli.commands.bench import listed
 from xyscannet.errors import ConfigError, InputError, XYScanError
 
 if TYPE_CHECKING:
@@ -99,17 +99,17 @@ def command(
     xyscan erf photos/ --scanners --random --models xyscannet-s,mambair --size 128
     """
     console.set_quiet(quiet)
-    names = list(dict.fromkeys(ALIASES.get(name, name) for name in listed(models, "--models")))
     if block is not None and not scanners:
         raise ConfigError("--block names the block of --scanners")
     report.check_outputs(csv_path, json_path)
     report.check_maps(maps)
 
     from xyscannet import inference
-    from xyscannet.analysis import erf
+    from xyscannet.analysis import cases, erf
 
     place = inference.pick_device(device)
-    loaded = {name: _load(name, place, random) for name in names}
+    names = list(dict.fromkeys(cases.ALIASES.get(name, name) for name in listed(models, "--models")))
+    loaded = {name: _load(name, place, random, scanners) for name in names}
     for model, _ in loaded.values():  # names that a network does not have are told before any work
         erf.differentiated(model, at)
         if scanners:
@@ -132,15 +132,16 @@ def command(
         raise typer.Exit(1)
 
 
-def _load(name: str, device: torch.device, random: bool) -> tuple[torch.nn.Module, str]:
-    """A network, a file, or `NAME:VARIANT`, and where its weights are from."""
+def _load(name: str, device: torch.device, random: bool, own: bool) -> tuple[torch.nn.Module, str]:
+    """A network, a file, or `NAME:VARIANT`, and where its weights are from; with `own` one of this project's only."""
     from xyscannet.analysis import cases
     from xyscannet.analysis.ablation import variants
     from xyscannet.models import zoo
 
     size, _, variant = name.rpartition(":")
     if size not in zoo.names():
-        return cases.load(name, device, random=random)
+        load = cases.load_own if own else cases.load
+        return load(name, device, random=random)
     if variant not in variants.VARIANTS:
         raise ConfigError(f"{name}: {variant!r} is no variant; they are {', '.join(variants.VARIANTS)}")
     return cases.untrained(variants.network(variant, zoo.info(size).config)).to(device), "random"

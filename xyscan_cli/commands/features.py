@@ -12,7 +12,7 @@ import typer
 from xyscan_cli import console, options
 from xyscan_cli.commands import _features_report as report
 from xyscan_cli.commands._erf_report import check_maps, check_outputs, labels, save_maps
-from xyscan_cli.commands.bench import ALIASES, listed
+from xyscan_cli.commands.bench import listed
 from xyscan_cli.commands.erf import exact, out_of_memory
 from xyscannet.errors import ConfigError
 
@@ -71,7 +71,6 @@ def command(
     xyscan features photo.jpg --models one-way.safetensors,both-ways.safetensors --size 256 --figures figures/
     """
     console.set_quiet(quiet)
-    names = list(dict.fromkeys(ALIASES.get(name, name) for name in listed(models, "--models")))
     chosen = listed(blocks, "--blocks") if blocks is not None else None
     check_outputs(json_path, csv_path)
     check_maps(maps)
@@ -81,6 +80,7 @@ def command(
     from xyscannet.analysis.features import features
 
     place = inference.pick_device(device)
+    names = list(dict.fromkeys(map(cases.find, listed(models, "--models"))))
     if size is None:
         image = photographs.as_image(images.read(photo))
     else:
@@ -93,7 +93,7 @@ def command(
         console.Progress(len(names), "networks") as bar,
     ):
         for name in names:
-            model, weights = cases.load(name, place)
+            model, weights = cases.load_own(name, place)
             model.eval().requires_grad_(False)
             states = model.config.d_state
             if state is not None and state > states:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
+
 from xyscannet.analysis import forms as execution
 from xyscannet.analysis.cases import (
     DTYPES,

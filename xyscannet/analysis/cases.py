@@ -88,6 +88,19 @@ def load(
     return checkpoint.load_model(name, device=device), checkpoint.resolve(name).name
 
 
+def load_own(
+    name_or_file: str, device: torch.device | str = "cpu", *, random: bool = False
+) -> tuple[XYScanNet, str]:
+    """`load` of one of this project's networks. Raises ConfigError where it is of another."""
+    model, weights = load(name_or_file, device, random=random)
+    if not isinstance(model, XYScanNet):
+        raise ConfigError(
+            f"{name_or_file}: is a {model.architecture}, whose parts are others; give one of this project's networks "
+            f"({', '.join(zoo.names())})"
+        )
+    return model, weights
+
+
 def untrained(config: XYScanNetConfig) -> XYScanNet:
     """A network with random weights from a fixed seed, the last layer's too, which is zero in one that begins training.
 
