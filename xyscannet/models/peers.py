@@ -7,6 +7,7 @@ import importlib.util
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -115,7 +116,7 @@ def from_state(state: Mapping[str, Tensor], source: str) -> Peer:
             f"{source}: its tensors are of no network that is known: neither XYScanNet nor one of {known}"
         ) from None
     except Exception as error:  # an architecture that is recognised by some names may fail on the others
-        raise ConfigError(f"{source}: spandrel cannot build its network: {error}") from error
+        raise ConfigError(f"{source}: its network cannot be built: {shorten(str(error), 300)}") from error
     name = str(descriptor.architecture.id)
     if not isinstance(descriptor, ImageModelDescriptor):
         raise ConfigError(f"{source}: {name} takes a mask too; it restores no images by itself")
