@@ -41,7 +41,7 @@ ALLOWED = {
 # Heavy packages that must not be imported when a module of the room is (inside a function they may be).
 NO_TORCH = {"images", "reports", "errors", "files", "__init__"}
 OPTIONAL = {"pyiqa", "lpips", "cleanfid", "spandrel", "av", "ray", "matplotlib", "tensorboard", "accelerate"}
-OPTIONAL |= {"skimage", "mamba_ssm", "causal_conv1d"}
+OPTIONAL |= {"skimage", "spandrel_extra_arches", "mamba_ssm", "causal_conv1d"}
 
 
 def modules(root: Path) -> list[Path]:

@@ -41,7 +41,7 @@ EXTRAS = {
     "train": {"accelerate": "accelerate", "tensorboard": "tensorboard"},
     "video": {"av": "av"},
     "cluster": {"ray": "ray"},
-    "peers": {"spandrel": "spandrel"},
+    "peers": {"spandrel": "spandrel", "spandrel-extra-arches": "spandrel_extra_arches"},
 }
 INSTRUCTIONS = (
     "avx2",

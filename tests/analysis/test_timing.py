@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import os
+import sys
 import time
 from functools import partial
 
@@ -108,3 +109,21 @@ def test_gpu_times_wait_for_the_work_and_memory_is_torchs():
     )
     assert 10 < timings["many"].median / timings["one"].median < 40
     assert peak_memory(partial, torch.add, x, 1, device="cuda") >= 64 * MIB
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="bounds memory on Linux only")
+def test_a_cpu_without_memory_fails_here_and_not_in_the_kernel(monkeypatch):
+    """Pages that are never touched are promised beyond what there is: the limit refuses them."""
+    import resource
+
+    monkeypatch.setattr(timing, "available_memory", lambda device: 256 * MIB)
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    many = {
+        "much": lambda: [torch.empty(64 * MIB, dtype=torch.uint8) for _ in range(6)],
+        "little": lambda: torch.empty(64 * MIB, dtype=torch.uint8),
+    }
+    timings = time_in_turn(many, repeats=2)
+    assert timings["much"].median is None
+    assert len(timings["little"].seconds) == 2
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
+    many["much"]()  # without the limit there is enough

@@ -9,10 +9,12 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from tests.metrics.calibration import needs
 from xyscan_cli.app import app
+from xyscan_cli.commands import _bench_report
 from xyscannet import checkpoint
 from xyscannet.analysis import bench, operators
-from xyscannet.models import XYScanNet, XYScanNetConfig
+from xyscannet.models import XYScanNet, XYScanNetConfig, peers
 
 TINY = XYScanNetConfig(width=8, encoder_blocks=(1, 0, 1), decoder_blocks=(1, 0, 1), d_state=4)
 
@@ -64,6 +66,95 @@ def test_compared_networks_and_forms_have_ratios(tiny, tmp_path):
     assert cases == [(str(f), form) for f in (tiny, other) for form in ("unfused", "eager-loop")]
     for each in found:
         assert each["time_ratio"] == pytest.approx(each["seconds"] / found[0]["seconds"])
+
+
+def test_forwards_and_training_steps_in_one_table(tiny, tmp_path):
+    pytest.importorskip("matplotlib")
+    plot = tmp_path / "costs"
+    result = small(
+        tiny, "--sizes", "16x16,16x24", "--with-training", "--plot", plot, "--json", tmp_path / "r.json"
+    )
+    header, *rows = (line.split() for line in result.stdout.splitlines())
+    assert header[:5] == ["network", "form", "size", "pass", "dtype"]
+    assert [row[1:4] for row in rows] == [
+        ["fused", "16x16", "forward"],
+        ["fused", "16x24", "forward"],
+        ["unfused", "16x16", "step"],
+        ["unfused", "16x24", "step"],
+    ]
+    found = json.loads((tmp_path / "r.json").read_text())["results"]
+    assert [each["time_ratio"] for each in found] == [1] * 4  # a step's is to a step
+    assert all(each["scan_updates"] > 0 and each["images_per_second"] > 0 for each in found)
+    caption = (tmp_path / "costs.txt").read_text()
+    assert "a forward or a training step, 1 image in fp32" in caption
+    assert "tiny forward, tiny step" in caption and "Made with: xyscan " in caption
+    assert (tmp_path / "costs.pdf").read_bytes().startswith(b"%PDF")
+    assert (tmp_path / "costs.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_lines_of_the_plot_are_named_by_what_differs():
+    def result(seconds=1.0, **case):
+        named = {"model": "a/n.pth", "height": 10, "width": 100, "dtype": "fp32", "scan": "cpu"}
+        timing = bench.Timing((seconds,) if seconds else ())
+        complexity = bench.Complexity(7, 1, 1, {}, {}, {}, 0)
+        return bench._result(bench.Case(**named | case), "w", complexity, timing, None, None, bench.Parity())
+
+    def costs(*results):
+        return _bench_report.costs(results)
+
+    (line,) = costs(result(), result(height=20), result(None, height=99)).values()
+    assert [(cost.megapixels, cost.seconds) for cost in line] == [(0.001, 1.0), (0.002, 1.0), (0.0099, None)]
+    assert list(costs(result(), result(model="other", form="unfused"))) == ["n", "other"]
+    assert list(costs(result(), result(dtype="bf16"))) == ["n fp32", "n bf16"]
+    assert list(costs(result(), result(train=True))) == ["n forward", "n step"]
+    assert list(costs(result(), result(model="b/n.pth"))) == ["a/n.pth", "b/n.pth"]
+
+
+@needs("torchvision", "spandrel")
+def test_networks_of_other_projects(tiny, tmp_path):
+    peers._registry("")
+    from spandrel.architectures.NAFNet import NAFNet
+
+    other = tmp_path / "naf.pth"
+    network = NAFNet(width=8, middle_blk_num=1, enc_blk_nums=[1, 1], dec_blk_nums=[1, 1])
+    torch.save({"params": network.state_dict()}, other)
+    options = ["--compare", other, "--forms", "fused,eager-loop", "--scan", "cpu,reference", "--json", "-"]
+    result = small(tiny, *options)
+    held = json.loads(result.stdout)
+    *ours, theirs = held["results"]
+    assert [(each["case"]["form"], each["case"]["scan"]) for each in ours] == [
+        ("fused", "cpu"),
+        ("fused", "reference"),
+        ("eager-loop", "loop"),
+    ]
+    assert (theirs["case"]["form"], theirs["case"]["scan"], theirs["weights"]) == (
+        "unfused",
+        "none",
+        "naf.pth",
+    )
+    assert theirs["parameters"] == sum(p.numel() for p in network.parameters())
+    assert theirs["gmacs"] > 0 and theirs["scan_updates"] == 0
+    assert (theirs["scan_seconds"], theirs["psnr"]) == (None, None)
+    assert theirs["time_ratio"] == pytest.approx(theirs["seconds"] / ours[0]["seconds"])
+    assert held["machine"]["spandrel"]
+    assert "as their authors wrote them" in small(tiny, "--compare", other, "--train").stderr
+
+
+def test_the_size_of_the_papers_tables_is_compared(monkeypatch):
+    asked = []
+    monkeypatch.setattr(bench, "run", lambda models, *_, **__: asked.append(models) or [])
+    for arguments in (["--compare", "mambair,nafnet"], [], ["--models", "xyscannet", "--compare", "uformer"]):
+        CliRunner().invoke(app, ["bench", "--device", "cpu", *arguments])
+    assert asked == [
+        ["xyscannet-b", "mambair-variant", "nafnet-64"],
+        ["xyscannet-s", "xyscannet-b"],
+        ["xyscannet", "uformer-b"],
+    ]
+
+
+def test_a_missing_extra(monkeypatch):
+    monkeypatch.setattr(peers.importlib.util, "find_spec", lambda name: None)
+    assert "pip install 'xyscannet[peers]'" in run("--models", "nafnet", "--sizes", "16x16", code=3).stderr
 
 
 def test_operators_beside_their_definitions(tiny, tmp_path):
@@ -140,6 +231,12 @@ def test_json_without_infinities(tiny, monkeypatch):
         (["--dtypes", "fp8"], 2, "'fp8' is not one of fp32, tf32, bf16, fp16"),
         (["--scan", "fast"], 2, "'fast' is not one of auto, "),
         (["--models", "xyscannet-z"], 2, "xyscannet-z: neither"),
+        (["--compare", "nafnte"], 2, "did you mean 'nafnet'?"),
+        (["--compare", "stripformer"], 2, "Known are xyscannet-s, "),
+        (["--train", "--with-training"], 2, "ask for one of them"),
+        (["--ops", "--plot", "x.png"], 2, "not for --ops"),
+        (["--plot", "x.jpg"], 2, "figures are written as .pdf"),
+        (["--plot", "no/where.png"], 2, "its folder does not exist"),
         (["--models", "no.safetensors"], 3, "no such checkpoint"),
         (["--csv", "no/where.csv"], 2, "its folder does not exist"),
         (["--repeats", "0"], 2, "--repeats"),

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xyscan_cli.commands._erf_report import labels
 from xyscannet.reports.figures.costs import Cost, cost_curves
 
 if TYPE_CHECKING:
@@ -98,13 +99,12 @@ def costs(results: Sequence[Result]) -> dict[str, list[Cost]]:
     varying = [
         key for key in ("form", "dtype", "scan") if any(getattr(a, key) != getattr(b, key) for a, b in same)
     ]
-    alike = any(a.model != b.model and Path(a.model).name == Path(b.model).name for a, b in pairs)
+    names = labels(list(dict.fromkeys(case.model for case in lines)))
     both = len({case.train for case in lines}) > 1
 
     def label(case: Case) -> str:
-        name = case.model if alike else Path(case.model).name
         passed = ["step" if case.train else "forward"] if both else []
-        return " ".join([name, *(getattr(case, key) for key in varying), *passed])
+        return " ".join([names[case.model], *(getattr(case, key) for key in varying), *passed])
 
     return {label(case): costs for case, costs in lines.items()}
 

@@ -68,9 +68,7 @@ def page(width: float, height: float) -> Iterator[Figure]:
 def check_matplotlib() -> None:
     """Raises UnavailableError where matplotlib is not installed."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise UnavailableError(
-            "figures need matplotlib: pip install 'xyscannet[train]', or pip install matplotlib"
-        )
+        raise UnavailableError("figures need matplotlib: pip install 'xyscannet[figures]'")
 
 
 def check_paths(paths: Path | str | Sequence[Path | str]) -> list[Path]:
