@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import http.server
 import json
 import os
 import signal
@@ -315,6 +317,19 @@ def test_a_dry_run_writes_nothing(deblur, ray_here) -> None:
     assert result.exit_code == 2 and "--devices are of this machine" in result.stderr
     result = deblur("in", "out", *CLUSTER, "--scan", "triton")
     assert result.exit_code == 3 and "triton" in result.stderr
+
+
+def test_photographs_of_a_web_server(deblur, ray_here) -> None:
+    pytest.importorskip("aiohttp", reason="aiohttp is not installed")
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory="in")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        address = f"http://127.0.0.1:{server.server_address[1]}"
+        result = deblur(*(f"{address}/{name}" for name in NAMES[:3]), "out", *CLUSTER)
+        server.shutdown()
+    assert result.exit_code == 0, result.output
+    assert deblur(*(f"in/{name}" for name in NAMES[:3]), "one").exit_code == 0
+    assert contents("out") == contents("one")
 
 
 def test_an_evaluation_is_that_of_a_single_process(here: Path, tiny_weights: Path, ray_here) -> None:

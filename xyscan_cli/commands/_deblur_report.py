@@ -33,7 +33,7 @@ def print_plan(
 ) -> None:
     from xyscannet.inference.memory import mebibytes
 
-    work = [record for record in planned if record.plan is not None]
+    work = [record for record in planned if record.status == "planned"]
     aside = []
     for count, what in (
         (sum(record.status == "skipped" for record in planned), "already there and skipped"),
@@ -50,7 +50,7 @@ def print_plan(
     if images:
         console.field("images", f"{len(images)}, {_megapixels(images)}{others}")
     if clips:
-        frames = sum(job.info.frames for job in clips)
+        frames = sum(job.info.frames for job in clips if job.info)
         console.field(
             "clips",
             f"{len(clips)}, about {frames} frames, {_megapixels(clips)}{others if not images else ''}",
@@ -62,8 +62,12 @@ def print_plan(
     )
     for name, words in place.where.items():
         console.field(name, words)
-    largest = max(work, key=lambda record: record.plan.memory_bytes)
-    tiled = [record for record in work if record.plan.mode == "tiles"]
+    sized = [record for record in work if record.plan is not None]
+    if not sized:
+        console.field("tiles", "where memory demands them, decided when an image is read")
+        return
+    largest = max(sized, key=lambda record: record.plan.memory_bytes)
+    tiled = [record for record in sized if record.plan.mode == "tiles"]
     size = "{0.width} x {0.height}".format
     if tiled:
         first = max(tiled, key=lambda record: record.job.pixels)
@@ -97,6 +101,8 @@ def frame_at_work(job: Job, share: float) -> str:
 
 
 def _megapixels(jobs: Sequence[Job]) -> str:
+    if not any(job.info for job in jobs):
+        return "of sizes that are known when they are read"
     return f"{console.number(sum(job.pixels for job in jobs) / 1e6)} MP"
 
 

@@ -180,7 +180,7 @@ def command(
         clip=clip,
     )
     asked = places.Asked(weights, channel_order.value, device, devices, dtype, scan, cluster, cpus_per_worker)
-    work = any(job.info and not job.skip for job in jobs.jobs)
+    work = any(not job.error and not job.skip for job in jobs.jobs)
     with (places.on_cluster if cluster is not None and work else places.here)(asked, settings) as place:
         planned = _plans(jobs, place)
         report.print_plan(jobs, planned, place, paths[-1])
@@ -217,8 +217,10 @@ def _plans(jobs: Jobs, place: places.Place) -> list[Record]:
     for job in jobs.jobs:
         if job.skip:
             planned.append(Record(job, "skipped"))
-        elif job.error or job.info is None:
+        elif job.error:
             planned.append(Record(job, "failed", error=job.error))
+        elif job.info is None:  # at an address: known when it is read
+            planned.append(Record(job, "planned"))
         else:
             size = job.info.height, job.info.width
             try:
@@ -255,11 +257,16 @@ def _run(jobs: Jobs, restore: Callable[..., None], records: report.Records) -> i
 
     done: list[Record] = []
     work = [job for job in jobs.jobs if not job.skip]
-    total = sum(job.pixels for job in work)
-    over, at_work = 0.0, {}  # pixels of the images that are over, and of each that is not
+    known = all(job.info or job.error for job in work)  # else, as for addresses, files are counted
+    over, at_work = 0.0, {}  # megapixels (or files) that are over, and of each that is not
     started = time.monotonic()
     code = 0
-    with Progress(total / 1e6, "MP", items=len(work), noun=report.noun(work)) as bar:
+
+    def amount(job: Job) -> float:
+        return job.pixels / 1e6 if known else 1.0
+
+    items, unit = (len(work), "MP") if known else (0, "files")
+    with Progress(sum(map(amount, work)), unit, items=items, noun=report.noun(work)) as bar:
 
         def finished(record: Record) -> None:
             nonlocal over
@@ -267,13 +274,13 @@ def _run(jobs: Jobs, restore: Callable[..., None], records: report.Records) -> i
             records.add(record)
             if record.status != "skipped":
                 at_work.pop(record.job.input, None)
-                over += record.job.pixels
-                bar.update((over + sum(at_work.values())) / 1e6, finished=bar.finished + 1)
+                over += amount(record.job)
+                bar.update(over + sum(at_work.values()), finished=bar.finished + 1)
 
         def progress(job: Job, share: float) -> None:
-            at_work[job.input] = share * job.pixels
+            at_work[job.input] = share * amount(job)
             bar.update(
-                (over + sum(at_work.values())) / 1e6,
+                over + sum(at_work.values()),
                 name=str(job.input),
                 detail=report.frame_at_work(job, share),
             )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 import xyscannet
+from xyscannet.addresses import Address, exists
 from xyscannet.errors import InputError
 from xyscannet.images.formats import shown
 from xyscannet.images.writing import reason, replacing
@@ -171,9 +171,9 @@ def restore_clip(
     return opened.times(parts)
 
 
-def refuse_existing(output: Path, overwrite: bool) -> None:
+def refuse_existing(output: Path | Address, overwrite: bool) -> None:
     """Raise InputError where an output has come to be since the jobs were made."""
-    if not overwrite and os.path.lexists(output):
+    if not overwrite and exists(output):
         raise InputError(f"{shown(output)}: appeared while the work went on, and is left as it is")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from xyscannet.addresses import exists
 from xyscannet.errors import ConfigError, UnavailableError
 from xyscannet.inference.clip_runs import OpenedClip, open_clip
 from xyscannet.inference.clips import SegmentTimes
@@ -45,7 +45,7 @@ class Whole(Unit):
     """A photograph, to a `Record`."""
 
     def do(self, model: nn.Module, settings: Settings, losses: int) -> Record:
-        if losses and not settings.overwrite and os.path.lexists(self.job.output):
+        if losses and not settings.overwrite and exists(self.job.output):
             return Record(self.job, "done")  # by the worker that was lost
         records: list[Record] = []
         run_jobs([self.job], model, settings, finished=records.append, progress=pause_point)
@@ -81,7 +81,7 @@ class Joining(Unit):
     opened: OpenedClip
 
     def do(self, model: nn.Module, settings: Settings, losses: int) -> tuple[str, ...]:
-        if losses and not settings.overwrite and os.path.lexists(self.job.output):
+        if losses and not settings.overwrite and exists(self.job.output):
             shutil.rmtree(self.opened.folder, ignore_errors=True)
             return ()  # by the worker that was lost
         return self.opened.join(settings.overwrite)

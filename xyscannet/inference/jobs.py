@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from xyscannet.errors import ConfigError, UnavailableError, XYScanError
+from xyscannet.addresses import Address, existing, place_of
+from xyscannet.errors import ConfigError, InputError, UnavailableError, XYScanError
 from xyscannet.images import SUFFIXES, PhotoInfo, probe
 from xyscannet.images.formats import shown
 from xyscannet.video import SUFFIXES as CLIP_SUFFIXES
@@ -28,13 +29,14 @@ class Job:
     """One image or clip to restore.
 
     Attributes:
-        input, output: files.
-        info: what the input's header says; None if it could not be read, with the reason in `error`.
+        input, output: files, or addresses.
+        info: what the input's header says; None if it could not be read, with the reason in `error`, and for an
+            address, which is read only once.
         skip: the output exists and stays.
     """
 
-    input: Path
-    output: Path
+    input: Path | Address
+    output: Path | Address
     info: PhotoInfo | ClipInfo | None = None
     error: str | None = None
     skip: bool = False
@@ -62,13 +64,14 @@ class Jobs:
     """
 
     jobs: tuple[Job, ...]
-    folder: Path | None
+    folder: Path | Address | None
     ignored: int
 
 
 @dataclass
 class _Found:
-    files: list[tuple[Path, Path]] = field(default_factory=list)  # the file, its place under the output
+    files: list[tuple[Path | Address, Path]] = field(default_factory=list)  # each, its place under the output
+    addresses: list[Address] = field(default_factory=list)  # folders that were walked
     folders: dict[tuple[int, int], Path] = field(
         default_factory=dict
     )  # (device, inode) of each folder walked
@@ -91,13 +94,22 @@ def make_jobs(inputs: Sequence[str], output: str, *, format: str | None = None, 
         ConfigError: a name is empty, an input is missing, no image is found, the output lies in an input folder or is
             an input, a result would lie outside the output folder, two inputs go to one output, or outputs exist and
             `exist` is "error".
-        UnavailableError: all inputs are clips, and the package for them is missing.
+        UnavailableError: all inputs are clips, or one is an address, and the package for them is missing.
     """
+    try:
+        return _make_jobs(inputs, output, format, exist)
+    except InputError as error:  # an address that cannot be reached
+        raise ConfigError(str(error)) from error
+
+
+def _make_jobs(inputs: Sequence[str], output: str, format: str | None, exist: str) -> Jobs:
     found = _Found()
     if (
         not all(inputs) or not output
     ):  # as from a shell variable that is not set; it would mean the folder here
         raise ConfigError("an input or the output is an empty name; the folder you are in is .")
+    if isinstance(place := place_of(output), Address):
+        place.refuse_writing()
     for text in inputs:
         _find(text, found)
     target = _single_file(inputs, output, found)
@@ -112,17 +124,17 @@ def make_jobs(inputs: Sequence[str], output: str, *, format: str | None = None, 
     if all(_is_clip(path) for path, _ in found.files) and found.files:
         load_av()
     jobs = [_job(path, place, output, target, format) for path, place in found.files]
-    jobs += [Job(path, Path(output) / place, error=reason) for path, place, reason in found.unreadable]
-    if target is None:
-        _refuse_escapes(jobs, Path(output))
+    jobs += [Job(path, place_of(output) / place, error=reason) for path, place, reason in found.unreadable]
+    if target is None and isinstance(folder := place_of(output), Path):
+        _refuse_escapes(jobs, folder)
     jobs = _distinct(jobs)
     _refuse_replaced_inputs(jobs)
     jobs = _apply_exist(jobs, exist)
-    _refuse_unwritable(target.parent if target else Path(output))
-    return Jobs(tuple(jobs), None if target else Path(output), found.ignored)
+    _refuse_unwritable(target.parent if target else place_of(output))
+    return Jobs(tuple(jobs), None if target else place_of(output), found.ignored)
 
 
-def _is_clip(path: Path) -> bool:
+def _is_clip(path: Path | Address) -> bool:
     return path.suffix.lower() in CLIP_SUFFIXES
 
 
@@ -131,7 +143,9 @@ def _listing(names: Sequence[object]) -> str:
 
 
 def _find(text: str, found: _Found) -> None:
-    path = Path(text)
+    path = place_of(text)
+    if isinstance(path, Address):
+        return _find_address(path, found)
     try:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -148,6 +162,27 @@ def _find(text: str, found: _Found) -> None:
         found.files.append((path, Path(path.name)))
     else:
         raise ConfigError(f"input is neither a file nor a folder: {shown(text)}")
+
+
+def _find_address(address: Address, found: _Found) -> None:
+    known = address.suffix.lower() in SUFFIXES or _is_clip(address)
+    if not address.is_pattern and (known or not address.is_dir()):
+        if not address.exists():
+            raise ConfigError(f"input does not exist: {shown(address)}")
+        found.files.append((address, Path(address.name)))
+        return
+    matches = address.files()
+    if address.is_pattern and not matches:
+        raise ConfigError(f"no file matches the pattern {shown(address)}")
+    found.addresses += [] if address.is_pattern else [address]
+    for file, place in matches:
+        if ".." in place.parts or place.is_absolute():  # a key of a store may be any text
+            inside = Path(*(part for part in place.parts if part not in ("/", "//", "..")))
+            found.unreadable.append((file, inside, f"{shown(file)}: its name leads out of the folder"))
+        elif file.suffix.lower() in SUFFIXES or _is_clip(file):
+            found.files.append((file, Path(place)))
+        else:
+            found.ignored += 1
 
 
 def _find_pattern(text: str, found: _Found) -> None:
@@ -198,9 +233,9 @@ def _walk(root: Path, place: Path, found: _Found) -> None:
         waiting += reversed(inner)
 
 
-def _single_file(inputs: Sequence[str], output: str, found: _Found) -> Path | None:
+def _single_file(inputs: Sequence[str], output: str, found: _Found) -> Path | Address | None:
     """The output file, where `output` names one."""
-    path = Path(output)
+    path = place_of(output)
     if path.is_dir() or output.endswith(("/", os.sep)):
         return None
     suffix = path.suffix.lower()
@@ -208,7 +243,7 @@ def _single_file(inputs: Sequence[str], output: str, found: _Found) -> Path | No
         len(inputs) == 1
         and len(found.files) == 1
         and not found.folders
-        and found.files[0][0] == Path(inputs[0])
+        and found.files[0][0] == place_of(inputs[0])
     )
     kind = CLIP_SUFFIXES if found.files and _is_clip(found.files[0][0]) else SUFFIXES
     if suffix in kind and one:
@@ -224,7 +259,14 @@ def _single_file(inputs: Sequence[str], output: str, found: _Found) -> Path | No
 
 
 def _refuse_output_in_input(output: str, found: _Found) -> None:
-    target = Path(output).resolve()
+    target = place_of(output).resolve()
+    if isinstance(target, Address):
+        for walked in found.addresses:
+            if f"{target.text.rstrip('/')}/".startswith(f"{walked.text.rstrip('/')}/"):
+                raise ConfigError(
+                    f"the output {shown(output)} lies in the input {shown(walked)}: choose another"
+                )
+        return
     for folder in (target, *target.parents):
         try:
             status = folder.stat()
@@ -239,10 +281,13 @@ def _refuse_output_in_input(output: str, found: _Found) -> None:
             )
 
 
-def _job(path: Path, place: Path, output: str, target: Path | None, format: str | None) -> Job:
+def _job(
+    path: Path | Address, place: Path, output: str, target: Path | Address | None, format: str | None
+) -> Job:
     info, error = None, None
     try:
-        info = probe_clip(path) if _is_clip(path) else probe(path)
+        if isinstance(path, Path):
+            info = probe_clip(path) if _is_clip(path) else probe(path)
     except XYScanError as failure:
         if isinstance(failure, ConfigError):
             raise
@@ -257,7 +302,7 @@ def _job(path: Path, place: Path, output: str, target: Path | None, format: str 
     promised = SUFFIXES.get(place.suffix.lower())
     if format and promised != format and not _is_clip(path):
         place = place.with_name((place.stem if promised else place.name) + _PREFERRED[format])
-    return Job(path, Path(output) / place, info, error)
+    return Job(path, place_of(output) / place, info, error)
 
 
 def _refuse_escapes(jobs: Sequence[Job], folder: Path) -> None:
@@ -295,7 +340,9 @@ def _refuse_replaced_inputs(jobs: Sequence[Job]) -> None:
             )
 
 
-def _refuse_unwritable(folder: Path) -> None:
+def _refuse_unwritable(folder: Path | Address) -> None:
+    if isinstance(folder, Address):  # known when it is written
+        return
     there = folder.absolute()
     while not os.path.lexists(there):
         there = there.parent
@@ -308,14 +355,15 @@ def _refuse_unwritable(folder: Path) -> None:
 
 
 def _apply_exist(jobs: list[Job], exist: str) -> list[Job]:
-    folders = [job.output for job in jobs if job.output.is_dir() and not job.error]
+    paths = [job.output for job in jobs if isinstance(job.output, Path) and not job.error]
+    folders = [path for path in paths if path.is_dir()]
     if folders:
         raise ConfigError(f"the output {shown(folders[0])} is a folder")
-    there = [job.output for job in jobs if os.path.lexists(job.output) and not job.error]
+    kept = existing(job.output for job in jobs if not job.error)
+    there = [job.output for job in jobs if job.output in kept]
     if there and exist == "error":
         count = "1 output exists" if len(there) == 1 else f"{len(there)} of {len(jobs)} outputs exist"
         raise ConfigError(f"{count}: {_listing(there)}; choose --exist skip or --exist overwrite")
     if exist != "skip":
         return jobs
-    kept = set(there)
     return [Job(job.input, job.output, job.info, job.error, job.output in kept) for job in jobs]

@@ -17,6 +17,7 @@ from torch import nn
 
 import xyscannet
 from xyscannet import ops
+from xyscannet.addresses import exists
 from xyscannet.errors import UnavailableError
 from xyscannet.images.formats import shown
 from xyscannet.inference.clip_runs import OpenedClip
@@ -116,14 +117,12 @@ def run_on_cluster(
         if job.skip:
             finished(Record(job, "skipped"))
     run = _Run([job for job in jobs if not job.skip], finished, progress)
-    relative = any(
-        not Path(name).is_absolute() for job in run.left.values() for name in (job.input, job.output)
-    )
+    relative = any(not name.is_absolute() for job in run.left.values() for name in (job.input, job.output))
     make = partial(worker, Placed(model, cluster.device, cluster.cpus, scan).ready, settings)
     try:
         cluster.run(
             make,
-            [Opening(job) if job.is_clip and not job.error else Whole(job) for job in run.left.values()],
+            [Opening(job) if _in_segments(job) else Whole(job) for job in run.left.values()],
             finished=run.take,
             lost=run.lost,
             folder=os.getcwd() if relative else None,
@@ -131,9 +130,14 @@ def run_on_cluster(
     except KeyboardInterrupt:
         # Ray drops the result of a file that its worker finished after the interruption had been sent.
         for job in run.left.values():
-            if not settings.overwrite and not job.error and os.path.lexists(job.output):
+            if not settings.overwrite and not job.error and exists(job.output):
                 finished(Record(job, "done"))
         raise
+
+
+def _in_segments(job: Job) -> bool:
+    """Whether a job is a clip whose segments can lie where all workers reach them, beside its output."""
+    return job.is_clip and not job.error and isinstance(job.output, Path) and isinstance(job.input, Path)
 
 
 class _Run:

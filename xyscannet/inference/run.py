@@ -7,12 +7,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
 from torch import nn
 
+from xyscannet.addresses import fetched, stored
 from xyscannet.errors import ConfigError, InputError, UnavailableError
-from xyscannet.images import Photo, read, write
+from xyscannet.images import Photo, PhotoInfo, read, write
 from xyscannet.images.formats import shown
 from xyscannet.inference.clip_runs import ClipTimes, refuse_existing, restore_clip
 from xyscannet.inference.graphs import CudaGraphs
@@ -21,6 +23,7 @@ from xyscannet.inference.plan import ImagePlan, plan_image
 from xyscannet.inference.precision import arithmetic
 from xyscannet.inference.records import Record, Settings, explained
 from xyscannet.inference.restore import restore
+from xyscannet.video import probe as probe_clip
 
 
 @dataclass
@@ -195,19 +198,21 @@ def plan_of(height: int, width: int, model: nn.Module, settings: Settings) -> Im
 def _restore_clip(
     item: _Item, model: nn.Module, settings: Settings, progress: Callable[[Job, float], None]
 ) -> None:
-    assert item.job.info is not None
     progress(item.job, 0.0)
     started = time.perf_counter()
     try:
-        item.plan = plan_of(item.job.info.height, item.job.info.width, model, settings)
-        item.clip = restore_clip(
-            item.job.input,
-            item.job.output,
-            model,
-            settings,
-            tell=item.notes.append,
-            progress=lambda share: progress(item.job, share),
-        )
+        refuse_existing(item.job.output, settings.overwrite)
+        with fetched(item.job.input) as source, stored(item.job.output) as output:
+            item.job = replace(item.job, info=item.job.info or probe_clip(source))
+            item.plan = plan_of(item.job.info.height, item.job.info.width, model, settings)
+            item.clip = restore_clip(
+                source,
+                output,
+                model,
+                settings,
+                tell=item.notes.append,
+                progress=lambda share: progress(item.job, share),
+            )
     except (ConfigError, UnavailableError):
         raise
     except Exception as error:
@@ -289,7 +294,8 @@ class _Pipeline:
             if not item.error and not job.is_clip:
                 try:
                     refuse_existing(job.output, self._settings.overwrite)
-                    item.photo = read(job.input)
+                    with fetched(job.input) as path:
+                        item.photo = read(path)
                     item.notes += item.photo.notes
                     item.job = _as_read(job, item.photo)
                 except Exception as error:
@@ -321,23 +327,28 @@ class _Pipeline:
         assert item.photo is not None
         output, settings = item.job.output, self._settings
         refuse_existing(output, settings.overwrite)
-        try:
-            output.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            reason = error.strerror or error
-            raise InputError(f"{shown(output)}: cannot make its folder: {reason}") from None
-        item.notes += write(
-            item.photo,
-            output,
-            format=settings.format,
-            quality=settings.quality,
-            strip_metadata=settings.strip_metadata,
-        )
+        with stored(output) as path:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                reason = error.strerror or error
+                raise InputError(f"{shown(output)}: cannot make its folder: {reason}") from None
+            item.notes += write(
+                item.photo,
+                path,
+                format=settings.format,
+                quality=settings.quality,
+                strip_metadata=settings.strip_metadata,
+            )
 
 
 def _as_read(job: Job, photo: Photo) -> Job:
-    """The job with the size of what was read, where it differs from what the header said."""
+    """The job with the size of what was read, where it differs from what the header said or that was not asked."""
     height, width = photo.rgb.shape[:2]
-    if job.info is None or (job.info.width, job.info.height) == (width, height):
+    if job.info is None:
+        grey, alpha = "grey" if photo.grey else "rgb", photo.alpha is not None
+        name = Path(job.input)
+        return replace(job, info=PhotoInfo(name, photo.format, width, height, photo.bit_depth, grey, alpha))
+    if (job.info.width, job.info.height) == (width, height):
         return job
     return replace(job, info=replace(job.info, width=width, height=height))
