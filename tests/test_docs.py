@@ -93,9 +93,22 @@ def test_there_are_guides_and_they_have_commands() -> None:
         assert len(lines) == len(COMMAND.findall(text)), f"{guide} has commands that no test runs"
 
 
+@pytest.fixture
+def small_ray(request: pytest.FixtureRequest):
+    """One small cluster for all commands of a guide that work on one."""
+    if "--cluster" not in (DOCS / request.node.callspec.params["guide"]).read_text(encoding="utf-8"):
+        yield
+        return
+    ray = pytest.importorskip("ray", reason="ray is not installed")
+    quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
+    ray.init(address="local", num_cpus=2, object_store_memory=80 * 2**20, **quiet)
+    yield
+    ray.shutdown()
+
+
 @pytest.mark.slow  # tens of commands
 @pytest.mark.parametrize("guide", [name for name in GUIDES if COMMAND.search((DOCS / name).read_text())])
-def test_commands_of(guide: str, folder: Path) -> None:
+def test_commands_of(guide: str, folder: Path, small_ray: None) -> None:
     for package in ("pyiqa", "lpips", "accelerate", "matplotlib", "av"):
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed")
