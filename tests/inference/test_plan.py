@@ -22,17 +22,25 @@ def plan(height: int, width: int, **options):
 
 
 def test_whole_where_memory_allows() -> None:
-    planned = plan(1000, 1500, memory=100 * GIB)
-    assert planned.whole and planned.tile == (1000, 1500) and "may take" in planned.reason
+    planned = plan(500, 700, memory=100 * GIB)
+    assert planned.whole and planned.tile == (500, 700) and "may take" in planned.reason
     assert planned.mode == planned.describe() == "whole"
 
 
 def test_strips_where_the_whole_does_not_fit() -> None:
-    whole = plan(1000, 1500, tile="none", memory=100 * GIB)
-    planned = plan(1000, 1500, memory=whole.memory_bytes - 1)
-    assert planned.mode == "strips" and planned.tile == (1000, 1500) and planned.grid == (1, 1)
+    on_gpu = {"device": "cuda", "dtype": torch.float32}
+    whole = plan_image(1000, 1500, CONFIG, memory=100 * GIB, **on_gpu)
+    planned = plan_image(1000, 1500, CONFIG, memory=whole.memory_bytes - 1, **on_gpu)
+    assert (
+        whole.whole and planned.mode == "strips" and planned.tile == (1000, 1500) and planned.grid == (1, 1)
+    )
     assert planned.memory_bytes < whole.memory_bytes / 3 and "as a whole it needs" in planned.reason
-    assert plan(1000, 1500, tile="none", memory=1).mode == "strips"
+    assert plan_image(1000, 1500, CONFIG, tile="none", memory=1, **on_gpu).mode == "strips"
+
+
+def test_strips_for_larger_images_on_cpus() -> None:
+    planned = plan(1000, 1500, memory=100 * GIB)
+    assert planned.mode == "strips" and "no slower" in planned.reason
 
 
 @pytest.mark.parametrize(

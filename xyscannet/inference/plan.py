@@ -15,6 +15,9 @@ from xyscannet.ops.hardware import bf16_is_fast
 
 OVERLAP = 96  # pixels that neighbouring tiles share
 MIN_TILE = 64  # pixels
+BETTER_IN_STRIPS = (
+    2**19
+)  # pixels, on CPUs: what strips make in between is not fetched from new memory each time
 CPU_SHARE, GPU_SHARE = 0.75, 0.9  # of the free memory that one image's restoration may take
 IMAGE_BYTES = 48  # per pixel: an image as it is read, as float32 input and result, and as it is written
 
@@ -71,9 +74,10 @@ def plan_image(
     """Plan the restoration of a (height, width) image.
 
     Args:
-        tile: "auto" takes the whole image if its estimated peak fits into memory, else the whole image in strips
-            if that fits, else the largest tiles that do, in strips; "none" never takes tiles; a number is the longest
-            side of a tile in pixels. Networks that scan a map as one sequence ("ss2d") do not run in strips.
+        tile: "auto" takes the whole image at once if its estimated peak fits into memory, else the whole image in
+            strips if that fits, else the largest tiles that do, in strips; larger images on CPUs are never taken at
+            once. "none" never takes tiles; a number is the longest side of a tile in pixels. Networks that scan a
+            map as one sequence ("ss2d") do not run in strips.
         memory: bytes that the restoration may take; by default a share of what is free on `device` now.
         sharing: number of networks among which they are divided.
 
@@ -98,7 +102,11 @@ def plan_image(
     if isinstance(tile, int):
         return _in_tiles_of(tile, whole, lambda h, w: not in_strips or peak(h, w, False) <= memory, peak)
     need, have = mebibytes(whole.memory_bytes), mebibytes(memory)
-    if whole.memory_bytes <= memory:
+    if in_strips and device.type == "cpu" and height * width >= BETTER_IN_STRIPS:
+        if strips.memory_bytes <= memory:
+            need = mebibytes(strips.memory_bytes)
+            return replace(strips, reason=f"no slower than at once, and needs {need}, may take {have}")
+    elif whole.memory_bytes <= memory:
         return replace(whole, reason=f"needs {need}, may take {have}")
     reason = f"as a whole it needs {need}, but may take {have}"
     if in_strips and strips.memory_bytes <= memory:
