@@ -46,7 +46,7 @@ def test_commands_of_an_ablation(page):
 
 
 def test_commands_of_the_page(tmp_path):
-    assert len(STAGES) == 5
+    assert len(STAGES) == 6
     lines = re.findall(r"`(xyscan [^`]+)`", README)
     assert lines and all(understood(line) for line in lines)
     assert (

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Measures the goals for GPUs, a stage at a time: gpu.sh OUT [inference] [mambair] [training] [operators] [trace]
+# Measures the goals for GPUs, a stage at a time: gpu.sh OUT [inference] [mambair] [training] [peers] [operators] [trace]
 # Every stage prints its table and writes it to OUT as Markdown and JSON. DEVICE, SIZE, PATCHES, BATCH, DTYPES and
 # REPEATS change what is measured (DEVICE=cpu SIZE=64x96 PATCHES=32x32 DTYPES=fp32 is a rehearsal).
 set -euo pipefail
@@ -37,6 +37,12 @@ for stage in "${@:-inference}"; do
     training)
         bench training --models xyscannet-b --compare mambair --train --sizes "$patches" --batch "$batch" \
             --dtypes "$dtypes" --forms "unfused,compiled,$eager"
+        ;;
+    peers)
+        bench peers --models xyscannet-b --compare mambair,nafnet,restormer,fftformer,uformer,mprnet \
+            --sizes "256x256,$size" --dtypes "$dtypes" --forms fused,compiled,unfused --plot "$out/peers"
+        bench peers-training --models xyscannet-b --compare mambair,nafnet,restormer,fftformer,uformer,mprnet \
+            --train --sizes "$patches" --dtypes "$dtypes" --plot "$out/peers-training"
         ;;
     operators)
         bench operators --models xyscannet-b --ops --sizes "$size" --dtypes "$dtypes"
