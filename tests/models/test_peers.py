@@ -18,7 +18,8 @@ from xyscannet.models import peers
 
 # Parameters, and multiply-accumulates in 1e9 at 256 x 256 as they are counted here; what was published stands beside.
 # The published 141 of Restormer are its convolutions, without the 13.9 of attention's products. Uformer-B's 89.5 have
-# each of its transposed convolutions in them four times, 2.8 too much, and norms. FFTformer's transforms are no products, and in neither figure.
+# each of its transposed convolutions in them four times, 2.8 too much, and norms. FFTformer's transforms are no
+# products, and in neither figure.
 PUBLISHED = {
     "nafnet-32": (17_111_907, 17.1, 15.96, 16.0),
     "nafnet-64": (67_888_835, 67.9, 63.05, 63.1),

@@ -90,6 +90,12 @@ def command(
     device: options.DeviceOption = "auto",
     repeats: Annotated[int, typer.Option("--repeats", min=1, help="Repetitions; the median is shown.")] = 5,
     memory: Annotated[bool, typer.Option("--memory/--no-memory", help="Measure peak memory too.")] = True,
+    parity: Annotated[
+        bool,
+        typer.Option(
+            "--parity/--no-parity", help="The error against the definition too, which is slow on a CPU."
+        ),
+    ] = True,
     json_path: Annotated[
         str | None, typer.Option("--json", metavar="FILE|-", help="Write the results as JSON, - to stdout.")
     ] = None,
@@ -180,7 +186,15 @@ def command(
             result
             for each in passes
             for result in bench.run(
-                networks, shapes, kinds, names, forms=execution, memory=memory, train=each, **common
+                networks,
+                shapes,
+                kinds,
+                names,
+                forms=execution,
+                memory=memory,
+                parity=parity,
+                train=each,
+                **common,
             )
         ]
         sheet = report.networks(bench.with_ratios(measured))

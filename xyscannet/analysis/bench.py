@@ -99,6 +99,7 @@ def run(
     device: torch.device | str = "cpu",
     repeats: int = 5,
     memory: bool = True,
+    parity: bool = True,
     tell: Callable[[str], None] = lambda text: None,
 ) -> Iterator[Result]:
     """Measure every combination; all networks, types, forms and scans of a size take turns. `tell` hears each step.
@@ -112,7 +113,7 @@ def run(
     device = torch.device(device)
     networks = {name: load(name, device) for name in map(find, models)}
     forms = forms or ["unfused" if train else "fused"]
-    parity: dict[Case, Parity] = {}
+    parities: dict[Case, Parity] = {}
     for height, width in sizes:
         combined = itertools.product(networks, dtypes, forms, scans)
         asked = [
@@ -124,9 +125,9 @@ def run(
         complexities = {name: count(model, height, width, batch) for name, (model, _) in networks.items()}
         for case in cases:
             where = _anywhere(case)
-            if where not in parity and case.scan != NO_SCAN:
+            if parity and where not in parities and case.scan != NO_SCAN:
                 tell(f"{case.model}, {case.dtype}, {case.form}, {case.scan}: parity")
-                parity[where] = compare(networks[case.model][0], case)
+                parities[where] = compare(networks[case.model][0], case)
         tell(f"{height}x{width}: time, {len(cases)} in turn")
         calls = {case: Once(partial(call, networks[case.model][0], case)) for case in cases}
         timings = time_in_turn(calls, repeats=repeats, device=device)
@@ -147,7 +148,7 @@ def run(
                 timing,
                 scanning.get(alone),
                 peak,
-                parity.get(_anywhere(case), Parity()),
+                parities.get(_anywhere(case), Parity()),
             )
 
 
