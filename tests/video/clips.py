@@ -102,6 +102,27 @@ def write(
     return path
 
 
+def with_subtitles(source: Path, path: Path) -> Path:
+    """A copy of a clip, as Matroska, with two lines of subtitles and an attached file."""
+    import av
+
+    with av.open(str(source)) as clip, av.open(str(path), "w") as out:
+        copied = [out.add_stream_from_template(stream, opaque=True) for stream in clip.streams]
+        subtitles = out.add_mux_stream("subrip")
+        subtitles.metadata["language"] = "eng"
+        out.add_attachment("font.ttf", "application/x-truetype-font", b"a font")
+        for number, packet in enumerate(packet for packet in clip.demux() if packet.size):
+            packet.stream = copied[packet.stream.index]
+            out.mux(packet)
+            if number in (3, 9):
+                line = av.Packet(f"line {number}".encode())
+                line.stream, line.time_base = subtitles, Fraction(1, 1000)
+                line.pts = line.dts = number * 30
+                line.duration = 200
+                out.mux(line)
+    return path
+
+
 def read(path: Path) -> dict:
     """What a clip holds: frames (n, H, W, 3) as floats, their times in seconds, packets of other streams, ..."""
     import av
@@ -124,6 +145,9 @@ def read(path: Path) -> dict:
         found["time_base"], found["streams"] = stream.time_base, [s.type for s in container.streams]
         found["languages"] = [s.metadata.get("language") for s in container.streams]
         found["duration"] = container.duration / 1e6
+        found["attached"] = [
+            (s.metadata["filename"], s.data) for s in container.streams if s.type == "attachment"
+        ]
         for packet in container.demux():
             if packet.size and packet.stream.type != "video":
                 found["packets"].setdefault(packet.stream.index, []).append(

@@ -111,9 +111,9 @@ def _stretch(plane: Tensor, axis: int, length: int, factor: int, offset: float) 
     """Linear interpolation along an axis to `length` samples; sample i lies at (i - offset) / factor."""
     if factor == 1:
         return plane
-    last = plane.shape[axis] - 1
-    at = ((torch.arange(length, device=plane.device) - offset) / factor).clamp_(0, last)
-    before = at.floor().long()
-    share = (at - before).to(plane.dtype).view([-1 if i == axis else 1 for i in range(3)])
-    after = (before + 1).clamp_(max=last)
-    return torch.lerp(plane.index_select(axis, before), plane.index_select(axis, after), share)
+    count = plane.shape[axis]
+    before = torch.cat((plane.narrow(axis, 0, 1), plane.narrow(axis, 0, count - 1)), axis)
+    after = torch.cat((plane.narrow(axis, 1, count - 1), plane.narrow(axis, count - 1, 1)), axis)
+    phases = [(phase - offset) / factor for phase in range(factor)]
+    parts = [torch.lerp(plane, before if phase < 0 else after, abs(phase)) for phase in phases]
+    return torch.stack(parts, axis + 1).flatten(axis, axis + 1).narrow(axis, 0, length)
