@@ -9,6 +9,9 @@ import pytest
 # As the command line does; read at torch's first allocation.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
+# The tests are small: threads would wait for each other and for what runs beside them (tests/ops/conftest.py).
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     gpu = [item for item in items if item.get_closest_marker("gpu")]

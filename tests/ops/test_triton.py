@@ -19,10 +19,12 @@ from tests.ops.compare import (
     run,
     scan_inputs,
 )
+from tests.ops.triton_compiling import assert_all_passed
 from xyscannet.errors import UnavailableError
 from xyscannet.ops import active_backend, backends, selective_scan_fn, slice_conv1d, slice_scan, use_backend
 
 ROOT = Path(__file__).parents[2]
+CASES = "tests/ops/triton_cases.py"
 IMAGES = {"u", "delta", "z", "out", "dout", "du", "ddelta", "dz", "B", "C", "x", "dx"}
 FLOATS = {"A", "D", "bias", "states", "dlast", "dB", "dC", "sums", "weight", "start", "ends", "spent"}
 
@@ -37,16 +39,9 @@ def _environment(**more: str) -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_interpreted():
+def test_interpreted(interpreting):
     """Every case of triton_cases.py, in a process of its own: a kernel is interpreted or compiled for good."""
-    pytest.importorskip("triton")
-    cases = str(ROOT / "tests/ops/triton_cases.py")
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", cases]
-    done = subprocess.run(
-        command, cwd=ROOT, env=_environment(TRITON_INTERPRET="1"), capture_output=True, text=True, timeout=600
-    )
-    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
-    assert re.search(r"\d\d passed", done.stdout) and "skipped" not in done.stdout
+    assert_all_passed(*interpreting.result(CASES))
 
 
 def _resources(module: str, name: str, capability: int, real: str) -> dict[str, int]:

@@ -7,8 +7,9 @@ import torch
 
 from tests.ops.compare import BOUND, assert_matches_reference, run
 from tests.ops.test_depthwise import FUNCTIONS, conv_inputs
-from tests.ops.triton_compiling import assert_sound, compiled, interpret
+from tests.ops.triton_compiling import assert_all_passed, assert_sound, compiled
 
+CASES = "tests/ops/triton_depthwise_cases.py"
 LAUNCHES = """
 from xyscannet.ops.depthwise import triton as conv
 watch(conv.kernels, "convolve", "backward")
@@ -27,8 +28,8 @@ for height, width in ((8, 4), (1, 1), (16, 64), (5, 129)):
 
 
 @pytest.mark.slow
-def test_interpreted():
-    interpret("tests/ops/triton_depthwise_cases.py")
+def test_interpreted(interpreting):
+    assert_all_passed(*interpreting.result(CASES))
 
 
 @pytest.mark.slow

@@ -7,9 +7,10 @@ import torch
 
 from tests.ops.compare import BOUND, assert_matches_reference, run
 from tests.ops.test_kl_gate import GATES, kl_inputs
-from tests.ops.triton_compiling import assert_sound, compiled, interpret
+from tests.ops.triton_compiling import assert_all_passed, assert_sound, compiled
 from xyscannet.ops.kl_gate import kl_gated_sum
 
+CASES = "tests/ops/triton_kl_gate_cases.py"
 LAUNCHES = """
 from xyscannet.ops.kl_gate import triton as kl
 watch(kl.kernels, "forward", "backward", "sums")
@@ -28,8 +29,8 @@ for height, width in ((8, 4), (4, 16), (16, 64), (4, 4)):
 
 
 @pytest.mark.slow
-def test_interpreted():
-    interpret("tests/ops/triton_kl_gate_cases.py")
+def test_interpreted(interpreting):
+    assert_all_passed(*interpreting.result(CASES))
 
 
 @pytest.mark.slow

@@ -7,9 +7,10 @@ import torch
 
 from tests.ops.compare import BOUND, assert_matches_reference, run
 from tests.ops.test_line_gate import line_inputs
-from tests.ops.triton_compiling import assert_sound, compiled, interpret
+from tests.ops.triton_compiling import assert_all_passed, assert_sound, compiled
 from xyscannet.ops.line_gate import line_gate
 
+CASES = "tests/ops/triton_line_gate_cases.py"
 LAUNCHES = """
 from xyscannet.ops.line_gate import triton as lines
 watch(lines.kernels, "gate", "sums")
@@ -23,8 +24,8 @@ for height, width in ((8, 4), (1, 1), (16, 64), (5, 129)):
 
 
 @pytest.mark.slow
-def test_interpreted():
-    interpret("tests/ops/triton_line_gate_cases.py")
+def test_interpreted(interpreting):
+    assert_all_passed(*interpreting.result(CASES))
 
 
 @pytest.mark.slow

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from tests.ops.compare import BOUND, mixer_inputs, rms_ratio
-from tests.ops.triton_compiling import compiled, interpret
+from tests.ops.triton_compiling import assert_all_passed, compiled
 from xyscannet.ops import use_backend
 from xyscannet.ops.mixer import mamba_mixer
 
+CASES = "tests/ops/triton_mixer_cases.py"
 LAUNCHES = """
 from xyscannet.ops.mixer import triton as mixer
 watch(mixer.kernels, "convolve_and_project", "walk")
@@ -22,8 +23,8 @@ for height, width in ((3, 5), (1, 1), (16, 128), (2, 2)):
 
 
 @pytest.mark.slow
-def test_interpreted():
-    interpret("tests/ops/triton_mixer_cases.py")
+def test_interpreted(interpreting):
+    assert_all_passed(*interpreting.result(CASES))
 
 
 @pytest.mark.slow

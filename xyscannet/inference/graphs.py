@@ -13,6 +13,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from xyscannet.models import XYScanNetConfig
+
 logger = logging.getLogger("xyscannet.inference")
 
 _WARMUPS = 2  # calls before recording: compile kernels, let libraries choose theirs
@@ -54,7 +56,7 @@ class CudaGraphs(nn.Module):
         self._recorded: OrderedDict[tuple, _Recorded] = OrderedDict()
 
     @property
-    def config(self):
+    def config(self) -> XYScanNetConfig:
         return self.network.config
 
     def forward(self, x: Tensor) -> Tensor:

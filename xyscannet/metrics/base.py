@@ -32,7 +32,7 @@ class MetricInfo:
 class Metric:
     """A metric ready to use; `note` says what computes it: package and version, backbone, flavour, settings."""
 
-    def __init__(self, info: MetricInfo, note: str = ""):
+    def __init__(self, info: MetricInfo, note: str = "") -> None:
         self.info = info
         self._note = note
 
@@ -66,7 +66,7 @@ class ImageMetric(Metric):
 
     def __init__(
         self, info: MetricInfo, note: str, compute: Callable[[np.ndarray, np.ndarray | None], float]
-    ):
+    ) -> None:
         super().__init__(info, note)
         self._compute = compute
 

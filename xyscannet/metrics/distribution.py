@@ -59,7 +59,9 @@ class Features:
     Metrics that share one object may each be given every image: those of the first caller are taken.
     """
 
-    def __init__(self, network: Callable[[torch.Tensor], torch.Tensor], settings: DistributionSettings):
+    def __init__(
+        self, network: Callable[[torch.Tensor], torch.Tensor], settings: DistributionSettings
+    ) -> None:
         import_torchvision()
         self._network = network
         self._resize = load("cleanfid.resize", "clean-fid").build_resizer("clean")

@@ -22,7 +22,7 @@ class VSSM(nn.Module):
         mixer: keyword arguments of the scanner (`bidirectional`, `d_state`, `d_conv`, `expand`).
     """
 
-    def __init__(self, channels: int, scanner: str, **mixer) -> None:
+    def __init__(self, channels: int, scanner: str, **mixer: int | bool) -> None:
         super().__init__()
         self.proj_in = pointwise(channels, 2 * channels)
         self.dwconv = depthwise(2 * channels)

@@ -115,7 +115,7 @@ class use_backend:
     Raises UnavailableError with the reason if the name is unknown or the backend cannot run here.
     """
 
-    def __init__(self, name: str):
+    def __init__(self, name: str) -> None:
         global _chosen
         resolved = _resolve(name)
         self._before = _chosen
