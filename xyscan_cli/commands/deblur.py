@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from enum import Enum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -185,7 +186,7 @@ def command(
         planned = _plans(jobs, place)
         report.print_plan(jobs, planned, place, paths[-1])
         with contextlib.ExitStack() as stack:
-            if not dry_run and jobs.folder is not None:
+            if not dry_run and isinstance(jobs.folder, Path):  # an address has no locks
                 stack.enter_context(held(jobs.folder))
             stack.enter_context(records)
             if dry_run:
