@@ -174,9 +174,8 @@ def _of_sets(cells: Sequence[Cell]) -> list[str]:
         title = KNOWN[name].title if name in KNOWN else name
         whole = KNOWN[name].counts.get("test") if name in KNOWN else None
         if test["images"] != whole:
-            notes.append(
-                f"{title}: {test['images']} images{f', not the {whole} of the test split' if whole else ''}."
-            )
+            images = f"{test['images']} image{'s' * (test['images'] != 1)}"
+            notes.append(f"{title}: {images}{f', not the {whole} of the test split' if whole else ''}.")
     return notes
 
 
