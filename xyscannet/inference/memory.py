@@ -39,7 +39,7 @@ def peak_bytes(
     live = numbers * (4 if dtype == torch.float32 else 2) + 12 * height * width  # the result is float32
     if torch.device(device).type == "cpu":
         live *= 1.15 if dtype == torch.bfloat16 and not bf16_is_fast(device) else 1.0
-        live += min(live / 2, HEAP_SLACK)
+        live += min(0.6 * live, HEAP_SLACK)
     return int(live)
 
 
