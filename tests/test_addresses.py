@@ -122,6 +122,7 @@ def test_a_folder_to_an_address_and_on_to_another(deblur, memory) -> None:
     for i in range(3):
         picture(f"in/{i}.png", seed=i)
     picture("in/sub/3.png", seed=3)
+    Path("memory:").touch()  # so that no folder of this name can be made or held here
     assert deblur("in", "once").exit_code == 0
     assert deblur("in", "memory://box/out").exit_code == 0
     names = ["0.png", "1.png", "2.png", "sub/3.png"]

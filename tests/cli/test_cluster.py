@@ -360,6 +360,19 @@ def test_an_evaluation_is_that_of_a_single_process(here: Path, tiny_weights: Pat
     assert "5 images were measured before" in again.stderr and images(again) == images(several)
 
 
+def test_an_address_where_nobody_listens_is_refused_at_once(monkeypatch) -> None:
+    with pytest.raises(
+        UnavailableError, match=r"no Ray cluster answers at 127\.0\.0\.1:1 .*ray start --head"
+    ):
+        module._connect(None, "127.0.0.1:1")
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(UnavailableError, match=r"no Ray cluster answers at 127\.0\.0\.1:1 "):
+        module._connect(None, "auto")
+    for text in ("nonsense", "ray://host:10001", "host:"):
+        with pytest.raises(ConfigError, match="auto or HOST:PORT"):
+            module._connect(None, text)
+
+
 def test_without_ray_the_extra_is_named(deblur, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     result = deblur("in", "out", *CLUSTER)

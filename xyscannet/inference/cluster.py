@@ -298,6 +298,9 @@ def _last_line(error: Exception) -> str:
 
 
 def _connect(ray: Any, address: str) -> None:
+    named = os.environ.get("RAY_ADDRESS") if address == "auto" else address
+    if named not in (None, "", "auto", "local"):
+        _refuse_dead(named)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -315,6 +318,19 @@ def _connect(ray: Any, address: str) -> None:
         where = os.environ.get("RAY_ADDRESS", address) if address == "auto" else address
         raise UnavailableError(
             f"no Ray cluster answers at {where} ({_last_line(error)}): start one there with `ray start --head`"
+        ) from None
+
+
+def _refuse_dead(address: str) -> None:
+    """Raises ConfigError for what is no address, UnavailableError where nobody listens: Ray would wait for minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or "/" in host or not port.isdecimal():
+        raise ConfigError(f"a cluster's address is auto or HOST:PORT, not {address!r}")
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise UnavailableError(
+            f"no Ray cluster answers at {address} ({error}): start one there with `ray start --head`"
         ) from None
 
 
