@@ -158,6 +158,14 @@ def test_realblur_is_aligned(folder, monkeypatch):
 
     from xyscannet.data import datasets
 
+    random = np.random.default_rng(1)
+    for i in range(4):  # of noise ECC makes another thing on another processor, or nothing
+        sharp = cv2.resize(
+            random.integers(0, 256, (6, 8, 3), np.uint8), (64, 48), interpolation=cv2.INTER_CUBIC
+        )
+        save(folder / "sharp" / f"{i}.png", sharp)
+        for kind, sigma in (("blur", 2), ("b", 1)):
+            save(folder / kind / f"{i}.png", cv2.GaussianBlur(sharp, (0, 0), sigma))
     found = replace(
         datasets.pair_folders("blur", "sharp"), name="realblur-j", title="RealBlur-J", expected=980
     )
@@ -170,6 +178,8 @@ def test_realblur_is_aligned(folder, monkeypatch):
         run("b", "--dataset", "realblur-j", "--protocol", "plain", "--json", "-", "--fresh").stdout
     )
     assert plain.columns[0].name == "psnr"
+    aligned, unaligned = (each.summaries[each.columns[0].name].mean for each in (evaluation, plain))
+    assert aligned == pytest.approx(unaligned, abs=1)  # nothing was moved or dimmed
 
 
 def test_no_sharp_images_no_psnr(folder, monkeypatch):
