@@ -1,4 +1,4 @@
-"""Text files that are written whole or not at all, and folders that one run at a time writes to."""
+"""Files that are written whole or not at all, and folders that one run at a time writes to."""
 
 from __future__ import annotations
 
@@ -16,23 +16,18 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 
-def write_text(path: str | Path, text: str) -> None:
-    """Write UTF-8 under a temporary name in the same folder and move it into place.
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Write under a temporary name in the same folder and move it into place.
 
     Raises InputError where that is not possible; a file that stood there before is then untouched.
     """
     path, temporary = Path(path), None
     try:
         with tempfile.NamedTemporaryFile(
-            "w",
-            dir=path.absolute().parent,
-            prefix=f".{path.name}.",
-            delete=False,
-            encoding="utf-8",
-            newline="",
+            dir=path.absolute().parent, prefix=f".{path.name}.", delete=False
         ) as file:
             temporary = file.name
-            file.write(text)
+            file.write(data)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
         temporary = None
@@ -41,6 +36,11 @@ def write_text(path: str | Path, text: str) -> None:
     finally:
         if temporary is not None:
             os.unlink(temporary)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """`write_bytes` of UTF-8."""
+    write_bytes(path, text.encode())
 
 
 @contextlib.contextmanager

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from xyscannet.analysis.ablation.variants import STUDIES, VARIANTS, network
 from xyscannet.analysis.complexity import count
-from xyscannet.analysis.variants import STUDIES, VARIANTS, network
 from xyscannet.models import XYScanNetConfig, zoo
 from xyscannet.reports import paper
 

@@ -65,8 +65,12 @@ COMMANDS = {
     "--set 'model={width: 8, encoder_blocks: [1, 0, 0], decoder_blocks: [1, 0, 0], d_state: 4}' "
     "--set iterations=9 --set tensorboard=false "
     "--set save_every=2 --set data.workers=1 --output run --device cpu",
+    "erf": "erf in --models w.safetensors --size 16 --inputs 3 --json e.json --csv e.csv",
+    "features": "features in/0.png --models w.safetensors --json f.json --maps f.npz",
+    "card": "models card sharp -w w.safetensors --crop 64 --metrics psnr --json c.json --markdown c.md",
 }
 # Where the signal comes: in the middle of the work, at the moment when a file is about to be moved into place.
+# That of `ablate` is in test_ablate.py.
 MOMENTS = {
     "deblur": [("xyscannet.inference.run.restore", 3), ("os.replace", 3)],
     "eval": [("xyscannet.evaluation.sources.restore", 3)],
@@ -74,6 +78,9 @@ MOMENTS = {
     "convert": [("os.replace", 1)],
     "bench": [("xyscannet.analysis.bench.compare", 1), ("os.replace", 1)],
     "train": [("xyscannet.training.loop.Trainer.make_batch", 4)],
+    "erf": [("xyscannet.analysis.erf.gradient", 2), ("os.replace", 2)],
+    "features": [("xyscannet.analysis.features.features", 1)],
+    "card": [("xyscannet.analysis.card.render", 3), ("os.replace", 1)],
 }
 KEPT = {"deblur": "out/0.png", "eval": "run/w/journal.jsonl", "synth": "pairs2/test/0/blur/000001.png"}
 CASES = [(name, *moment) for name, moments in MOMENTS.items() for moment in moments]

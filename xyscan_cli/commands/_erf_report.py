@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from xyscan_cli import console, tables
 from xyscannet.errors import ConfigError
+from xyscannet.files import write_bytes, write_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,9 +54,7 @@ def check_outputs(*paths: Path | None) -> None:
 
 def put(path: Path, text: str) -> None:
     """Write a text file in one step, and say so."""
-    from xyscannet.reports.figures import canvas
-
-    canvas.put(path.absolute(), text.encode())
+    write_text(path, text)
     console.say(f"wrote {path}")
 
 
@@ -70,11 +69,9 @@ def save_maps(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write arrays by name, compressed, in one step, and say so."""
     import numpy as np
 
-    from xyscannet.reports.figures import canvas
-
     data = io.BytesIO()
     np.savez_compressed(data, **arrays)
-    canvas.put(path.absolute(), data.getvalue())
+    write_bytes(path, data.getvalue())
     console.say(f"wrote {path}")
 
 

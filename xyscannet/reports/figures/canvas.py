@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import io
-import os
-import tempfile
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xyscannet.errors import ConfigError, InputError, UnavailableError
+from xyscannet.files import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -85,18 +84,7 @@ def save(figure: Figure, paths: Sequence[Path]) -> None:
     for path in paths:
         suffix, data = path.suffix.lower(), io.BytesIO()
         figure.savefig(data, format=suffix[1:], dpi=DPI, metadata=_METADATA[suffix])
-        put(path, data.getvalue())
-
-
-def put(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name and move it into place. Raises InputError."""
-    try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            file.write(data)
-        os.chmod(file.name, 0o644)
-        os.replace(file.name, path)
-    except OSError as failure:
-        raise InputError(f"{path}: cannot be written: {failure.strerror or failure}") from None
+        write_bytes(path, data.getvalue())
 
 
 def folder_of(folder: Path | str) -> Path:
@@ -112,7 +100,7 @@ def folder_of(folder: Path | str) -> Path:
 def write_captions(folder: Path, captions: Mapping[str, str]) -> Path:
     """Write `captions.txt`: of each figure its file's stem and its caption. Raises InputError."""
     path = folder / "captions.txt"
-    put(path, "\n".join(wrapped(stem, caption) for stem, caption in captions.items()).encode())
+    write_bytes(path, "\n".join(wrapped(stem, caption) for stem, caption in captions.items()).encode())
     return path
 
 
