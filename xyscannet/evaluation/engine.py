@@ -76,7 +76,8 @@ def evaluate(
     the same call goes on from there.
 
     Args:
-        progress: called before each sample with the number of samples done and its name, and at the end.
+        progress: called before each sample, of those measured elsewhere after it, with the number of samples done and
+            its name, and at the end.
         across: measures the samples it is given elsewhere, and hands the results on in their order; see `measure_on`.
         facts: `versions`, `machine`, `command` of the `Evaluation`.
 
@@ -103,7 +104,8 @@ def evaluate(
         journal.add(image, seconds)
         if of_sets and len(journal.images) % STATES_EVERY == 0:
             _save(of_sets, journal)
-        progress(len(journal.images), image.name)
+        if across is not None:
+            progress(len(journal.images), image.name)
 
     try:
         if across is not None:
