@@ -53,5 +53,5 @@ def test_a_file_system_without_locks_holds_nothing(tmp_path, monkeypatch):
 
 def test_a_folder_that_cannot_be_made_is_one_error(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="cannot be written"), held(tmp_path / "file" / "out"):
+    with pytest.raises(ConfigError, match="cannot be written"), held(tmp_path / "file" / "out"):
         pass

@@ -50,14 +50,14 @@ def held(folder: str | Path) -> Iterator[None]:
     The system lets go of it when the process ends, in whatever way; nothing is left in the folder, and one that was
     made and stayed empty goes away again. Where the file system has no locks, nothing is held.
 
-    Raises ConfigError while another run holds it, InputError where it cannot be made.
+    Raises ConfigError while another run holds it, and where it cannot be made.
     """
     folder = Path(folder)
     missing = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as failure:
-        raise InputError(f"{folder}: cannot be written: {failure.strerror or failure}") from None
+        raise ConfigError(f"the folder {folder} cannot be written: {failure.strerror or failure}") from None
     with contextlib.ExitStack() as stack:
         if missing:
             stack.callback(_remove_if_empty, folder)
