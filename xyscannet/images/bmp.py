@@ -39,6 +39,9 @@ def decode(data: bytes) -> Decoded:
     dpi = opened.info.get("dpi")
     if dpi and dpi[0] > 0 and dpi[1] > 0:
         decoded.metadata = replace(decoded.metadata, dpi=(float(dpi[0]), float(dpi[1])))
+    for kind, _, offset, arguments in opened.tile:  # before Pillow takes memory for what the header claims
+        if kind == "raw" and offset + (opened.height - 1) * arguments[1] > len(data):
+            raise BadImage("the BMP file is truncated")
     opened.load()
     return from_pillow(opened, decoded)
 
