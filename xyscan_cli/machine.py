@@ -56,6 +56,14 @@ INSTRUCTIONS = (
     "sve2",
 )
 IMPORT_SECONDS = 120
+TORCHVISION = {
+    "pyiqa",
+    "lpips",
+    "stlpips_pytorch",
+    "cleanfid",
+    "spandrel",
+    "spandrel_extra_arches",
+}  # import it
 
 
 def import_here(name: str, module: str) -> dict[str, str | None]:
@@ -112,11 +120,12 @@ def import_elsewhere(modules: list[str]) -> dict[str, str | None]:
         "import importlib, json, os, sys\n"
         "out = os.fdopen(os.dup(1), 'w')\n"
         "os.dup2(os.open(os.devnull, os.O_WRONLY), 1)\n"
-        "try:\n"  # torchvision as xyscan itself imports it
-        "    from xyscannet.torchvision_guard import import_torchvision\n"
-        "    import_torchvision()\n"
-        "except BaseException:\n"
-        "    pass\n"
+        f"if not {TORCHVISION}.isdisjoint(sys.argv):\n"  # which xyscan itself imports so
+        "    try:\n"
+        "        from xyscannet.torchvision_guard import import_torchvision\n"
+        "        import_torchvision()\n"
+        "    except BaseException:\n"
+        "        pass\n"
         "for name in sys.argv[1:]:\n"
         "    try:\n"
         "        importlib.import_module(name)\n"
