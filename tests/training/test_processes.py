@@ -181,5 +181,5 @@ def test_a_miniature_gopro_set_is_learnt_from_scratch(tmp_path: Path) -> None:
     seconds = time.monotonic() - begin
     (found,) = records(tmp_path / "run", "validation")
     assert found["psnr"] > found["psnr_blur"] + 1.0
-    assert seconds < 120
+    assert seconds < 300  # two minutes on an idle machine; slow and shared ones take longer
     assert (tmp_path / "run" / "curves.png").stat().st_size > 5000
