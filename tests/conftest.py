@@ -13,6 +13,15 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+@pytest.fixture
+def memory():
+    """The file system of memory:// addresses, empty."""
+    fs = pytest.importorskip("fsspec", reason="fsspec is not installed").filesystem("memory")
+    fs.store.clear(), fs.pseudo_dirs.clear()
+    yield fs
+    fs.store.clear(), fs.pseudo_dirs.clear()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     gpu = [item for item in items if item.get_closest_marker("gpu")]
     if not gpu:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import functools
-import http.server
 import json
 import sys
-import threading
 from pathlib import Path
 
-import fsspec
 import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from tests.web import serving
 from xyscan_cli.app import app
 from xyscannet.addresses import Address, existing, exists, fetched, place_of, stored
 from xyscannet.errors import ConfigError, InputError, UnavailableError
@@ -24,14 +21,6 @@ from xyscannet.errors import ConfigError, InputError, UnavailableError
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-@pytest.fixture
-def memory():
-    fs = fsspec.filesystem("memory")
-    fs.store.clear(), fs.pseudo_dirs.clear()
-    yield fs
-    fs.store.clear(), fs.pseudo_dirs.clear()
 
 
 @pytest.fixture(scope="module")
@@ -182,10 +171,9 @@ def test_refused_before_anything_starts(deblur, memory, arguments: list[str], wo
     assert memory.find("/") == ["/box/a.png"]
 
 
-def test_names_that_lead_out_of_the_folder_are_listed_and_not_followed(deblur, memory, monkeypatch) -> None:
+def test_names_that_lead_out_of_the_folder_are_listed_and_not_followed(deblur, memory) -> None:
     data = picture("a.png")
     keys = ("/box/good.png", "/box/../../up.png", "/box//etc/absolute.png")
-    monkeypatch.setattr(memory, "find", lambda path: list(keys))
     for key in keys:
         memory.pipe_file(key, data)
     result = deblur("memory://box", "deep/out")
@@ -213,22 +201,12 @@ def test_a_clip(deblur, memory) -> None:
     assert json.loads(result.stdout)["clip"]["frames"] == 6
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture
 def server(here: Path):
     pytest.importorskip("aiohttp", reason="aiohttp is not installed")
     Path("web").mkdir()
-    handler = functools.partial(Quiet, directory="web")
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as found:
-        thread = threading.Thread(target=found.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{found.server_address[1]}"
-        found.shutdown()
-        thread.join()
+    with serving("web") as address:
+        yield address
 
 
 def test_a_web_servers_files(deblur, server: str) -> None:

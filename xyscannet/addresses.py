@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import secrets
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 from xyscannet.errors import ConfigError, InputError, UnavailableError
 
@@ -25,6 +27,21 @@ _PACKAGES = {
 }
 _READ_ONLY = {"http", "https", "data", "github", "zip", "tar"}
 _WHOLE = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "memory"}  # a file is there when it is complete
+_WEB = {"http", "https"}
+_DEPTH = 16  # of folders that a web server's pages link to
+# what listings tell of a file's content, by the names that file systems have for it
+_STATE = ("size", "ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "updated", "created")
+
+logging.getLogger("gcsfs").addHandler(logging.NullHandler())  # what it logs, with tracebacks, it raises too
+
+
+class Listed(NamedTuple):
+    """A file in a listing: its address, its place below the folder (which may lead out of it), and what tells its
+    content from another that had the name: size, date, checksum, as far as the listing has them."""
+
+    address: Address
+    place: PurePosixPath
+    state: str
 
 
 @dataclass(frozen=True)
@@ -55,8 +72,13 @@ class Address:
         return self.text.partition("://")[0].lower()
 
     @property
+    def readable(self) -> PurePosixPath:
+        """What follows the scheme; of a web address without its query, and with %20 as a space."""
+        return self._place(self.text.partition("://")[2])
+
+    @property
     def name(self) -> str:
-        return PurePosixPath(self.text.partition("://")[2].partition("?")[0]).name
+        return self.readable.name
 
     @property
     def suffix(self) -> str:
@@ -84,36 +106,66 @@ class Address:
         with self._reached() as (fs, path):
             return fs.isdir(path)
 
-    def files(self) -> list[tuple[Address, PurePosixPath]]:
-        """All files below this folder, or that this pattern fits, in order, and each one's place below it (below the
-        part of the pattern that is fixed). Hidden ones are left out. A place may lead out of the folder."""
+    def files(self) -> list[Listed]:
+        """All files below this folder, or that this pattern fits, in order, each with its place below it (below the
+        part of the pattern that is fixed). Hidden ones are left out. A web server's folder holds what its page links
+        to."""
         with self._reached() as (fs, path):
             root = self
             if self.is_pattern:
                 root = Address(self.text[: re.search(r"[*?\[]", self.text).start()].rpartition("/")[0])
-                names = [name for name in fs.glob(path) if not fs.isdir(name)]
+                found = {name: {} for name in fs.glob(path) if not fs.isdir(name)}
             else:
-                names = fs.find(path)
-            fixed = fs._strip_protocol(root.text).rstrip("/") + "/"
-            places = [PurePosixPath(name[len(fixed) :]) for name in sorted(names) if name.startswith(fixed)]
-            return [
-                (root / place, place)
-                for place in places
-                if not any(part.startswith(".") and part != ".." for part in place.parts)
+                found = _linked(fs, path) if self.scheme in _WEB else fs.find(path, detail=True)
+                found = {name: details for name, details in found.items() if not name.endswith("/")}
+                if not found:
+                    fs.ls(path)  # raises the reason, if it is not that the folder is empty
+            listed = [root._listed(fs, name, found[name]) for name in sorted(found)]
+            return [each for each in listed if each is not None and not _hidden(each.place)]
+
+    def children(self) -> list[tuple[Address, bool]]:
+        """What lies in this folder itself, and whether it is a folder."""
+        with self._reached() as (fs, path):
+            found = [
+                (self._listed(fs, each["name"], each), each["type"]) for each in fs.ls(path, detail=True)
             ]
+            inside = [(each, kind) for each, kind in found if each is not None and len(each.place.parts) == 1]
+            return [(each.address, kind == "directory") for each, kind in inside]
+
+    def _listed(self, fs: Any, name: str, details: Mapping[str, Any]) -> Listed | None:
+        """What the file system calls `name`, seen from this folder; None where it is not below it."""
+        fixed = fs._strip_protocol(self.text).rstrip("/") + "/"
+        if not name.startswith(fixed) or name == fixed:
+            return None
+        below = name[len(fixed) :]
+        state = " ".join(str(details[key]) for key in _STATE if details.get(key) is not None)
+        return Listed(Address(f"{self.text.rstrip('/')}/{below}"), self._place(below), state)
+
+    def _place(self, text: str) -> PurePosixPath:
+        if self.scheme in _WEB:
+            text = unquote(re.split(r"[?#]", text, maxsplit=1)[0])
+        return PurePosixPath(text)
 
     @property
     def is_pattern(self) -> bool:
         """Whether it holds wildcards; in http's a ? begins the query."""
-        wild = "*[" if self.scheme in ("http", "https") else "*?["
+        wild = "*[" if self.scheme in _WEB else "*?["
         return any(character in self.text for character in wild)
 
     def refuse_writing(self) -> None:
-        """Raises ConfigError where no file can be written."""
+        """Raises ConfigError where no file can be written: by this kind of address, or into this bucket of S3."""
         if self.scheme in _READ_ONLY:
             raise ConfigError(f"{self.scheme} addresses can be read, not written: {self.text}")
-        with self._reached():
-            pass
+        with self._reached() as (fs, path):
+            if self.scheme not in ("s3", "s3a"):
+                return
+            bucket = fs.split_path(path)[0]
+            try:
+                fs.call_s3("head_bucket", Bucket=bucket)
+            except FileNotFoundError:
+                raise ConfigError(f"{self.text}: there is no bucket {bucket}: make it first") from None
+            except PermissionError:
+                pass  # to write into it may be allowed yet
 
     def _fetch(self, path: Path) -> None:
         with self._reached() as (fs, remote):
@@ -122,7 +174,10 @@ class Address:
     def _store(self, path: Path) -> None:
         with self._reached() as (fs, remote):
             if self.scheme in _WHOLE:
-                fs.put_file(os.fspath(path), remote)
+                try:
+                    fs.put_file(os.fspath(path), remote)
+                except FileNotFoundError:
+                    raise InputError(f"{self.text}: there is no such bucket to write to") from None
                 return
             folder, _, _ = remote.rpartition("/")
             temporary = f"{folder}/.{secrets.token_hex(8)}.part"
@@ -152,7 +207,7 @@ class Address:
             hint = f"pip install {package}" if package else str(error)
             raise UnavailableError(f"{self.text} cannot be reached without a package: {hint}") from None
         except FileNotFoundError:
-            raise InputError(f"{self.text}: there is no such file") from None
+            raise InputError(f"{self.text}: there is no such file or folder") from None
         except PermissionError:
             raise InputError(f"{self.text}: no permission: check the credentials") from None
         except ValueError as error:
@@ -162,6 +217,39 @@ class Address:
         except Exception as error:  # each file system has its own
             reason = str(error) or type(error).__name__
             raise InputError(f"{self.text}: cannot be reached ({reason})") from error
+
+
+def _hidden(place: PurePosixPath) -> bool:
+    return any(part.startswith(".") and part != ".." for part in place.parts)
+
+
+def _linked(fs: Any, root: str) -> dict[str, dict[str, Any]]:
+    """The files that a web server's pages link to, from the folder's own page down; fsspec's `find` would leave out
+    a folder whose page fails."""
+    found: dict[str, dict[str, Any]] = {}
+    waiting, seen = [(root.rstrip("/") + "/", 0)], set()
+    while waiting:
+        folder, depth = waiting.pop()
+        if folder in seen:
+            continue
+        if depth > _DEPTH:
+            raise InputError(f"{folder}: links lead more than {_DEPTH} folders deep")
+        seen.add(folder)
+        try:
+            links = fs.ls(folder, detail=True)
+        except FileNotFoundError:
+            if depth == 0:
+                raise
+            continue  # a dead link
+        for link in links:
+            below = link["name"][len(folder) :]
+            if not link["name"].startswith(folder) or {".", ".."} & set(below.split("/")):
+                continue
+            if link["type"] == "directory":
+                waiting.append((link["name"], depth + 1))
+            else:
+                found[link["name"]] = link
+    return found
 
 
 def place_of(text: str) -> Path | Address:

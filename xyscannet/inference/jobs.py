@@ -175,7 +175,7 @@ def _find_address(address: Address, found: _Found) -> None:
     if address.is_pattern and not matches:
         raise ConfigError(f"no file matches the pattern {shown(address)}")
     found.addresses += [] if address.is_pattern else [address]
-    for file, place in matches:
+    for file, place, _ in matches:
         if ".." in place.parts or place.is_absolute():  # a key of a store may be any text
             inside = Path(*(part for part in place.parts if part not in ("/", "//", "..")))
             found.unreadable.append((file, inside, f"{shown(file)}: its name leads out of the folder"))
