@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from xyscannet.addresses import Address, place_of
+
 
 class DType(str, Enum):
     """Number formats of the network's arithmetic."""
@@ -42,6 +44,16 @@ class Exist(str, Enum):
     error = "error"
     skip = "skip"
     overwrite = "overwrite"
+
+
+def local(text: str) -> Path:
+    """An option's path on this machine. Raises BadParameter, which names the option, for an address."""
+    place = place_of(text)
+    if isinstance(place, Address):
+        raise typer.BadParameter(
+            f"{text} is an address, and this is written to this machine only: give a path"
+        )
+    return place
 
 
 WeightsOption = Annotated[
@@ -94,7 +106,10 @@ ScanOption = Annotated[
 JsonOption = Annotated[
     Path | None,
     typer.Option(
-        "--json", metavar="FILE|-", help="Write one JSON record per line to FILE, or to stdout with -."
+        "--json",
+        metavar="FILE|-",
+        parser=local,
+        help="Write one JSON record per line to FILE, or to stdout with -.",
     ),
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.")]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import http.server
 import json
 import os
 import signal
@@ -16,6 +14,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from tests.web import serving
 from xyscan_cli.app import app
 from xyscannet.errors import ConfigError, UnavailableError
 from xyscannet.inference import cluster as module
@@ -321,12 +320,8 @@ def test_a_dry_run_writes_nothing(deblur, ray_here) -> None:
 
 def test_photographs_of_a_web_server(deblur, ray_here) -> None:
     pytest.importorskip("aiohttp", reason="aiohttp is not installed")
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory="in")
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever).start()
-        address = f"http://127.0.0.1:{server.server_address[1]}"
+    with serving("in") as address:
         result = deblur(*(f"{address}/{name}" for name in NAMES[:3]), "out", *CLUSTER)
-        server.shutdown()
     assert result.exit_code == 0, result.output
     assert deblur(*(f"in/{name}" for name in NAMES[:3]), "one").exit_code == 0
     assert contents("out") == contents("one")
@@ -358,6 +353,29 @@ def test_an_evaluation_is_that_of_a_single_process(here: Path, tiny_weights: Pat
     )
     again = evaluate("two", "--keep", *CLUSTER)
     assert "5 images were measured before" in again.stderr and images(again) == images(several)
+
+
+def test_a_set_of_a_web_server_is_measured_by_workers_that_fetch_it(
+    here: Path, tiny_weights: Path, ray_here
+) -> None:
+    pytest.importorskip("skimage", reason="scikit-image is not installed")
+    pytest.importorskip("aiohttp", reason="aiohttp is not installed")
+    for i in range(3):
+        for kind, seed in (("blur", 10), ("sharp", 0), ("theirs", 20)):
+            picture(Path("web", kind, f"{i}.png"), 40, seed=seed + i)
+
+    def evaluate(place: str, *arguments: str) -> list:
+        pairs = ["--pairs", f"{place}/blur", f"{place}/sharp", "--json", "-", "--fresh"]
+        result = CliRunner().invoke(app, ["eval", str(tiny_weights), f"{place}/theirs", *pairs, *arguments])
+        assert result.exit_code == 0, result.output
+        found = [image for line in result.stdout.splitlines() for image in json.loads(line)["images"]]
+        return [(image["name"], image["values"], image["blur"]) for image in found]
+
+    with serving("web") as address:
+        several = evaluate(address, *CLUSTER)
+    single = evaluate("web")
+    assert [each[:2] for each in several] == [each[:2] for each in single] and len(single) == 6
+    assert several[0][2] == f"{address}/blur/0.png"
 
 
 def test_an_address_where_nobody_listens_is_refused_at_once(monkeypatch) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xyscan_cli import console, machine, networks, options
@@ -58,7 +57,7 @@ class Running:
         measuring = Measuring(source, partial(metrics, device=self.device), placed)
         files = [file for sample in samples for file in (sample.blur, sample.sharp)]
         files += [getattr(source, name, None) for name in ("keep", "folder")]
-        relative = any(file is not None and not Path(file).is_absolute() for file in files)
+        relative = any(file is not None and not file.is_absolute() for file in files)
         folder = os.getcwd() if relative else None
         return partial(measure_on, self.cluster, measuring, tell=console.warn, folder=folder)
 

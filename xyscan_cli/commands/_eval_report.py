@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xyscan_cli import console, tables
+from xyscannet.addresses import Address, place_of
 from xyscannet.files import write_text
 
 if TYPE_CHECKING:
@@ -28,7 +30,8 @@ def print_set(found: Dataset, count: int, protocol: str) -> None:
     for problem in found.problems[:LISTED]:
         console.warn(problem)
     if len(found.problems) > LISTED:
-        console.warn(f"and {len(found.problems) - LISTED} more; xyscan data check lists them")
+        where = "evaluation.json" if isinstance(found.root, Address) else "xyscan data check"
+        console.warn(f"and {len(found.problems) - LISTED} more; {where} lists them")
 
 
 def show(
@@ -75,9 +78,7 @@ def write(
     from xyscannet.reports.results import to_json
 
     for evaluation in evaluations:
-        from xyscan_cli.commands.eval import _safe
-
-        write_text(folder / _safe(evaluation.label) / "evaluation.json", to_json(evaluation))
+        write_text(folder / safe(evaluation.label) / "evaluation.json", to_json(evaluation))
     makers = {
         "--csv": lambda: grids.csv_text(evaluations),
         "--markdown": lambda: grids.markdown(evaluations, paper),
@@ -100,6 +101,11 @@ def write(
             console.say(f"wrote {path}")
 
 
+def safe(label: str) -> str:
+    """A label as a folder's name."""
+    return re.sub(r"[^\w.+-]+", "-", label).strip("-.") or "images"
+
+
 def print_failures(evaluations: Sequence[Evaluation]) -> bool:
     """Every image that failed, once a reason; whether there was one."""
     lines = [
@@ -115,11 +121,11 @@ def print_failures(evaluations: Sequence[Evaluation]) -> bool:
 
 
 def _pixels(path: str):
-    """The 8-bit pixels of a file."""
-    from xyscannet.images import read
+    """The 8-bit pixels of a file, or of what is at an address."""
+    from xyscannet.evaluation.sources import photo_of
     from xyscannet.metrics.pixels import rgb8
 
-    return rgb8(read(path).rgb)
+    return rgb8(photo_of(place_of(path)).rgb)
 
 
 def _json(evaluations: Sequence[Evaluation], comparison: Comparison | None) -> str:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -18,7 +15,8 @@ import typer
 from xyscan_cli import console, machine, networks, options
 from xyscan_cli.commands import _eval_places as places
 from xyscan_cli.commands import _eval_report as report
-from xyscannet.errors import ConfigError, UnavailableError
+from xyscan_cli.commands import _eval_sources as measured
+from xyscannet.errors import ConfigError
 
 if TYPE_CHECKING:
     from xyscannet.data.datasets import Dataset
@@ -62,18 +60,16 @@ def command(
     ] = None,
     dataset: Annotated[Set | None, typer.Option("--dataset", help="A known data set's test split.")] = None,
     pairs: Annotated[
-        tuple[Path, Path] | None,
+        tuple[str, str] | None,
         typer.Option("--pairs", metavar="BLUR SHARP", help="Two folders of pairs instead of a known set."),
     ] = None,
     restored: Annotated[
-        Path | None,
+        str | None,
         typer.Option("--restored", metavar="DIR", help="A folder of restored images, with --sharp."),
     ] = None,
-    sharp: Annotated[
-        Path | None, typer.Option("--sharp", metavar="DIR", help="Their sharp partners.")
-    ] = None,
+    sharp: Annotated[str | None, typer.Option("--sharp", metavar="DIR", help="Their sharp partners.")] = None,
     root: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--root",
             metavar="DIR",
@@ -113,7 +109,11 @@ def command(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", metavar="DIR", help="Journal, results and images.", show_default="runs/eval-SET"
+            "--out",
+            metavar="DIR",
+            parser=options.local,
+            help="Journal, results and images.",
+            show_default="runs/eval-SET",
         ),
     ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the restored images in the folder.")] = False,
@@ -123,20 +123,29 @@ def command(
     page: Annotated[
         Path | None,
         typer.Option(
-            "--report", metavar="page.html", help="Write one page to look at. Keeps the restored images."
+            "--report",
+            metavar="page.html",
+            parser=options.local,
+            help="Write one page to look at. Keeps the restored images.",
         ),
     ] = None,
     figures: Annotated[
         Path | None,
-        typer.Option("--figures", metavar="DIR", help="Write figures. Keeps the restored images."),
+        typer.Option(
+            "--figures", metavar="DIR", parser=options.local, help="Write figures. Keeps the restored images."
+        ),
     ] = None,
     json_path: options.JsonOption = None,
     csv_path: Annotated[
-        Path | None, typer.Option("--csv", metavar="FILE", help="A line for every image.")
+        Path | None,
+        typer.Option("--csv", metavar="FILE", parser=options.local, help="A line for every image."),
     ] = None,
-    markdown: Annotated[Path | None, typer.Option("--markdown", metavar="FILE", help="The table.")] = None,
+    markdown: Annotated[
+        Path | None, typer.Option("--markdown", metavar="FILE", parser=options.local, help="The table.")
+    ] = None,
     latex: Annotated[
-        Path | None, typer.Option("--latex", metavar="FILE", help="The table, for a paper.")
+        Path | None,
+        typer.Option("--latex", metavar="FILE", parser=options.local, help="The table, for a paper."),
     ] = None,
     paper: Annotated[
         bool, typer.Option("--paper/--no-paper", help="Show the paper's rows around ours.")
@@ -156,8 +165,9 @@ def command(
 ) -> None:
     """Measure restored images on a data set, beside the paper's numbers.
 
-    Metrics see the 8-bit images that a user would get. A run that was interrupted goes on where it stopped. Exit
-    code 1 if an image failed, 3 if the set or a metric's package or weights are not there.
+    Metrics see the 8-bit images that a user would get. A run that was interrupted goes on where it stopped. Folders
+    that are read may be addresses: s3://, gs://, https:// and whatever else fsspec knows. Exit code 1 if an image
+    failed, 3 if the set or a metric's package or weights are not there.
 
     Examples:
 
@@ -166,6 +176,8 @@ def command(
     xyscan eval --pairs blurry/ sharp/ --blurred
 
     xyscan eval theirs/ ours/ --paired --dataset realblur-j
+
+    xyscan eval --root s3://bucket/gopro
     """
     console.set_quiet(quiet)
     files = {"--report": page, "--csv": csv_path, "--markdown": markdown, "--latex": latex}
@@ -175,7 +187,9 @@ def command(
     named = [*(sources or []), *([weights] if weights else [])]
     if paired and len(named) != 2:
         raise ConfigError(f"--paired compares two sources, not {len(named)}")
-    found, as_they_are = _images(dataset, pairs, restored, sharp, root, split, bool(named))
+    found, as_they_are = measured.images(
+        dataset and dataset.value, pairs, restored, sharp, root, split, bool(named)
+    )
     samples = found.samples[:limit]
     kind = _protocol(protocol, found.name)
     wanted = _metrics(metrics, kind, all(sample.sharp is not None for sample in samples))
@@ -187,7 +201,7 @@ def command(
 
     where = places.here if cluster is None else partial(places.on_cluster, cluster, cpus_per_worker)
     how = {"tile": tile_size, "ensemble": ensemble, "channel_order": channel_order.value}
-    folder = out or Path("runs") / f"eval-{_safe(found.name)}"
+    folder = out or Path("runs") / f"eval-{report.safe(found.name)}"
     keep = keep or page is not None or figures is not None
     distribution = DistributionSettings(patch=patch, subset_size=subset)
     facts = {
@@ -203,8 +217,8 @@ def command(
     evaluations = []
     build = partial(registry.build_all, wanted, offline=offline, distribution=distribution)
     with where(device, dtype, scan, **how) as runs:
-        for label, make in _sources(named, as_they_are, blurred, runs):
-            home = folder / _safe(label)
+        for label, make in measured.sources(named, as_they_are, blurred, runs):
+            home = folder / report.safe(label)
             with make(home / "restored" if keep else None) as source:
                 # Built anew for each source: metrics of sets hold what they have seen.
                 built = build(device=str(runs.loaded))
@@ -235,46 +249,6 @@ def command(
         raise typer.Exit(1)
 
 
-def _images(
-    dataset: Set | None,
-    pairs: tuple[Path, Path] | None,
-    restored: Path | None,
-    sharp: Path | None,
-    root: Path | None,
-    split: str,
-    named: bool,
-) -> tuple[Dataset, str | None]:
-    """The samples, and the label of what stands in for their blurred images where that is to be measured alone."""
-    from xyscannet.data import datasets
-
-    if sum(given is not None for given in (dataset, pairs, restored)) > 1:
-        raise ConfigError("--dataset, --pairs and --restored exclude each other")
-    if (sharp is not None) != (restored is not None):
-        raise ConfigError("--restored and --sharp belong together")
-    if restored is not None:
-        if named:
-            raise ConfigError("--restored is what is measured; other sources need --dataset or --pairs")
-        return datasets.pair_folders(restored, sharp), restored.name or str(restored)
-    if pairs is not None:
-        return datasets.pair_folders(*pairs), None
-    if dataset is not None:
-        return datasets.find(dataset.value, root, split), None
-    if root is None:
-        raise ConfigError(
-            "give --dataset NAME, --root DIR, --pairs BLUR SHARP, or --restored DIR with --sharp DIR"
-        )
-    sets = [each for each in datasets.recognise(root) if each.split in (split, "all", "")]
-    if len(sets) == 1:
-        return sets[0], None
-    if not sets:
-        raise UnavailableError(
-            f"{root} holds no {split} split of pairs; xyscan data check {root} says what is there"
-        )
-    raise ConfigError(
-        f"{root} holds several sets: {'; '.join(f'{s.root} ({s.layout})' for s in sets)}; give one"
-    )
-
-
 def _protocol(protocol: Protocol, name: str) -> str:
     if protocol is Protocol.auto:
         return "realblur" if name.startswith("realblur") else "plain"
@@ -298,62 +272,6 @@ def _metrics(text: str | None, protocol: str, with_sharp: bool) -> list[str]:
     if needing and not with_sharp:
         raise ConfigError(f"--metrics: {', '.join(needing)} need sharp images, which this set does not have")
     return names
-
-
-def _sources(
-    named: Sequence[str], as_they_are: str | None, blurred: bool, runs: places.Running
-) -> Iterator[tuple[str, Any]]:
-    """Labels, and what makes each source when it is its turn, given a folder for its images or None."""
-    from xyscannet.evaluation import AsIs, Folder
-
-    @contextmanager
-    def ready(source: Source) -> Iterator[Source]:
-        yield source
-
-    if blurred:
-        yield "blurred input", lambda keep: ready(AsIs())
-    if as_they_are is not None:
-        yield as_they_are, lambda keep: ready(AsIs(as_they_are))
-        return
-    names = list(named) or [networks.default_weights(runs.device)]
-    if len(set(names)) < len(names):
-        raise ConfigError("one source is given twice")
-    folders = {name for name in names if Path(name).is_dir()}
-    labels = [_label(name, names, folders) for name in names]
-    for name, label in zip(names, labels, strict=True):
-        if name in folders:
-            yield label, lambda keep, name=name, label=label: ready(Folder(name, label))
-        else:
-            yield label, lambda keep, name=name, label=label: _network(name, label, keep, runs)
-
-
-def _label(name: str, names: Sequence[str], folders: set[str]) -> str:
-    """The last part of a path, or all of it where several end alike."""
-    short = Path(name).name if name in folders else re.sub(r"\.(safetensors|pth)$", "", Path(name).name)
-    alike = [other for other in names if Path(other).stem == Path(name).stem]
-    return name if len(alike) > 1 else short
-
-
-@contextmanager
-def _network(name: str, label: str, keep: Path | None, runs: places.Running) -> Iterator[Source]:
-    from xyscannet import checkpoint
-    from xyscannet.evaluation import Network
-
-    model, words = networks.load_network(name, runs.loaded, runs.channel_order)
-    console.field("network", words)
-    console.field("scan", runs.scan)
-    digest = hashlib.sha256(checkpoint.resolve(name).read_bytes()).hexdigest()
-    known = {"weights": digest, "scan": runs.scan, "device": runs.device}
-    yield Network(
-        model,
-        label,
-        known,
-        dtype=runs.dtype,
-        tile=runs.tile,
-        ensemble=runs.ensemble,
-        keep=keep,
-        tell=console.warn,
-    )
 
 
 def _evaluate(
@@ -393,8 +311,3 @@ def _evaluate(
             progress=lambda done, name: bar.update(done, name=name),
             **facts,
         )
-
-
-def _safe(label: str) -> str:
-    """A label as a folder's name."""
-    return re.sub(r"[^\w.+-]+", "-", label).strip("-.") or "images"

@@ -160,7 +160,10 @@ def _folder_name(folder: Path) -> str:
 
 
 def _from_environment() -> list[Path]:
-    folders = [Path(each) for each in os.environ.get(ENVIRONMENT, "").split(os.pathsep) if each]
+    text = os.environ.get(ENVIRONMENT, "")
+    if "://" in text:
+        raise ConfigError(f"{ENVIRONMENT} names folders of this machine, not addresses: {text}")
+    folders = [Path(each) for each in text.split(os.pathsep) if each]
     if not folders:
         raise UnavailableError(
             f"no data folder is given and {ENVIRONMENT} is not set; give the folder or set it"

@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from xyscannet.addresses import Address
+
 SPLITS = ("test", "train")
 
 
@@ -15,25 +17,26 @@ class Sample:
 
     Attributes:
         name: relative posix path without suffix, unique in its set.
+        blur, sharp: files; addresses only where `xyscannet.data.remote` found the set.
         group: sequence, scene, burst or folder that the image belongs to; empty where there is none.
     """
 
     name: str
-    blur: Path
-    sharp: Path | None
+    blur: Path | Address
+    sharp: Path | Address | None
     group: str
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """One split of a data set as it lies on the disk.
+    """One split of a data set as it lies on the disk, or at an address.
 
     Attributes:
         name: `gopro`, ... of a known set, else the folder's name.
         title: the name for people.
         split: `test`, `train`, `all` where a set's splits cannot be told apart, or empty.
         layout: which layout was recognised.
-        root: the folder that holds the split.
+        root: the folder that holds the split, or its address.
         samples: sorted by name.
         expected: number of samples that the set's authors publish for the split; None where unknown.
         problems: files without a partner or with several, list lines without files, a wrong count.
@@ -43,7 +46,7 @@ class Dataset:
     title: str
     split: str
     layout: str
-    root: Path
+    root: Path | Address
     samples: tuple[Sample, ...]
     expected: int | None = None
     problems: tuple[str, ...] = ()

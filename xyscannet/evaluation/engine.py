@@ -12,11 +12,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from xyscannet.addresses import Address
 from xyscannet.errors import ConfigError, InputError
 from xyscannet.evaluation.journal import Journal
-from xyscannet.evaluation.sources import Source
+from xyscannet.evaluation.sources import Source, photo_of
 from xyscannet.evaluation.statistics import summarise
-from xyscannet.images import read
 from xyscannet.metrics.base import Metric
 from xyscannet.reports.results import Column, Evaluation, ImageResult, Summary
 
@@ -27,8 +27,8 @@ class Sample(Protocol):
     """A blurred image and its sharp partner, None where the set has none; `name` is unique in the set."""
 
     name: str
-    blur: Path
-    sharp: Path | None
+    blur: Path | Address
+    sharp: Path | Address | None
 
 
 class Keep(Protocol):
@@ -145,7 +145,7 @@ def measure(
         photo, file, network_seconds = source.restored(sample)
         restored = photo.rgb
         if sample.sharp is not None:
-            sharp = read(sample.sharp).rgb
+            sharp = photo_of(sample.sharp).rgb
     except InputError as error:
         failures["image"] = str(error)
     except MemoryError:

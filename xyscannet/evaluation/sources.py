@@ -14,6 +14,8 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from xyscannet.addresses import Address, fetched
+from xyscannet.data.remote import listing
 from xyscannet.errors import InputError, UnavailableError
 from xyscannet.images import SUFFIXES, Photo, read, write
 from xyscannet.inference import plan_image, restore
@@ -33,6 +35,12 @@ class Source(Protocol):
         ...
 
 
+def photo_of(file: str | Path | Address) -> Photo:
+    """The photograph in a file; one at an address is fetched for as long as it is read. Raises InputError."""
+    with fetched(file if isinstance(file, Address) else Path(file)) as path:
+        return read(path)
+
+
 class AsIs:
     """The blurred images themselves: the baseline of every metric; or restored images that stand in their place."""
 
@@ -41,7 +49,7 @@ class AsIs:
         self.identity: dict[str, Any] = {"source": "as it is"}
 
     def restored(self, sample: Any) -> tuple[Photo, str | None, float | None]:
-        return read(sample.blur), os.fspath(sample.blur), None
+        return photo_of(sample.blur), os.fspath(sample.blur), None
 
 
 class Network:
@@ -71,7 +79,7 @@ class Network:
         self.identity = {**identity, "dtype": str(dtype), "tile": str(tile), "ensemble": ensemble}
 
     def restored(self, sample: Any) -> tuple[Photo, str | None, float | None]:
-        photo = read(sample.blur)
+        photo = photo_of(sample.blur)
         image = torch.from_numpy(photo.to_float()).permute(2, 0, 1)[None]  # (1, 3, H, W)
         device = next(self.model.parameters()).device
         started = time.perf_counter()
@@ -92,30 +100,34 @@ class Network:
 class Folder:
     """A folder of images that something else restored; each belongs to the sample whose path ends as its own does.
 
-    Raises UnavailableError where the folder holds no images.
+    At an address it is listed once; whether its files are those of an earlier run is told by what the listing says of
+    them: size, date, checksum. A web server's says nothing.
+
+    Raises UnavailableError where the folder holds no images, or its address cannot be reached.
     """
 
-    def __init__(self, folder: str | Path, label: str | None = None) -> None:
-        self.folder = Path(folder)
-        files = sorted(p for p in self.folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-        files = [p for p in files if not any(part.startswith(".") for part in p.relative_to(folder).parts)]
+    def __init__(self, folder: str | Path | Address, label: str | None = None) -> None:
+        self.folder = folder if isinstance(folder, Address) else Path(folder)
+        listed = _listed(self.folder)
+        files = [each for each in listed if each[1].suffix.lower() in SUFFIXES]
         if not files:
             raise UnavailableError(f"{folder} holds no images ({', '.join(SUFFIXES)})")
         self.label = label or self.folder.name
-        state = [(p.relative_to(folder).as_posix(), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+        state = [(place.as_posix(), *facts) for _, place, facts in files]
         self.identity: dict[str, Any] = {"files": hashlib.sha256(repr(state).encode()).hexdigest()}
-        self._by_tail: dict[tuple[str, ...], list[Path]] = defaultdict(list)
-        for path in files:
-            for tail in _tails(path.relative_to(folder).with_suffix("")):
-                self._by_tail[tail].append(path)
+        self._places = {file: place.as_posix() for file, place, _ in files}
+        self._by_tail: dict[tuple[str, ...], list[Path | Address]] = defaultdict(list)
+        for file, place, _ in files:
+            for tail in _tails(place.with_suffix("")):
+                self._by_tail[tail].append(file)
 
     def restored(self, sample: Any) -> tuple[Photo, str | None, float | None]:
-        path = self.find(sample)
-        return read(path), os.fspath(path), None
+        file = self.find(sample)
+        return photo_of(file), os.fspath(file), None
 
-    def find(self, sample: Any) -> Path:
+    def find(self, sample: Any) -> Path | Address:
         """The file of a sample. Raises InputError where there is none, or more than one."""
-        partners = [Path(f).with_suffix("") for f in (sample.blur, sample.sharp) if f is not None]
+        partners = [_readable(f).with_suffix("") for f in (sample.blur, sample.sharp) if f is not None]
         tails = [_tails(PurePath(sample.name)), *map(_tails, partners), [(sample.name.replace("/", "_"),)]]
         several = None
         for tail in sorted({tail for group in tails for tail in group}, key=lambda t: (-len(t), t)):
@@ -124,9 +136,26 @@ class Folder:
                 return found[0]
             several = found or several
         if several:
-            names = ", ".join(p.relative_to(self.folder).as_posix() for p in several[:3])
+            names = ", ".join(self._places[file] for file in several[:3])
             raise InputError(f"{self.folder} holds {len(several)} images that may be {sample.name}: {names}")
         raise InputError(f"{self.folder} holds no image of {sample.name}")
+
+
+def _listed(folder: Path | Address) -> list[tuple[Path | Address, PurePath, tuple[Any, ...]]]:
+    """The files below a folder, their places there, and what tells that they have not changed."""
+    if isinstance(folder, Address):
+        return [(file, place, (state,)) for file, place, state in listing(folder)]
+    images = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    found = [(file, file.relative_to(folder), file.stat()) for file in images]
+    return [
+        (file, place, (status.st_size, status.st_mtime_ns))
+        for file, place, status in found
+        if not any(part.startswith(".") for part in place.parts)
+    ]
+
+
+def _readable(file: str | Path | Address) -> PurePath:
+    return file.readable if isinstance(file, Address) else Path(file)
 
 
 def _tails(path: PurePath) -> list[tuple[str, ...]]:
