@@ -41,7 +41,7 @@ def test_the_network_is_four_times_faster_than_its_plain_formulation_with_a_loop
     """In a process of its own, since torch's default (small) pages are asked for before it starts.
 
     Four times holds where the convolutions, which both have, are fast. Without AVX-512 they take nearly two thirds of
-    our time and leave 3.9 to 4.4: too near for a test.
+    our time and leave 3.9 to 4.1: too near for a test.
     """
     environment = {**os.environ, "THP_MEM_ALLOC_ENABLE": "0"}
     done = subprocess.run(
