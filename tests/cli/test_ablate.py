@@ -77,13 +77,14 @@ def test_the_whole_table_and_it_again_from_the_folder(data):
     assert "xyscannet" in shared.stderr and shared.stdout == ""
 
 
-def test_an_interrupted_run_goes_on(data, monkeypatch):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_goes_on(number, data, monkeypatch):
     step, seen = Trainer.train_step, []
 
     def interrupted(self, batch):
         seen.append(self.step)
         if len(seen) == 3:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
         return step(self, batch)
 
     monkeypatch.setattr(Trainer, "train_step", interrupted)

@@ -70,7 +70,7 @@ COMMANDS = {
     "card": "models card sharp -w w.safetensors --crop 64 --metrics psnr --json c.json --markdown c.md",
 }
 # Where the signal comes: in the middle of the work, at the moment when a file is about to be moved into place.
-# That of `ablate` is in test_ablate.py.
+# `ablate`, whose cells train, is in test_ablate.py.
 MOMENTS = {
     "deblur": [("xyscannet.inference.run.restore", 3), ("os.replace", 3)],
     "eval": [("xyscannet.evaluation.sources.restore", 3)],
