@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import glob
 import os
-import stat
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from xyscannet.addresses import Address, existing, place_of
 from xyscannet.errors import ConfigError, InputError, UnavailableError, XYScanError
 from xyscannet.images import SUFFIXES, PhotoInfo, probe
 from xyscannet.images.formats import shown
+from xyscannet.inference.found import Found, find, is_clip
 from xyscannet.video import SUFFIXES as CLIP_SUFFIXES
 from xyscannet.video import ClipInfo
 from xyscannet.video import probe as probe_clip
@@ -44,7 +43,7 @@ class Job:
     @property
     def is_clip(self) -> bool:
         """Whether the input is a clip; its name says so."""
-        return _is_clip(self.input)
+        return is_clip(self.input)
 
     @property
     def pixels(self) -> int:
@@ -66,17 +65,6 @@ class Jobs:
     jobs: tuple[Job, ...]
     folder: Path | Address | None
     ignored: int
-
-
-@dataclass
-class _Found:
-    files: list[tuple[Path | Address, Path]] = field(default_factory=list)  # each, its place under the output
-    addresses: list[Address] = field(default_factory=list)  # folders that were walked
-    folders: dict[tuple[int, int], Path] = field(
-        default_factory=dict
-    )  # (device, inode) of each folder walked
-    unreadable: list[tuple[Path, Path, str]] = field(default_factory=list)  # folder, its place, the reason
-    ignored: int = 0
 
 
 def make_jobs(inputs: Sequence[str], output: str, *, format: str | None = None, exist: str = "error") -> Jobs:
@@ -103,7 +91,7 @@ def make_jobs(inputs: Sequence[str], output: str, *, format: str | None = None, 
 
 
 def _make_jobs(inputs: Sequence[str], output: str, format: str | None, exist: str) -> Jobs:
-    found = _Found()
+    found = Found()
     if (
         not all(inputs) or not output
     ):  # as from a shell variable that is not set; it would mean the folder here
@@ -111,7 +99,7 @@ def _make_jobs(inputs: Sequence[str], output: str, format: str | None, exist: st
     if isinstance(place := place_of(output), Address):
         place.refuse_writing()
     for text in inputs:
-        _find(text, found)
+        find(text, found)
     target = _single_file(inputs, output, found)
     if target is None:
         _refuse_output_in_input(output, found)
@@ -121,7 +109,7 @@ def _make_jobs(inputs: Sequence[str], output: str, format: str | None, exist: st
         ignored = f"; {files} there" if found.ignored else ""
         raise ConfigError(f"no image in {_listing(inputs)}{ignored} (looked for {suffixes})")
 
-    if all(_is_clip(path) for path, _ in found.files) and found.files:
+    if all(is_clip(path) for path, _ in found.files) and found.files:
         load_av()
     jobs = [_job(path, place, output, target, format) for path, place in found.files]
     jobs += [Job(path, place_of(output) / place, error=reason) for path, place, reason in found.unreadable]
@@ -134,106 +122,11 @@ def _make_jobs(inputs: Sequence[str], output: str, format: str | None, exist: st
     return Jobs(tuple(jobs), None if target else place_of(output), found.ignored)
 
 
-def _is_clip(path: Path | Address) -> bool:
-    return path.suffix.lower() in CLIP_SUFFIXES
-
-
 def _listing(names: Sequence[object]) -> str:
     return ", ".join(shown(str(name)) for name in names[:3]) + (", ..." if len(names) > 3 else "")
 
 
-def _find(text: str, found: _Found) -> None:
-    path = place_of(text)
-    if isinstance(path, Address):
-        return _find_address(path, found)
-    try:
-        status = path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        if glob.has_magic(text) and not path.is_symlink():
-            return _find_pattern(text, found)
-        broken = " (a broken link)" if path.is_symlink() else ""
-        raise ConfigError(f"input does not exist: {shown(text)}{broken}") from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ConfigError(f"input cannot be reached: {shown(text)}: {reason}") from None
-    if stat.S_ISDIR(status.st_mode):
-        _walk(path, Path(), found)
-    elif stat.S_ISREG(status.st_mode):
-        found.files.append((path, Path(path.name)))
-    else:
-        raise ConfigError(f"input is neither a file nor a folder: {shown(text)}")
-
-
-def _find_address(address: Address, found: _Found) -> None:
-    known = address.suffix.lower() in SUFFIXES or _is_clip(address)
-    if not address.is_pattern and (known or not address.is_dir()):
-        if not address.exists():
-            raise ConfigError(f"input does not exist: {shown(address)}")
-        found.files.append((address, Path(address.name)))
-        return
-    matches = address.files()
-    if address.is_pattern and not matches:
-        raise ConfigError(f"no file matches the pattern {shown(address)}")
-    found.addresses += [] if address.is_pattern else [address]
-    for file, place, _ in matches:
-        if ".." in place.parts or place.is_absolute():  # a key of a store may be any text
-            inside = Path(*(part for part in place.parts if part not in ("/", "//", "..")))
-            found.unreadable.append((file, inside, f"{shown(file)}: its name leads out of the folder"))
-        elif file.suffix.lower() in SUFFIXES or _is_clip(file):
-            found.files.append((file, Path(place)))
-        else:
-            found.ignored += 1
-
-
-def _find_pattern(text: str, found: _Found) -> None:
-    parts = Path(text).parts
-    fixed = Path(*parts[: next(i for i, part in enumerate(parts) if glob.has_magic(part))])
-    matches = [Path(match) for match in sorted(glob.glob(text, recursive=True))]
-    if not matches:
-        raise ConfigError(f"no file matches the pattern {shown(text)}")
-    for path in matches:
-        if not path.is_dir():
-            _take(path, path.relative_to(fixed), found)
-        elif "**" not in parts:
-            _walk(path, path.relative_to(fixed), found)
-
-
-def _take(path: Path, place: Path, found: _Found) -> None:
-    """Take a file met in a folder, if its name is an image's or a clip's."""
-    if (path.suffix.lower() in SUFFIXES or _is_clip(path)) and path.is_file():
-        found.files.append((path, place))
-    else:
-        found.ignored += 1
-
-
-def _walk(root: Path, place: Path, found: _Found) -> None:
-    """Walk a folder; linked folders come last, and no folder is walked twice."""
-    waiting, links = [(root, place)], []
-    while waiting or links:
-        folder, place = waiting.pop() if waiting else links.pop(0)
-        try:
-            status = folder.stat()
-            if (status.st_dev, status.st_ino) in found.folders and folder != root:
-                continue
-            found.folders[status.st_dev, status.st_ino] = folder
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-        except OSError as error:
-            reason = f"{shown(folder)}: the folder cannot be read: {error.strerror}"
-            found.unreadable.append((folder, place, reason))
-            continue
-        inner = []
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            path = folder / entry.name
-            if path.is_dir():
-                (links if path.is_symlink() else inner).append((path, place / entry.name))
-            else:
-                _take(path, place / entry.name, found)
-        waiting += reversed(inner)
-
-
-def _single_file(inputs: Sequence[str], output: str, found: _Found) -> Path | Address | None:
+def _single_file(inputs: Sequence[str], output: str, found: Found) -> Path | Address | None:
     """The output file, where `output` names one."""
     path = place_of(output)
     if path.is_dir() or output.endswith(("/", os.sep)):
@@ -245,7 +138,7 @@ def _single_file(inputs: Sequence[str], output: str, found: _Found) -> Path | Ad
         and not found.folders
         and found.files[0][0] == place_of(inputs[0])
     )
-    kind = CLIP_SUFFIXES if found.files and _is_clip(found.files[0][0]) else SUFFIXES
+    kind = CLIP_SUFFIXES if found.files and is_clip(found.files[0][0]) else SUFFIXES
     if suffix in kind and one:
         return path
     if path.exists() or path.is_symlink():
@@ -258,7 +151,7 @@ def _single_file(inputs: Sequence[str], output: str, found: _Found) -> Path | Ad
     return None
 
 
-def _refuse_output_in_input(output: str, found: _Found) -> None:
+def _refuse_output_in_input(output: str, found: Found) -> None:
     target = place_of(output).resolve()
     if isinstance(target, Address):
         for walked in found.addresses:
@@ -287,20 +180,20 @@ def _job(
     info, error = None, None
     try:
         if isinstance(path, Path):
-            info = probe_clip(path) if _is_clip(path) else probe(path)
+            info = probe_clip(path) if is_clip(path) else probe(path)
     except XYScanError as failure:
         if isinstance(failure, ConfigError):
             raise
         unavailable = isinstance(failure, UnavailableError)
         error = f"{shown(path)}: {failure}" if unavailable else str(failure)
-    if target is not None and not _is_clip(path):
+    if target is not None and not is_clip(path):
         promised = SUFFIXES[target.suffix.lower()]
         if format and format != promised:
             raise ConfigError(f"--format {format} and the output {shown(target)} disagree")
     if target is not None:
         return Job(path, target, info, error)
     promised = SUFFIXES.get(place.suffix.lower())
-    if format and promised != format and not _is_clip(path):
+    if format and promised != format and not is_clip(path):
         place = place.with_name((place.stem if promised else place.name) + _PREFERRED[format])
     return Job(path, place_of(output) / place, info, error)
 

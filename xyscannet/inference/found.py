@@ -1,0 +1,131 @@
+"""The images and clips that the inputs of a command name: files, folders, patterns and addresses."""
+
+from __future__ import annotations
+
+import glob
+import os
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from xyscannet.addresses import Address, place_of
+from xyscannet.errors import ConfigError
+from xyscannet.images import SUFFIXES
+from xyscannet.images.formats import shown
+from xyscannet.video import SUFFIXES as CLIP_SUFFIXES
+
+
+@dataclass
+class Found:
+    """What the inputs name.
+
+    Attributes:
+        files: each image or clip, and its place under the output.
+        addresses: folders that were walked at addresses.
+        folders: each folder that was walked here, by device and inode.
+        unreadable: what could not be looked at, its place, and the reason.
+        ignored: number of files that are neither images nor clips.
+    """
+
+    files: list[tuple[Path | Address, Path]] = field(default_factory=list)
+    addresses: list[Address] = field(default_factory=list)
+    folders: dict[tuple[int, int], Path] = field(default_factory=dict)
+    unreadable: list[tuple[Path | Address, Path, str]] = field(default_factory=list)
+    ignored: int = 0
+
+
+def is_clip(path: Path | Address) -> bool:
+    """Whether a name is a clip's."""
+    return path.suffix.lower() in CLIP_SUFFIXES
+
+
+def find(text: str, found: Found) -> None:
+    """Add what one input names. Raises ConfigError where that is nothing."""
+    path = place_of(text)
+    if isinstance(path, Address):
+        return _find_address(path, found)
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        if glob.has_magic(text) and not path.is_symlink():
+            return _find_pattern(text, found)
+        broken = " (a broken link)" if path.is_symlink() else ""
+        raise ConfigError(f"input does not exist: {shown(text)}{broken}") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"input cannot be reached: {shown(text)}: {reason}") from None
+    if stat.S_ISDIR(status.st_mode):
+        _walk(path, Path(), found)
+    elif stat.S_ISREG(status.st_mode):
+        found.files.append((path, Path(path.name)))
+    else:
+        raise ConfigError(f"input is neither a file nor a folder: {shown(text)}")
+
+
+def _find_address(address: Address, found: Found) -> None:
+    known = address.suffix.lower() in SUFFIXES or is_clip(address)
+    if not address.is_pattern and (known or not address.is_dir()):
+        if not address.exists():
+            raise ConfigError(f"input does not exist: {shown(address)}")
+        found.files.append((address, Path(address.name)))
+        return
+    matches = address.files()
+    if address.is_pattern and not matches:
+        raise ConfigError(f"no file matches the pattern {shown(address)}")
+    found.addresses += [] if address.is_pattern else [address]
+    for file, place, _ in matches:
+        if ".." in place.parts or place.is_absolute():  # a key of a store may be any text
+            inside = Path(*(part for part in place.parts if part not in ("/", "//", "..")))
+            found.unreadable.append((file, inside, f"{shown(file)}: its name leads out of the folder"))
+        elif file.suffix.lower() in SUFFIXES or is_clip(file):
+            found.files.append((file, Path(place)))
+        else:
+            found.ignored += 1
+
+
+def _find_pattern(text: str, found: Found) -> None:
+    parts = Path(text).parts
+    fixed = Path(*parts[: next(i for i, part in enumerate(parts) if glob.has_magic(part))])
+    matches = [Path(match) for match in sorted(glob.glob(text, recursive=True))]
+    if not matches:
+        raise ConfigError(f"no file matches the pattern {shown(text)}")
+    for path in matches:
+        if not path.is_dir():
+            _take(path, path.relative_to(fixed), found)
+        elif "**" not in parts:
+            _walk(path, path.relative_to(fixed), found)
+
+
+def _take(path: Path, place: Path, found: Found) -> None:
+    """Take a file met in a folder, if its name is an image's or a clip's."""
+    if (path.suffix.lower() in SUFFIXES or is_clip(path)) and path.is_file():
+        found.files.append((path, place))
+    else:
+        found.ignored += 1
+
+
+def _walk(root: Path, place: Path, found: Found) -> None:
+    """Walk a folder; linked folders come last, and no folder is walked twice."""
+    waiting, links = [(root, place)], []
+    while waiting or links:
+        folder, place = waiting.pop() if waiting else links.pop(0)
+        try:
+            status = folder.stat()
+            if (status.st_dev, status.st_ino) in found.folders and folder != root:
+                continue
+            found.folders[status.st_dev, status.st_ino] = folder
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError as error:
+            reason = f"{shown(folder)}: the folder cannot be read: {error.strerror}"
+            found.unreadable.append((folder, place, reason))
+            continue
+        inner = []
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            path = folder / entry.name
+            if path.is_dir():
+                (links if path.is_symlink() else inner).append((path, place / entry.name))
+            else:
+                _take(path, place / entry.name, found)
+        waiting += reversed(inner)
