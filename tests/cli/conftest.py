@@ -1,10 +1,13 @@
-"""A network small enough for tests of the command line."""
+"""A network small enough for tests of the command line, and `xyscan deblur` with it in a folder of the test's own."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
+
+from xyscan_cli.app import app
 
 
 @pytest.fixture(scope="session")
@@ -22,3 +25,20 @@ def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
     checkpoint.save(path, model, config)
     return path
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The test's folder, which is the current one."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def deblur(here: Path, tiny_weights: Path):
+    """`xyscan deblur` of the tiny network: arguments -> click's result."""
+
+    def run(*arguments: str):
+        return CliRunner().invoke(app, ["deblur", "--weights", str(tiny_weights), *arguments])
+
+    return run

@@ -19,20 +19,6 @@ from xyscannet import checkpoint
 from xyscannet.inference import restore
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def deblur(here: Path, tiny_weights: Path):
-    def run(*arguments: str):
-        return CliRunner().invoke(app, ["deblur", "--weights", str(tiny_weights), *arguments])
-
-    return run
-
-
 def picture(path: str | Path, height: int = 20, width: int = 28, seed: int = 0) -> np.ndarray:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -10,27 +10,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from typer.testing import CliRunner
 
 from tests.video import clips
-from xyscan_cli.app import app
 from xyscannet.inference import clip_runs, restore_segment
 
 pytest.importorskip("av")
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def deblur(here: Path, tiny_weights: Path):
-    def run(*arguments: str):
-        return CliRunner().invoke(app, ["deblur", "--weights", str(tiny_weights), *arguments])
-
-    return run
 
 
 @pytest.fixture(scope="module")
