@@ -13,7 +13,7 @@ from typer.core import TyperCommand, TyperGroup
 from xyscan_cli import console
 
 COMMANDS = {
-    "deblur": "Deblur photographs: files, folders or globs.",
+    "deblur": "Deblur photographs and clips: files, folders, globs or addresses.",
     "models": "List, describe, convert and measure networks and their weights.",
     "data": "Make pairs of blurred and sharp photographs, and check data sets.",
     "train": "Train a network from a YAML configuration.",
@@ -124,7 +124,7 @@ def _root(
         bool, typer.Option("--debug", callback=console.set_debug, help="Show a traceback with an error.")
     ] = False,
 ) -> None:
-    """Deblur photographs with XYScanNet, which scans feature maps row by row and column by column.
+    """Deblur photographs and clips with XYScanNet, which scans feature maps row by row and column by column.
 
     Exit codes: 0 all done; 1 some inputs failed (they are listed);
     2 wrong usage or configuration; 3 something is missing on this machine;

@@ -33,7 +33,8 @@ def import_torchvision() -> ModuleType:
         return importlib.import_module("torchvision")
     except ImportError as error:
         raise UnavailableError(
-            f"this needs the package torchvision ({error}): pip install the release that fits your torch"
+            f"this needs the package torchvision ({error}): "
+            'pip install "xyscannet[metrics]", or the release that fits your torch'
         ) from error
     except RuntimeError as error:
         if not MISSING.search(str(error)):

@@ -141,7 +141,7 @@ def command(
     ] = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Deblur photographs and clips: files, folders or globs.
+    """Deblur photographs and clips: files, folders, globs or addresses.
 
     The results keep format, bit depth, transparency and metadata of the inputs; clips also their time stamps, sound,
     subtitles, chapters and rotation. Inputs are never replaced. A clip is restored in segments: what is finished is
