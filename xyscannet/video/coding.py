@@ -51,6 +51,9 @@ _ENCODERS = {
     **{name: _Encoder("qscale", 2, (1, 31), 3) for name in ("flv", "wmv1", "wmv2", "msmpeg4v3", "h263")},
 }
 _PRORES = {"Proxy": "0", "LT": "1", "Standard": "2", "HQ": "3", "4444": "4", "4444 XQ": "5"}
+_X265_WIDTH = (
+    64  # of frames; below, x265 writes past its memory where it follows blocks over time (seen up to 48)
+)
 _SAMPLE = 24  # frames that the source's quality is found on
 _TRIALS = 4
 _CLOSE = 0.05  # of the bits
@@ -99,6 +102,8 @@ def choose_coding(clip: Clip, output: str | os.PathLike[str]) -> Coding:
         raise InputError(f"{shown(info.path)}: --crf is for {_with_crf()}, not for its {encoder.name}")
     known = _ENCODERS.get(encoder.name)
     more = dict(known.options) if known else {}
+    if encoder.name == "libx265" and info.width < _X265_WIDTH:
+        more["x265-params"] += ":cutree=0"
     if encoder.name == "prores_ks" and info.profile in _PRORES:
         more["profile"] = _PRORES[info.profile]
     pixel_format, notes = _pixel_format(encoder, clip)
