@@ -124,7 +124,7 @@ def test_a_set(bucket, tiny_weights: Path) -> None:
 def test_what_is_not_there(bucket, tiny_weights: Path) -> None:
     deblur = ["deblur", "-w", tiny_weights]
     none = "there is no bucket none: make it first"
-    assert f"s3://none/out: {none}" in run(*deblur, "in", "s3://none/out", code=2).stderr
+    assert f"s3://none/out: {none}" in run(*deblur, "in", "s3://none/out", code=3).stderr
     assert "input does not exist: s3://none/in" in run(*deblur, "s3://none/in", "out", code=2).stderr
     assert "input does not exist: s3://box/in" in run(*deblur, "s3://box/in", "out", code=2).stderr
     for place in ("s3://none/set", "s3://box/set"):

@@ -1,4 +1,4 @@
-"""Files that are named by an address, s3://, gs://, http://, memory:// and whatever else fsspec knows, beside paths."""
+"""A file or folder that fsspec reaches: listed, looked for, fetched and stored."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ import logging
 import os
 import re
 import secrets
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
-from xyscannet.errors import ConfigError, InputError, UnavailableError
+from xyscannet.addresses.buckets import missing_bucket
+from xyscannet.errors import ConfigError, InputError, UnavailableError, XYScanError
 
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _PACKAGES = {
     "s3": "s3fs",
     "s3a": "s3fs",
@@ -153,19 +152,18 @@ class Address:
         return any(character in self.text for character in wild)
 
     def refuse_writing(self) -> None:
-        """Raises ConfigError where no file can be written: by this kind of address, or into this bucket of S3."""
+        """Raises, where it is known before anything is written, that no file can be.
+
+        Raises:
+            ConfigError: addresses of this kind are read only.
+            UnavailableError: there is no such bucket, of S3 or of Google Cloud Storage.
+        """
         if self.scheme in _READ_ONLY:
             raise ConfigError(f"{self.scheme} addresses can be read, not written: {self.text}")
         with self._reached() as (fs, path):
-            if self.scheme not in ("s3", "s3a"):
-                return
-            bucket = fs.split_path(path)[0]
-            try:
-                fs.call_s3("head_bucket", Bucket=bucket)
-            except FileNotFoundError:
-                raise ConfigError(f"{self.text}: there is no bucket {bucket}: make it first") from None
-            except PermissionError:
-                pass  # to write into it may be allowed yet
+            bucket = missing_bucket(self.scheme, fs, path)
+            if bucket is not None:
+                raise UnavailableError(f"{self.text}: there is no bucket {bucket}: make it first")
 
     def _fetch(self, path: Path) -> None:
         with self._reached() as (fs, remote):
@@ -200,7 +198,7 @@ class Address:
         try:
             # listings must show what others write while this runs
             yield fsspec.core.url_to_fs(self.text, use_listings_cache=False)
-        except (ConfigError, InputError):
+        except XYScanError:
             raise
         except ImportError as error:
             package = _PACKAGES.get(self.scheme)
@@ -250,71 +248,3 @@ def _linked(fs: Any, root: str) -> dict[str, dict[str, Any]]:
             else:
                 found[link["name"]] = link
     return found
-
-
-def place_of(text: str) -> Path | Address:
-    """The path, or the address, that a text names; file:// names a path."""
-    if not _SCHEME.match(text):
-        return Path(text)
-    address = Address(text)
-    if address.scheme in ("file", "local"):
-        import fsspec
-
-        return Path(fsspec.core.strip_protocol(text))
-    return address
-
-
-def existing(places: Iterable[Path | Address]) -> set[Path | Address]:
-    """Those that exist; folders of addresses are listed once, not asked for each file."""
-    found: set[Path | Address] = set()
-    folders: dict[Address, list[Address]] = {}
-    for place in places:
-        if isinstance(place, Address):
-            folders.setdefault(place.parent, []).append(place)
-        elif os.path.lexists(place):
-            found.add(place)
-    for folder, wanted in folders.items():
-        if len(wanted) == 1:
-            found |= {place for place in wanted if place.exists()}
-            continue
-        with folder._reached() as (fs, path):
-            names = set(fs.ls(path, detail=False) if fs.isdir(path) else ())
-            found |= {place for place in wanted if fs._strip_protocol(place.text) in names}
-    return found
-
-
-def exists(place: Path | Address) -> bool:
-    """Whether a file, a folder or a broken link is there."""
-    return place.exists() if isinstance(place, Address) else os.path.lexists(place)
-
-
-@contextlib.contextmanager
-def fetched(place: Path | Address) -> Iterator[Path]:
-    """The file itself, or a copy of it on this machine for the length of the block. InputErrors name the address."""
-    if isinstance(place, Address):
-        with _copy(place) as path:
-            place._fetch(path)
-            yield path
-    else:
-        yield place
-
-
-@contextlib.contextmanager
-def stored(place: Path | Address) -> Iterator[Path]:
-    """The file itself, or one on this machine that goes to the address, whole, if the block ends well."""
-    if isinstance(place, Address):
-        with _copy(place) as path:
-            yield path
-            place._store(path)
-    else:
-        yield place
-
-
-@contextlib.contextmanager
-def _copy(address: Address) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="xyscan-") as folder:
-        path = Path(folder) / f"file{address.suffix}"
-        try:
-            yield path
-        except InputError as error:
-            raise InputError(str(error).replace(os.fspath(path), address.text)) from error
