@@ -23,7 +23,7 @@ ALLOWED = {
     "ops": set(),
     "models": {"ops", "torchvision_guard"},
     "authors": {"models"},
-    "checkpoint": MODELS | {"authors"},
+    "checkpoint": MODELS | {"authors", "addresses"},
     "images": set(),
     "video": {"images"},
     "metrics": {"images", "video", "torchvision_guard"},
@@ -33,7 +33,9 @@ ALLOWED = {
     "inference": MODELS | {"checkpoint", "images", "video", "addresses"},
     "training": MODELS | {"checkpoint"} | PLAIN,
     "evaluation": MODELS | {"checkpoint", "inference", "images", "data", "metrics", "reports", "addresses"},
-    "analysis": MODELS | {"checkpoint", "inference", "training", "video", "evaluation", "reports"} | PLAIN,
+    "analysis": MODELS
+    | {"checkpoint", "inference", "training", "video", "evaluation", "reports", "addresses"}
+    | PLAIN,
     "reports": set(),
     "errors": set(),
     "files": set(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from xyscan_cli import options
 from xyscannet.errors import ConfigError, UnavailableError
@@ -95,16 +95,26 @@ def default_weights(device_type: str) -> str:
     return "xyscannet-b" if large else "xyscannet-s"
 
 
-def load_network(weights: str | None, device: torch.device, channel_order: str) -> tuple[XYScanNet, str]:
-    """The folded network of `--weights`, and what it is in words."""
+class Loaded(NamedTuple):
+    """A network that is ready to run, what it is in words, and the checksum of its file."""
+
+    model: XYScanNet
+    words: str
+    sha256: str
+
+
+def load_network(weights: str | None, device: torch.device, channel_order: str) -> Loaded:
+    """The folded network of `--weights`, whose file, or what is at its address, is read once."""
     from xyscannet import checkpoint
     from xyscannet.models import zoo
 
     weights = weights or default_weights(device.type)
-    model = checkpoint.load_model(weights, device=device, channel_order=channel_order)
+    held = checkpoint.read(checkpoint.resolve(weights), channel_order)
+    model = checkpoint.build(held, device=device)
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
     embedded = " (embedded weights)" if weights in zoo.names() else ""
-    return model.fuse(), f"{weights}{embedded}, {parameters:.2f} M parameters, width {model.config.width}"
+    words = f"{weights}{embedded}, {parameters:.2f} M parameters, width {model.config.width}"
+    return Loaded(model.fuse(), words, held.sha256)
 
 
 def on_each(model: XYScanNet, devices: Sequence[torch.device]) -> list[XYScanNet]:

@@ -62,7 +62,8 @@ WeightsOption = Annotated[
         "--weights",
         "-w",
         metavar="NAME|FILE",
-        help="A network's name (`xyscan models list`), a .safetensors file, or the authors' .pth file.",
+        help="A network's name (`xyscan models list`), a .safetensors file, or the authors' .pth file, here or at an "
+        "address such as s3://bucket/FILE.",
     ),
 ]
 ChannelOrderOption = Annotated[

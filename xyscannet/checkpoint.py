@@ -1,5 +1,7 @@
 """Checkpoints: safetensors with the configuration in the header, and the authors' ``.pth`` files imported.
 
+A file may be at an address that fsspec knows: it is fetched whenever it is read, and is what the same file here is.
+
 Errors: UnavailableError where a file or a model's weights are not there, ConfigError where a file is there
 but is not a checkpoint of this network (damaged, foreign, with code in it, or of other shapes).
 """
@@ -21,6 +23,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from xyscannet.addresses import Address, fetched, place_of
 from xyscannet.authors import State, first, is_authors, read_pth, read_state, size
 from xyscannet.errors import ConfigError, InputError, UnavailableError
 from xyscannet.models import XYScanNet, XYScanNetConfig, zoo
@@ -42,7 +45,7 @@ class Checkpoint:
     state: State
     metadata: dict[str, str]
     sha256: str
-    source: Path
+    source: Path | Address
 
 
 def save(
@@ -78,25 +81,39 @@ def save(
     return _write(path, _with_sorted_metadata(blob))
 
 
-def read(path: str | Path, channel_order: str = "rgb") -> Checkpoint:
-    """Read a safetensors file of ours or the authors' ``.pth``, told apart by content.
+def read(place: str | Path | Address, channel_order: str = "rgb") -> Checkpoint:
+    """Read a safetensors file of ours or the authors' ``.pth``, told apart by content, here or at an address.
 
     ``channel_order="bgr"`` is for weights trained on BGR images: the first layer's inputs and the last
     layer's outputs are flipped so that the network takes and gives RGB.
     """
-    path = Path(path)
+    place = place_of(os.fspath(place))
     if channel_order not in CHANNEL_ORDERS:
         raise ConfigError(f"channel order {channel_order!r}: must be rgb or bgr")
-    with _opened(path) as (file, start):
-        digest = _sha256(start, file)
-        if _is_pth(start):
-            (state, config), metadata = read_pth(path), {"imported_from": path.name}
-        else:
-            state, config, metadata = _read_safetensors(path)
-    check(state, config, str(path))
+    with at_hand(place) as path:
+        with _opened(path) as (file, start):
+            digest = _sha256(start, file)
+            if _is_pth(start):
+                (state, config), metadata = read_pth(path), {"imported_from": place.name}
+            else:
+                state, config, metadata = _read_safetensors(path)
+        check(state, config, str(path))
     if channel_order == "bgr":
         state = flip_channels(state)
-    return Checkpoint(config, state, metadata, digest, path)
+    return Checkpoint(config, state, metadata, digest, place)
+
+
+@contextmanager
+def at_hand(place: Path | Address) -> Iterator[Path]:
+    """The file itself, or a copy of what is at the address for the length of the block; errors name the address.
+
+    Raises UnavailableError where the address is not there or cannot be reached.
+    """
+    try:
+        with fetched(place) as path:
+            yield path
+    except InputError as error:
+        raise UnavailableError(str(error)) from error
 
 
 def read_foreign(path: Path) -> State | None:
@@ -110,18 +127,25 @@ def read_foreign(path: Path) -> State | None:
 
 
 def load_model(
-    name_or_path: str | Path,
+    name_or_path: str | Path | Address,
     *,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
     channel_order: str = "rgb",
     kind: type[Network] = XYScanNet,
 ) -> Network:
-    """Build the network of a named model's embedded weights or of a checkpoint file, in eval mode.
+    """`build` of a named model's embedded weights or of a checkpoint file, here or at an address."""
+    return build(read(resolve(name_or_path), channel_order), device=device, dtype=dtype, kind=kind)
 
-    `kind` is the class that is built, XYScanNet or one derived from it.
-    """
-    checkpoint = read(resolve(name_or_path), channel_order)
+
+def build(
+    checkpoint: Checkpoint,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    kind: type[Network] = XYScanNet,
+) -> Network:
+    """The network of a checkpoint, in eval mode; `kind` is its class, XYScanNet or one derived from it."""
     model = kind(checkpoint.config)
     model.load_state_dict(checkpoint.state, strict=True)
     model.to(device=device, dtype=dtype)
@@ -131,8 +155,8 @@ def load_model(
     return model.eval().requires_grad_(False)
 
 
-def resolve(name_or_path: str | Path) -> Path:
-    """The checkpoint file of a model name (its embedded weights) or of a path."""
+def resolve(name_or_path: str | Path | Address) -> Path | Address:
+    """The checkpoint file of a model name (its embedded weights), of a path or of an address."""
     text = str(name_or_path)
     if text in zoo.names():
         weights = zoo.info(text).weights
@@ -143,9 +167,9 @@ def resolve(name_or_path: str | Path) -> Path:
             f"{text}: no weights are embedded for this model; give a checkpoint file"
             + (f", or use {' or '.join(held)}" if held else "")
         )
-    path = Path(name_or_path)
-    if path.exists() or path.suffix or len(path.parts) > 1:
-        return path
+    place = place_of(text)
+    if isinstance(place, Address) or place.exists() or place.suffix or len(place.parts) > 1:
+        return place
     raise ConfigError(f"{text}: neither a checkpoint file nor a model name ({', '.join(zoo.names())})")
 
 

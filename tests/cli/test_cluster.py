@@ -327,6 +327,20 @@ def test_photographs_of_a_web_server(deblur, ray_here) -> None:
     assert contents("out") == contents("one")
 
 
+def test_weights_at_an_address_reach_the_workers(deblur, tiny_weights: Path, memory, ray_here) -> None:
+    """The workers are other processes, whose memory:// is empty: only what the command fetches is there."""
+    pytest.importorskip("skimage", reason="scikit-image is not installed")
+    memory.put_file(str(tiny_weights), "/box/tiny.safetensors")
+    inputs = [f"in/{name}" for name in NAMES[:2]]
+    assert deblur(*inputs, "one").exit_code == 0
+    result = deblur(*inputs, "two", "-w", "memory://box/tiny.safetensors", *CLUSTER)
+    assert result.exit_code == 0, result.output
+    assert contents("one") == contents("two")
+    pairs = ["memory://box/tiny.safetensors", "--pairs", "in", "in", "--limit", "2"]
+    result = CliRunner().invoke(app, ["eval", *pairs, *CLUSTER])
+    assert result.exit_code == 0, result.output
+
+
 def test_an_evaluation_is_that_of_a_single_process(here: Path, tiny_weights: Path, ray_here) -> None:
     pytest.importorskip("skimage", reason="scikit-image is not installed")
     for i in range(5):

@@ -143,7 +143,7 @@ def test_results_are_written_to_this_machine_only(option: str, box: Path) -> Non
         (["--root", "http://127.0.0.1:9/set"], 3, "http://127.0.0.1:9/set: cannot be reached"),
         (["--pairs", "box/set/blur", "memory://gone"], 3, "memory://gone: there is no such"),
         (["memory://gone", "--root", "memory://box/set"], 3, "memory://gone: there is no such"),
-        (["memory://box/tiny.safetensors", "--root", "box/set"], 2, "copy them here"),
+        (["memory://box/tiny.pth", "--root", "box/set"], 3, "memory://box/tiny.pth: there is no such"),
         (["s3://bucket/near", "--root", "box/set"], 3, "pip install s3fs"),
         (["--dataset", "gopro"], 2, "XYSCAN_DATA names folders of this machine"),
     ],

@@ -234,7 +234,7 @@ def test_snapshots_are_kept_as_many_as_asked(tiny: dict, run_folder: Path) -> No
     assert kept == ["step-0000004.safetensors", "step-0000006.safetensors"]
 
 
-def test_start_from_takes_the_weights_and_nothing_else(tiny: dict, tmp_path: Path) -> None:
+def test_start_from_takes_the_weights_and_nothing_else(tiny: dict, tmp_path: Path, memory) -> None:
     first = Trainer(parse_config(tiny), tmp_path / "first", samples=DrawnPairs())
     first.run()
     weights = str(tmp_path / "first" / "last.safetensors")
@@ -242,3 +242,7 @@ def test_start_from_takes_the_weights_and_nothing_else(tiny: dict, tmp_path: Pat
     assert second.step == 0
     assert_same(dict(first.ema.module.state_dict()), dict(second.model.state_dict()))
     assert all(parameter.requires_grad for parameter in second.model.parameters())
+    memory.put_file(weights, "/box/last.safetensors")
+    there = {**tiny, "start_from": "memory://box/last.safetensors"}
+    third = Trainer(parse_config(there), tmp_path / "third", samples=DrawnPairs())
+    assert_same(dict(second.model.state_dict()), dict(third.model.state_dict()))

@@ -61,7 +61,7 @@ def here(asked: Asked, settings: Settings) -> Iterator[Place]:
     dtype = networks.arithmetic_type(asked.dtype, *devices)
     settings = replace(settings, dtype=dtype, sharing=max(Counter(devices).values()))
     with networks.scan_backend(asked.scan, devices[0]):
-        model, network = networks.load_network(asked.weights, devices[0], asked.channel_order)
+        model, network, _ = networks.load_network(asked.weights, devices[0], asked.channel_order)
         where = report.here(devices, settings)
         restore = partial(_after_jobs, run_jobs, networks.on_each(model, devices), settings)
         yield Place(model.config, network, settings, str(devices[0]), None, where, restore)
@@ -79,7 +79,7 @@ def on_cluster(asked: Asked, settings: Settings) -> Iterator[Place]:
         dtype = networks.named_type(asked.dtype) or worker.dtype
         settings = replace(settings, dtype=dtype, sharing=cluster.sharing)
         weights = asked.weights or networks.default_weights(cluster.device)
-        model, network = networks.load_network(weights, torch.device("cpu"), asked.channel_order)
+        model, network, _ = networks.load_network(weights, torch.device("cpu"), asked.channel_order)
         where = report.there(cluster, worker, settings)
         restore = partial(_after_jobs, partial(run_on_cluster, cluster, scan=worker.scan), model, settings)
         yield Place(model.config, network, settings, cluster.device, worker.memory, where, restore)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -98,13 +97,11 @@ def sources(
 
 
 def _folder(name: str) -> Path | Address | None:
-    """The folder of restored images that a source names; None for a network."""
+    """The folder of restored images that a source names; None for a network. An address tells by its suffix."""
     place = place_of(name)
     if isinstance(place, Path):
         return place if place.is_dir() else None
-    if place.suffix in _WEIGHTS:
-        raise ConfigError(f"{name}: weights are read from files of this machine; copy them here")
-    return place
+    return None if place.suffix.lower() in _WEIGHTS else place
 
 
 def _label(name: str, names: Sequence[str], folders: dict[str, Path | Address]) -> str:
@@ -112,20 +109,18 @@ def _label(name: str, names: Sequence[str], folders: dict[str, Path | Address]) 
     if name in folders:
         short = folders[name].name or name
     else:
-        short = re.sub(r"\.(safetensors|pth)$", "", Path(name).name)
+        short = re.sub(r"\.(safetensors|pth)$", "", place_of(name).name)
     alike = [other for other in names if Path(other).stem == Path(name).stem]
     return name if len(alike) > 1 else short
 
 
 @contextmanager
 def _network(name: str, label: str, keep: Path | None, runs: Running) -> Iterator[Source]:
-    from xyscannet import checkpoint
     from xyscannet.evaluation import Network
 
-    model, words = networks.load_network(name, runs.loaded, runs.channel_order)
+    model, words, digest = networks.load_network(name, runs.loaded, runs.channel_order)
     console.field("network", words)
     console.field("scan", runs.scan)
-    digest = hashlib.sha256(checkpoint.resolve(name).read_bytes()).hexdigest()
     known = {"weights": digest, "scan": runs.scan, "device": runs.device}
     yield Network(
         model,

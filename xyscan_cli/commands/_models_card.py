@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from xyscan_cli import console, networks, options, tables
+from xyscannet.addresses import place_of
 from xyscannet.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def command(
     place = inference.pick_device(device)
     number = networks.arithmetic_type(dtype, place)
     with networks.scan_backend(scan, place):
-        model, network = networks.load_network(weights, place, channel_order.value)
+        model, network, _ = networks.load_network(weights, place, channel_order.value)
         console.field("network", network)
         name = weights or networks.default_weights(place.type)
         plan = partial(inference.plan_image, config=model.config, device=place, dtype=number)
@@ -79,9 +80,10 @@ def command(
         def restore(image: Any, tile: str | int = "auto") -> Any:
             return inference.restore(model, image, plan(*image.shape[2:], tile=tile), dtype=number)
 
-        restorers = {Path(name).name: restore}
+        label = place_of(name).name
+        restorers = {label: restore}
         if window is not None:
-            restorers[f"{Path(name).name}, tiles of {window}"] = partial(restore, tile=window)
+            restorers[f"{label}, tiles of {window}"] = partial(restore, tile=window)
         wanted = [metric.strip() for metric in metrics.split(",") if metric.strip()]
         if "psnr" not in wanted:
             raise ConfigError("--metrics: psnr must be among them, which settings are chosen by")

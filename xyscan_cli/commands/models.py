@@ -81,7 +81,12 @@ def list_models(json: JsonFlag = False) -> None:
 
 @app.command()
 def info(
-    model: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A network's name or a checkpoint file.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME|FILE", help="A network's name or a checkpoint file, here or at an address."
+        ),
+    ],
     json: JsonFlag = False,
 ) -> None:
     """Describe a network or a checkpoint: configuration, size, checksum, and the card in its header."""
@@ -106,7 +111,9 @@ def info(
 
 @app.command()
 def convert(
-    source: Annotated[str, typer.Argument(metavar="FILE", help="The authors' .pth, or a .safetensors file.")],
+    source: Annotated[
+        str, typer.Argument(metavar="FILE", help="The authors' .pth, or a .safetensors file; or its address.")
+    ],
     target: Annotated[Path, typer.Argument(metavar="OUT.safetensors", help="The file to write.")],
     dtype: Annotated[Stored, typer.Option("--dtype", help="Number format of the file.")] = Stored.fp32,
     channel_order: options.ChannelOrderOption = options.ChannelOrder.rgb,

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from xyscannet.addresses.address import Address
-from xyscannet.errors import InputError
+from xyscannet.errors import XYScanError
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
@@ -53,7 +53,7 @@ def exists(place: Path | Address) -> bool:
 
 @contextlib.contextmanager
 def fetched(place: Path | Address) -> Iterator[Path]:
-    """The file itself, or a copy of it on this machine for the length of the block. InputErrors name the address."""
+    """The file itself, or a copy of it on this machine for the length of the block. Errors of ours name the address."""
     if isinstance(place, Address):
         with _copy(place) as path:
             place._fetch(path)
@@ -79,5 +79,5 @@ def _copy(address: Address) -> Iterator[Path]:
         path = Path(folder) / f"file{address.suffix}"
         try:
             yield path
-        except InputError as error:
-            raise InputError(str(error).replace(os.fspath(path), address.text)) from error
+        except XYScanError as error:
+            raise type(error)(str(error).replace(os.fspath(path), address.text)) from error

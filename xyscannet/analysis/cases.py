@@ -72,20 +72,25 @@ def load(
 ) -> tuple[nn.Module, str]:
     """The network, and where its weights are from: the file's name, or "random" for a name without weights.
 
+    What is at an address is fetched once a call.
+
     `random` gives any network of this project random weights, a file's too.
     """
     name = find(name_or_file)
     if name in peers.PEERS:
         with _seeded():
             return peers.build(name).requires_grad_(False).to(device), "random"
-    named = name in zoo.names()
-    foreign = None if named else checkpoint.read_foreign(Path(name))
-    if foreign is not None:
-        return peers.from_state(foreign, name).requires_grad_(False).to(device), Path(name).name
-    if random or (named and zoo.info(name).weights is None):
-        config = zoo.info(name).config if named else checkpoint.load_model(name).config
-        return untrained(config).to(device), "random"
-    return checkpoint.load_model(name, device=device), checkpoint.resolve(name).name
+    if name in zoo.names() and (random or zoo.info(name).weights is None):
+        return untrained(zoo.info(name).config).to(device), "random"
+    place = checkpoint.resolve(name)
+    with checkpoint.at_hand(place) as file:
+        foreign = None if name in zoo.names() else checkpoint.read_foreign(file)
+        if foreign is not None:
+            return peers.from_state(foreign, name).requires_grad_(False).to(device), place.name
+        held = checkpoint.read(file)
+    if random:
+        return untrained(held.config).to(device), "random"
+    return checkpoint.build(held, device=device), place.name
 
 
 def load_own(

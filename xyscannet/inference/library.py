@@ -95,18 +95,20 @@ def load(
     dtype: torch.dtype = torch.float32,
     channel_order: str = "rgb",
 ) -> Restorer:
-    """The network of a named model's embedded weights or of a checkpoint file, in eval mode.
+    """The network of a named model's embedded weights or of a checkpoint file, here or at an address, in eval mode.
 
     It is called like any module, `model(x)` with x (B, 3, H, W) in [0, 1], or `model.restore(image)`.
 
     Args:
-        name_or_path: a name of `xyscan models list`, a .safetensors file, or one of the authors' .pth files.
+        name_or_path: a name of `xyscan models list`, a .safetensors file, or one of the authors' .pth files; or the
+            address of such a file (s3://, https://, ...), which is fetched anew by every call.
         device: where it is to compute.
         dtype: type of its weights; those of the scan stay float32.
         channel_order: "bgr" for a .pth file that was trained on BGR images.
 
     Raises:
-        UnavailableError: the file is not there, or no weights are embedded for the name.
+        UnavailableError: the file is not there, its address cannot be reached or needs a package, or no weights are
+            embedded for the name.
         ConfigError: it is no checkpoint of this network, or neither a name nor a file.
     """
     return checkpoint.load_model(

@@ -131,7 +131,7 @@ class TrainConfig(_Section):
     model: str | dict[str, Any] = "xyscannet-s"
     """A name of the zoo, or the fields of XYScanNetConfig."""
     start_from: str | None = None
-    """Weights to start from; random where null."""
+    """Weights to start from, a file or its address; random where null."""
     data: DataConfig = Field(default_factory=DataConfig)
     stages: tuple[Stage, ...] = ()
     optimiser: OptimiserConfig = Field(default_factory=OptimiserConfig)
