@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xyscan_cli import console, tables
-from xyscannet.addresses import Address, place_of
+from xyscannet.addresses import place_of
 from xyscannet.files import write_text
 
 if TYPE_CHECKING:
@@ -30,8 +30,7 @@ def print_set(found: Dataset, count: int, protocol: str) -> None:
     for problem in found.problems[:LISTED]:
         console.warn(problem)
     if len(found.problems) > LISTED:
-        where = "evaluation.json" if isinstance(found.root, Address) else "xyscan data check"
-        console.warn(f"and {len(found.problems) - LISTED} more; {where} lists them")
+        console.warn(f"and {len(found.problems) - LISTED} more; xyscan data check lists them")
 
 
 def show(

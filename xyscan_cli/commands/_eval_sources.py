@@ -62,8 +62,9 @@ def images(
     if len(sets) == 1:
         return sets[0], None
     if not sets:
-        hint = "" if isinstance(place, Address) else f"; xyscan data check {place} says what is there"
-        raise UnavailableError(f"{place} holds no {split} split of pairs{hint}")
+        raise UnavailableError(
+            f"{place} holds no {split} split of pairs; xyscan data check {place} says what is there"
+        )
     raise ConfigError(
         f"{place} holds several sets: {'; '.join(f'{s.root} ({s.layout})' for s in sets)}; give one"
     )

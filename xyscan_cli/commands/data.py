@@ -12,6 +12,7 @@ import typer
 
 from xyscan_cli import console, options
 from xyscan_cli.console import Progress, shown
+from xyscannet.addresses import place_of
 from xyscannet.errors import UnavailableError
 from xyscannet.files import write_text
 
@@ -88,9 +89,11 @@ def synth(
 @app.command()
 def check(
     folder: Annotated[
-        Path,
+        str,
         typer.Argument(
-            metavar="DIR", help="A data set, one of its splits, or a folder of sets.", show_default=False
+            metavar="DIR",
+            help="A data set, one of its splits, or a folder of sets, here or at an address such as s3://bucket/gopro.",
+            show_default=False,
         ),
     ],
     deep: Annotated[bool, typer.Option("--deep", help="Decode every file, not only its header.")] = False,
@@ -103,12 +106,15 @@ def check(
     that circulate, and so are any folders {blur,sharp} or {input,target}.
     Counts are compared with the published ones. Files without a partner,
     unreadable files and pairs of two sizes are listed. The exit code is 1 if
-    there are any problems, 3 if the folder holds no data set.
+    there are any problems, 3 if the folder holds no data set or its address
+    cannot be reached. Files at an address are fetched, each for as long as
+    it is looked at.
     """
     console.set_quiet(quiet)
     from xyscannet.data import datasets
+    from xyscannet.data.remote import seen
 
-    sets = datasets.recognise(folder)
+    sets = seen(datasets.recognise, place_of(folder))
     if not sets:
         raise UnavailableError(
             f"{folder} holds no data set: neither {', '.join(datasets.NAMES)} in a known layout and folder name "

@@ -8,9 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from xyscannet.addresses import Address, fetched
 from xyscannet.data.sets import Dataset, Sample
 from xyscannet.errors import InputError
 from xyscannet.images import probe, read
+
+AT_ONCE = 8  # samples, where files are decoded or fetched
 
 
 @dataclass(frozen=True)
@@ -28,18 +31,23 @@ class Checked:
 
 
 def check(dataset: Dataset, *, deep: bool = False) -> Iterator[Checked]:
-    """Every sample in order, from the headers of its files, or with `deep` from their decoded pixels."""
-    if not deep:
-        yield from (_checked(sample, _header_size) for sample in dataset.samples)
+    """Every sample in order, from the headers of its files, or with `deep` from their decoded pixels.
+
+    What is at an address is fetched, whole, for as long as it is looked at.
+    """
+    size_of = _decoded_size if deep else _header_size
+    far = any(isinstance(file, Address) for each in dataset.samples for file in (each.blur, each.sharp))
+    if not (deep or far):
+        yield from (_checked(sample, size_of) for sample in dataset.samples)
         return
-    pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
+    pool = ThreadPoolExecutor(AT_ONCE if far else min(AT_ONCE, os.cpu_count() or 1))
     try:
-        yield from pool.map(lambda sample: _checked(sample, _decoded_size), dataset.samples)
+        yield from pool.map(lambda sample: _checked(sample, size_of), dataset.samples)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _checked(sample: Sample, size_of: Callable[[Path], tuple[int, int]]) -> Checked:
+def _checked(sample: Sample, size_of: Callable[[Path | Address], tuple[int, int]]) -> Checked:
     sizes, problems = [], []
     for path in (sample.blur, sample.sharp):
         try:
@@ -55,11 +63,13 @@ def _checked(sample: Sample, size_of: Callable[[Path], tuple[int, int]]) -> Chec
     return Checked(sample, blur, tuple(problems))
 
 
-def _header_size(path: Path) -> tuple[int, int]:
-    info = probe(path)
+def _header_size(place: Path | Address) -> tuple[int, int]:
+    with fetched(place) as path:
+        info = probe(path)
     return info.width, info.height
 
 
-def _decoded_size(path: Path) -> tuple[int, int]:
-    height, width = read(path).rgb.shape[:2]
+def _decoded_size(place: Path | Address) -> tuple[int, int]:
+    with fetched(place) as path:
+        height, width = read(path).rgb.shape[:2]
     return width, height
