@@ -48,11 +48,20 @@ class Exist(str, Enum):
 
 def local(text: str) -> Path:
     """An option's path on this machine. Raises BadParameter, which names the option, for an address."""
+    return _path(text, "this must be on this machine")
+
+
+def journal(text: str) -> Path:
+    """`local` of a folder with a journal."""
+    return _path(
+        text, "the journal is appended to with every image, which only a file of this machine can be"
+    )
+
+
+def _path(text: str, reason: str) -> Path:
     place = place_of(text)
     if isinstance(place, Address):
-        raise typer.BadParameter(
-            f"{text} is an address, and this is written to this machine only: give a path"
-        )
+        raise typer.BadParameter(f"{text} is an address, and {reason}: give a path")
     return place
 
 
@@ -104,15 +113,9 @@ DTypeOption = Annotated[
 ScanOption = Annotated[
     Scan, typer.Option("--scan", help="Scan backend. A backend that is named but not usable is an error.")
 ]
-JsonOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--json",
-        metavar="FILE|-",
-        parser=local,
-        help="Write one JSON record per line to FILE, or to stdout with -.",
-    ),
-]
+_JSON = {"metavar": "FILE|-", "help": "Write one JSON record per line to FILE, or to stdout with -."}
+JsonOption = Annotated[Path | None, typer.Option("--json", parser=local, **_JSON)]
+JsonAnywhereOption = Annotated[str | None, typer.Option("--json", **_JSON)]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.")]
 PerceptualWeightsOption = Annotated[
     Path | None,

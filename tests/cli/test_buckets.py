@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from typer.testing import CliRunner
 
 from tests.data.miniature import picture
+from xyscan_cli.app import app
 
 pytest.importorskip("fsspec", reason="fsspec is not installed")
 from fsspec.implementations.memory import MemoryFileSystem
@@ -78,6 +80,15 @@ def test_a_missing_bucket_is_told_once_before_the_work(
     result = deblur("in", f"{scheme}://none/out")
     assert result.exit_code == 3
     assert result.stderr == f"error: {scheme}://none/out: there is no bucket none: make it first\n"
+
+
+@pytest.mark.parametrize("option", ["--csv", "--figures"])
+def test_a_missing_bucket_for_results_is_told_before_the_work(option: str, here: Path, buckets) -> None:
+    picture(here / "in/a.png")
+    command = ["eval", "--restored", "in", "--sharp", "in", option, "gs://none/results"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 3
+    assert result.stderr == "error: gs://none/results: there is no bucket none: make it first\n"
 
 
 @pytest.mark.parametrize(("described", "listed"), [(True, True), (False, True), (False, False)])

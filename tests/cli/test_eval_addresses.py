@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -124,13 +125,74 @@ def test_a_damaged_file_is_named_by_its_address(box: Path, memory) -> None:
     assert "memory://box/set/blur/1.png: this is not an image" in result.stderr
 
 
-@pytest.mark.parametrize(
-    "option", ["--out", "--report", "--figures", "--json", "--csv", "--markdown", "--latex"]
-)
-def test_results_are_written_to_this_machine_only(option: str, box: Path) -> None:
-    result = run("box/near", "--root", "box/set", option, "memory://out/file", code=2)
-    assert f"Invalid value for '{option}': memory://out/file is an address" in result.stderr
+def test_results_are_those_that_are_written_here(box: Path, memory) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    names = {"report": "page.html", "csv": "i.csv", "markdown": "t.md", "latex": "t.tex", "json": "r.jsonl"}
+    arguments = ["memory://box/near", "--root", "memory://box/set", "--blurred", "--out", "out"]
+
+    def written(place: str):
+        files = [word for option, name in names.items() for word in (f"--{option}", f"{place}/{name}")]
+        return run(*arguments, *files, "--figures", f"{place}/figures")
+
+    Path("here").mkdir()
+    expected, found = written("here"), written("memory://box/there/new")
+    assert found.stderr.count("wrote memory://box/there/new/") == expected.stderr.count("wrote here/") > 6
+    here = {path.relative_to("here").as_posix(): path for path in Path("here").rglob("*") if path.is_file()}
+    there = {name.removeprefix("/box/there/new/"): name for name in memory.find("/box/there/new")}
+    assert sorted(here) == sorted(there) and {*names.values(), "figures/captions.txt"} < here.keys()
+    for name in here.keys() - {"page.html", "r.jsonl"}:  # tables tell when they were made
+        found, expected = (
+            re.sub(rb"T\d\d:\d\d:\d\d", b"", each)
+            for each in (memory.cat(there[name]), here[name].read_bytes())
+        )
+        assert found == expected, name
+    images = [from_json(line).images for line in memory.cat("/box/there/new/r.jsonl").decode().splitlines()]
+    assert images == [from_json(line).images for line in Path("here/r.jsonl").read_text().splitlines()]
+    page = memory.cat("/box/there/new/page.html").decode()
+    assert page.count("data:image/webp;base64,") == Path("here/page.html").read_text().count(
+        "data:image/webp"
+    )
+
+
+def test_a_result_that_is_refused_costs_no_measurement(box: Path, memory, monkeypatch) -> None:
+    put, arguments = type(memory).put_file, ["box/near", "--root", "box/set", "--csv", "memory://out/i.csv"]
+
+    def refusing(self, *_: object, **__: object) -> None:
+        raise PermissionError("quota")
+
+    monkeypatch.setattr(type(memory), "put_file", refusing)
+    error = run(*arguments, code=1).stderr.partition("error: ")[2]
+    assert error == "memory://out/i.csv: no permission: check the credentials\n" and not memory.find("/out")
+    monkeypatch.setattr(type(memory), "put_file", put)
+    assert "3 images were measured before" in run(*arguments).stderr
+    assert memory.cat("/out/i.csv").count(b"\n") == 4
+
+
+def test_the_journal_stays_on_this_machine(box: Path) -> None:
+    result = run("box/near", "--root", "box/set", "--out", "memory://out/file", code=2)
+    assert "Invalid value for '--out': memory://out/file is an address, and the journal" in result.stderr
     assert result.stderr.count("error:") == 1 and not Path("runs").exists()
+
+
+@pytest.mark.parametrize("option", ["--report", "--figures", "--json", "--csv", "--markdown", "--latex"])
+@pytest.mark.parametrize(
+    ("place", "code", "words"),
+    [
+        ("https://host/results", 2, "https addresses can be read, not written: https://host/results"),
+        ("nosuch://out/file", 2, "nosuch://out/file: there is no such kind of address"),
+        ("s3://bucket/file", 3, "s3://bucket/file cannot be reached without a package: pip install s3fs"),
+    ],
+)
+def test_where_no_result_can_go_is_told_before_the_work(
+    option: str, place: str, code: int, words: str, box: Path, monkeypatch
+) -> None:
+    if place.startswith("http"):
+        pytest.importorskip("aiohttp", reason="aiohttp is not installed")
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
+    result = run("box/near", "--root", "box/set", option, place, code=code)
+    assert result.stderr.startswith(f"error: {words}") and result.stderr.count("\n") == 1
+    assert not Path("runs").exists()
 
 
 @pytest.mark.parametrize(

@@ -119,6 +119,22 @@ def test_a_set(bucket, tiny_weights: Path) -> None:
     assert "2 images were measured before" in run(*again).stderr
     bucket.put_file("other.png", "box/data/theirs/0.png")
     assert "--fresh begins anew" in run(*again, code=2).stderr
+    arguments = ["eval", "data/theirs", "--root", "data/GoPro"]
+    for option in ("--csv", "--report"):
+        run(*arguments, option, "s3://box/results/file")
+        assert b"GOPR0384_11_00" in bucket.cat_file("box/results/file")
+        error = run(*arguments, option, "s3://none/file", code=3).stderr
+        assert error == "error: s3://none/file: there is no bucket none: make it first\n"
+
+
+def test_weights(bucket, tiny_weights: Path) -> None:
+    bucket.put_file(str(tiny_weights), "box/tiny.safetensors")
+    run("deblur", "-w", tiny_weights, "in/0.png", "here.png")
+    run("deblur", "-w", "s3://box/tiny.safetensors", "in/0.png", "there.png")
+    assert Path("here.png").read_bytes() == Path("there.png").read_bytes()
+    for place in ("s3://none/a.pth", "s3://box/a.pth"):
+        error = run("deblur", "-w", place, "in", "out", code=3).stderr
+        assert error == f"error: {place}: there is no such file or folder\n"
 
 
 def test_what_is_not_there(bucket, tiny_weights: Path) -> None:

@@ -10,8 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xyscan_cli import console, tables
-from xyscannet.addresses import place_of
+from xyscan_cli import console, outputs, tables
+from xyscan_cli.outputs import Place
+from xyscannet.addresses import place_of, stored, stored_folder
 from xyscannet.files import write_text
 
 if TYPE_CHECKING:
@@ -34,12 +35,12 @@ def print_set(found: Dataset, count: int, protocol: str) -> None:
 
 
 def show(
-    evaluations: Sequence[Evaluation], comparison: Comparison | None, paper: bool, json_path: Path | None
+    evaluations: Sequence[Evaluation], comparison: Comparison | None, paper: bool, json_place: Place | None
 ) -> None:
-    """The table and its notes; with `--json -` the records on stdout instead."""
+    """The table and its notes, and the records of `--json`; with `--json -` these on stdout instead."""
     from xyscannet.reports import tables as grids
 
-    if json_path is not None and str(json_path) == "-":
+    if str(json_place) == "-":
         sys.stdout.write(_json(evaluations, comparison))
         return
     header, rows, notes = grids.terminal_rows(evaluations, paper)
@@ -53,8 +54,8 @@ def show(
         tables.show(header, rows, right=[1, 2])
         for note in notes:
             console.say(note)
-    if json_path is not None:
-        write_text(json_path, _json(evaluations, comparison))
+    if json_place is not None:
+        outputs.put(json_place, _json(evaluations, comparison))
 
 
 def _print_worst(evaluation: Evaluation) -> None:
@@ -66,13 +67,12 @@ def _print_worst(evaluation: Evaluation) -> None:
 
 def write(
     evaluations: Sequence[Evaluation],
-    comparison: Comparison | None,
     paper: bool,
-    files: Mapping[str, Path | None],
-    figures: Path | None,
+    files: Mapping[str, Place | None],
+    figures: Place | None,
     folder: Path,
 ) -> None:
-    """The results in the run's folder, and the files that were asked for."""
+    """The results in the run's folder, and the files that were asked for, but for `--json`."""
     from xyscannet.reports import tables as grids
     from xyscannet.reports.results import to_json
 
@@ -84,20 +84,23 @@ def write(
         "--latex": lambda: grids.latex(evaluations, paper),
     }
     for option, make in makers.items():
-        if files[option] is not None:
-            write_text(files[option], make())
-            console.say(f"wrote {files[option]}")
-    if files["--report"] is not None:
+        if (place := files[option]) is not None:
+            outputs.put(place, make())
+            console.say(f"wrote {place}")
+    if (place := files["--report"]) is not None:
         from xyscannet.reports.page import write_page
 
         rows = grids.terminal_rows(evaluations, paper)
-        write_page(files["--report"], evaluations, read=_pixels, paper_rows=rows)
-        console.say(f"wrote {files['--report']}")
+        with stored(place) as path:
+            write_page(path, evaluations, read=_pixels, paper_rows=rows)
+        console.say(f"wrote {place}")
     if figures is not None:
         from xyscannet.reports import figures as drawing
 
-        for path in drawing.write_all(figures, evaluations, read=_pixels):
-            console.say(f"wrote {path}")
+        with stored_folder(figures) as home:
+            written = [path.relative_to(home) for path in drawing.write_all(home, evaluations, read=_pixels)]
+        for name in written:
+            console.say(f"wrote {figures / name}")
 
 
 def safe(label: str) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from xyscan_cli import console, machine, options
+from xyscan_cli import console, machine, options, outputs
 from xyscan_cli.commands import _ablate_report as report
 from xyscan_cli.commands.bench import listed, parse_size
 from xyscan_cli.stopping import StopOnSignal
@@ -131,8 +131,7 @@ def command(
     if json_path is not None and str(json_path) != "-":
         files["--json"] = json_path
     for option, path in files.items():
-        if path is not None and not path.absolute().parent.is_dir():
-            raise ConfigError(f"{option} {path}: its folder does not exist")
+        outputs.file(option, path)
 
     from xyscannet import inference
     from xyscannet.analysis import ablation

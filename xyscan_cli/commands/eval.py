@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from xyscan_cli import console, machine, networks, options
+from xyscan_cli import console, machine, networks, options, outputs
 from xyscan_cli.commands import _eval_places as places
 from xyscan_cli.commands import _eval_report as report
 from xyscan_cli.commands import _eval_sources as measured
@@ -111,8 +111,8 @@ def command(
         typer.Option(
             "--out",
             metavar="DIR",
-            parser=options.local,
-            help="Journal, results and images.",
+            parser=options.journal,
+            help="Journal, results and images: a folder of this machine.",
             show_default="runs/eval-SET",
         ),
     ] = None,
@@ -121,31 +121,22 @@ def command(
         bool, typer.Option("--fresh", help="Begin anew instead of going on with an interrupted run.")
     ] = False,
     page: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            "--report",
-            metavar="page.html",
-            parser=options.local,
-            help="Write one page to look at. Keeps the restored images.",
+            "--report", metavar="page.html", help="Write one page to look at. Keeps the restored images."
         ),
     ] = None,
     figures: Annotated[
-        Path | None,
-        typer.Option(
-            "--figures", metavar="DIR", parser=options.local, help="Write figures. Keeps the restored images."
-        ),
+        str | None,
+        typer.Option("--figures", metavar="DIR", help="Write figures. Keeps the restored images."),
     ] = None,
-    json_path: options.JsonOption = None,
+    json_path: options.JsonAnywhereOption = None,
     csv_path: Annotated[
-        Path | None,
-        typer.Option("--csv", metavar="FILE", parser=options.local, help="A line for every image."),
+        str | None, typer.Option("--csv", metavar="FILE", help="A line for every image.")
     ] = None,
-    markdown: Annotated[
-        Path | None, typer.Option("--markdown", metavar="FILE", parser=options.local, help="The table.")
-    ] = None,
+    markdown: Annotated[str | None, typer.Option("--markdown", metavar="FILE", help="The table.")] = None,
     latex: Annotated[
-        Path | None,
-        typer.Option("--latex", metavar="FILE", parser=options.local, help="The table, for a paper."),
+        str | None, typer.Option("--latex", metavar="FILE", help="The table, for a paper.")
     ] = None,
     paper: Annotated[
         bool, typer.Option("--paper/--no-paper", help="Show the paper's rows around ours.")
@@ -165,9 +156,10 @@ def command(
 ) -> None:
     """Measure restored images on a data set, beside the paper's numbers.
 
-    Metrics see the 8-bit images that a user would get. A run that was interrupted goes on where it stopped. Folders
-    that are read may be addresses: s3://, gs://, https:// and whatever else fsspec knows. Exit code 1 if an image
-    failed, 3 if the set or a metric's package or weights are not there.
+    Metrics see the 8-bit images that a user would get. A run that was interrupted goes on where it stopped. Whatever
+    is read or written, but for --out, may be at an address: s3://, gs://, https:// (to read) and whatever else fsspec
+    knows. Exit code 1 if an image failed, 3 if the set, a place for results, or a metric's package or weights are not
+    there.
 
     Examples:
 
@@ -177,13 +169,18 @@ def command(
 
     xyscan eval theirs/ ours/ --paired --dataset realblur-j
 
-    xyscan eval --root s3://bucket/gopro
+    xyscan eval --root s3://bucket/gopro --report s3://bucket/gopro.html
     """
     console.set_quiet(quiet)
-    files = {"--report": page, "--csv": csv_path, "--markdown": markdown, "--latex": latex}
-    for option, path in files.items():
-        if path is not None and not path.absolute().parent.is_dir():
-            raise ConfigError(f"{option} {path}: its folder does not exist")
+    given = {
+        "--report": page,
+        "--json": json_path,
+        "--csv": csv_path,
+        "--markdown": markdown,
+        "--latex": latex,
+    }
+    files = {option: outputs.file(option, text) for option, text in given.items()}
+    drawings = outputs.folder(figures)
     named = [*(sources or []), *([weights] if weights else [])]
     if paired and len(named) != 2:
         raise ConfigError(f"--paired compares two sources, not {len(named)}")
@@ -243,8 +240,8 @@ def command(
         from xyscannet.evaluation import compare
 
         comparison = compare(evaluations[-2], evaluations[-1])
-    report.show(evaluations, comparison, paper, json_path)
-    report.write(evaluations, comparison, paper, files, figures, folder)
+    report.show(evaluations, comparison, paper, files["--json"])
+    report.write(evaluations, paper, files, drawings, folder)
     if report.print_failures(evaluations):
         raise typer.Exit(1)
 

@@ -74,6 +74,18 @@ def stored(place: Path | Address) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
+def stored_folder(place: Path | Address) -> Iterator[Path]:
+    """The folder itself, or one here whose files go below the address, each whole, if the block ends well."""
+    if isinstance(place, Address):
+        with _copy(place) as folder:
+            yield folder
+            for path in sorted(each for each in folder.rglob("*") if each.is_file()):
+                (place / path.relative_to(folder))._store(path)
+    else:
+        yield place
+
+
+@contextlib.contextmanager
 def _copy(address: Address) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="xyscan-") as folder:
         path = Path(folder) / f"file{address.suffix}"
