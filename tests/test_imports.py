@@ -31,7 +31,7 @@ ALLOWED = {
     "losses": set(),
     "addresses": set(),
     "inference": MODELS | {"checkpoint", "images", "video", "addresses"},
-    "training": MODELS | {"checkpoint"} | PLAIN,
+    "training": MODELS | {"checkpoint", "addresses"} | PLAIN,
     "evaluation": MODELS | {"checkpoint", "inference", "images", "data", "metrics", "reports", "addresses"},
     "analysis": MODELS
     | {"checkpoint", "inference", "training", "video", "evaluation", "reports", "addresses"}

@@ -51,6 +51,11 @@ def local(text: str) -> Path:
     return _path(text, "this must be on this machine")
 
 
+def local_text(text: str) -> str:
+    """`local` as text, for options that take names too."""
+    return str(local(text))
+
+
 def journal(text: str) -> Path:
     """`local` of a folder with a journal."""
     return _path(
@@ -121,6 +126,8 @@ PerceptualWeightsOption = Annotated[
     Path | None,
     typer.Option(
         "--perceptual-weights",
+        metavar="FILE",
+        parser=local,
         help="VGG-19's weights for the contrastive loss: loss.perceptual_weights.",
         show_default="torchvision's cache",
     ),

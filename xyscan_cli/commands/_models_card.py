@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 
 
 def command(
-    photos: Annotated[Path, typer.Argument(help="Folder of sharp photographs not trained on.")],
+    photos: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DIR", parser=options.local, help="Folder of sharp photographs not trained on."
+        ),
+    ],
     weights: options.WeightsOption = None,
     crop: Annotated[
         int | None,
@@ -43,11 +48,15 @@ def command(
     figure: Annotated[
         Path | None,
         typer.Option(
-            "--figure", metavar="FILE", help="Draw the first photograph at each strength (.png, .pdf, .svg)."
+            "--figure",
+            metavar="FILE",
+            parser=options.local,
+            help="Draw the first photograph at each strength (.png, .pdf, .svg).",
         ),
     ] = None,
     markdown: Annotated[
-        Path | None, typer.Option("--markdown", metavar="FILE", help="Write the table for a card.")
+        Path | None,
+        typer.Option("--markdown", metavar="FILE", parser=options.local, help="Write the table for a card."),
     ] = None,
     json_path: options.JsonOption = None,
     device: options.DeviceOption = "auto",

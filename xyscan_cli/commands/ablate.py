@@ -75,12 +75,21 @@ def command(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", metavar="RUNS", help="The cells' folder, for all tables.", show_default="runs/ablation"
+            "--out",
+            metavar="RUNS",
+            parser=options.local,
+            help="The cells' folder, for all tables.",
+            show_default="runs/ablation",
         ),
     ] = None,
     rebuild: Annotated[
         Path | None,
-        typer.Option("--from", metavar="RUNS", help="Make the table of what a folder holds; train nothing."),
+        typer.Option(
+            "--from",
+            metavar="RUNS",
+            parser=options.local,
+            help="Make the table of what a folder holds; train nothing.",
+        ),
     ] = None,
     fresh: Annotated[
         bool,
@@ -101,11 +110,15 @@ def command(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and exit.")] = False,
     json_path: options.JsonOption = None,
     csv_path: Annotated[
-        Path | None, typer.Option("--csv", metavar="FILE", help="A line for every cell.")
+        Path | None,
+        typer.Option("--csv", metavar="FILE", parser=options.local, help="A line for every cell."),
     ] = None,
-    markdown: Annotated[Path | None, typer.Option("--markdown", metavar="FILE", help="The table.")] = None,
+    markdown: Annotated[
+        Path | None, typer.Option("--markdown", metavar="FILE", parser=options.local, help="The table.")
+    ] = None,
     latex: Annotated[
-        Path | None, typer.Option("--latex", metavar="FILE", help="The table, for a paper.")
+        Path | None,
+        typer.Option("--latex", metavar="FILE", parser=options.local, help="The table, for a paper."),
     ] = None,
     device: options.DeviceOption = "auto",
     offline: Annotated[bool, typer.Option("--offline", help="Download no metric's weights.")] = False,

@@ -83,6 +83,7 @@ def command(
         typer.Option(
             "--trace",
             metavar="FILE",
+            parser=options.local,
             help="Profile one call of the first network, size, type, form and scan: where the time goes, and how "
             "far it is from what a copy of the same memory takes. FILE takes the timeline (Chrome's JSON).",
         ),
@@ -97,17 +98,24 @@ def command(
         ),
     ] = True,
     json_path: Annotated[
-        str | None, typer.Option("--json", metavar="FILE|-", help="Write the results as JSON, - to stdout.")
+        Path | None,
+        typer.Option(
+            "--json", metavar="FILE|-", parser=options.local, help="Write the results as JSON, - to stdout."
+        ),
     ] = None,
-    csv_path: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write a CSV table.")] = None,
+    csv_path: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", parser=options.local, help="Write a CSV table.")
+    ] = None,
     markdown: Annotated[
-        Path | None, typer.Option("--markdown", metavar="FILE", help="Write a Markdown table.")
+        Path | None,
+        typer.Option("--markdown", metavar="FILE", parser=options.local, help="Write a Markdown table."),
     ] = None,
     plot: Annotated[
         Path | None,
         typer.Option(
             "--plot",
             metavar="FILE",
+            parser=options.local,
             help="Draw time and memory over megapixels, a line for each network, as FILE.pdf, .svg or .png (without "
             "one of these: PDF and PNG), its caption beside it as .txt.",
         ),
@@ -142,8 +150,9 @@ def command(
         raise ConfigError("--train and --with-training: ask for one of them")
     if (ops or trace is not None) and (with_training or plot is not None):
         raise ConfigError("--with-training and --plot are for whole networks, not for --ops and --trace")
-    for path in (None if json_path == "-" else json_path, csv_path, markdown, trace, plot):
-        if path is not None and not Path(path).absolute().parent.is_dir():
+    to_stdout = str(json_path) == "-"
+    for path in (None if to_stdout else json_path, csv_path, markdown, trace, plot):
+        if path is not None and not path.absolute().parent.is_dir():
             raise ConfigError(f"{path}: its folder does not exist")
 
     os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # torch's profiler tells of itself otherwise
@@ -199,13 +208,13 @@ def command(
         ]
         sheet = report.networks(bench.with_ratios(measured))
     where = _machine(place), shlex.join(["xyscan", *sys.argv[1:]])
-    if json_path == "-":
+    if to_stdout:
         sys.stdout.write(report.json_text(sheet, *where))
     else:
         tables.show(sheet.header, sheet.rows, right=sheet.figures)
         for note in sheet.notes:
             console.say(note)
-    if json_path not in (None, "-"):
+    if json_path is not None and not to_stdout:
         write_text(json_path, report.json_text(sheet, *where))
     if csv_path is not None:
         write_text(csv_path, report.csv_text(sheet))

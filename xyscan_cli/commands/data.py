@@ -41,8 +41,18 @@ def data() -> None:
 
 @app.command()
 def synth(
-    sharp_dir: Annotated[Path, typer.Argument(help="Folder of sharp photographs.", show_default=False)],
-    out_dir: Annotated[Path, typer.Argument(help="Folder for the pairs.", show_default=False)],
+    sharp_dir: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SHARP_DIR", parser=options.local, help="Folder of sharp photographs.", show_default=False
+        ),
+    ],
+    out_dir: Annotated[
+        Path,
+        typer.Argument(
+            metavar="OUT_DIR", parser=options.local, help="Folder for the pairs.", show_default=False
+        ),
+    ],
     strength: Annotated[
         Strength,
         typer.Option("--strength", help="Path of the camera: 2-6, 6-14, 14-30 pixels, or a mixture."),

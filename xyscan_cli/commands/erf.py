@@ -29,6 +29,7 @@ def command(
         list[Path] | None,
         typer.Argument(
             metavar="[PHOTO|FOLDER]...",
+            parser=options.local,
             help="Real photographs, or folders of them. Default: examples/.",
             show_default=False,
         ),
@@ -76,13 +77,21 @@ def command(
     scan: options.ScanOption = options.Scan.auto,
     figures: Annotated[
         Path | None,
-        typer.Option("--figures", metavar="DIR", help="Write figures (PDF, PNG) and their captions."),
+        typer.Option(
+            "--figures",
+            metavar="DIR",
+            parser=options.local,
+            help="Write figures (PDF, PNG) and their captions.",
+        ),
     ] = None,
     maps: Annotated[
-        Path | None, typer.Option("--maps", metavar="FILE.npz", help="Write every map, for numpy.")
+        Path | None,
+        typer.Option("--maps", metavar="FILE.npz", parser=options.local, help="Write every map, for numpy."),
     ] = None,
     json_path: options.JsonOption = None,
-    csv_path: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write a CSV table.")] = None,
+    csv_path: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", parser=options.local, help="Write a CSV table.")
+    ] = None,
     quiet: options.QuietOption = False,
 ) -> None:
     """Measure effective receptive fields (ERFs): which pixels the centre of the output depends on, and how much.

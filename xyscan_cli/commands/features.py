@@ -18,7 +18,9 @@ from xyscannet.errors import ConfigError
 
 
 def command(
-    photo: Annotated[Path, typer.Argument(metavar="PHOTO", help="A photograph.", show_default=False)],
+    photo: Annotated[
+        Path, typer.Argument(metavar="PHOTO", parser=options.local, help="A photograph.", show_default=False)
+    ],
     models: Annotated[
         str,
         typer.Option(
@@ -47,14 +49,23 @@ def command(
     scan: options.ScanOption = options.Scan.auto,
     figures: Annotated[
         Path | None,
-        typer.Option("--figures", metavar="DIR", help="Write figures (PDF, PNG) and their captions."),
+        typer.Option(
+            "--figures",
+            metavar="DIR",
+            parser=options.local,
+            help="Write figures (PDF, PNG) and their captions.",
+        ),
     ] = None,
     maps: Annotated[
         Path | None,
-        typer.Option("--maps", metavar="FILE.npz", help="Write every map and profile, for numpy."),
+        typer.Option(
+            "--maps", metavar="FILE.npz", parser=options.local, help="Write every map and profile, for numpy."
+        ),
     ] = None,
     json_path: options.JsonOption = None,
-    csv_path: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write a CSV table.")] = None,
+    csv_path: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", parser=options.local, help="Write a CSV table.")
+    ] = None,
     quiet: options.QuietOption = False,
 ) -> None:
     """Look into a network while it restores a photograph, in float32.

@@ -114,7 +114,9 @@ def convert(
     source: Annotated[
         str, typer.Argument(metavar="FILE", help="The authors' .pth, or a .safetensors file; or its address.")
     ],
-    target: Annotated[Path, typer.Argument(metavar="OUT.safetensors", help="The file to write.")],
+    target: Annotated[
+        Path, typer.Argument(metavar="OUT.safetensors", parser=options.local, help="The file to write.")
+    ],
     dtype: Annotated[Stored, typer.Option("--dtype", help="Number format of the file.")] = Stored.fp32,
     channel_order: options.ChannelOrderOption = options.ChannelOrder.rgb,
     exist: Annotated[Exist, typer.Option("--exist", help="What to do if the output exists.")] = Exist.error,

@@ -15,20 +15,34 @@ from xyscan_cli.stopping import StopOnSignal
 
 def command(
     config: Annotated[
-        str | None, typer.Argument(help="A recipe's name (see --list) or a YAML file.", show_default=False)
+        str | None,
+        typer.Argument(
+            metavar="NAME|FILE",
+            parser=options.local_text,
+            help="A recipe's name (see --list) or a YAML file.",
+            show_default=False,
+        ),
     ] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a value, as optimiser.lr=1e-4. Repeatable."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", help="The run's folder.", show_default="runs/NAME")
+        Path | None,
+        typer.Option(
+            "--output",
+            metavar="DIR",
+            parser=options.local,
+            help="The run's folder.",
+            show_default="runs/NAME",
+        ),
     ] = None,
     resume: Annotated[
         str | None,
         typer.Option(
             "--resume",
             metavar="auto|PATH",
+            parser=options.local_text,
             help="Go on from the newest state: auto of the run's folder, if any; PATH of that folder or state file.",
         ),
     ] = None,

@@ -8,16 +8,34 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
+from xyscannet.addresses import Address, place_of
 from xyscannet.data.blur import STRENGTHS, BlurConfig
 from xyscannet.errors import ConfigError
 from xyscannet.losses import LossConfig
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
+
+
+def _refuse_address(text: str | None) -> str | None:
+    if text is not None and isinstance(place_of(text), Address):
+        raise ValueError(f"{text} is an address, and training reads this from the machine that it runs on")
+    return text
+
+
+LocalPath = Annotated[str, AfterValidator(_refuse_address)]
 
 
 class _Section(BaseModel):
@@ -29,13 +47,13 @@ class PairsConfig(_Section):
 
     dataset: str | None = None
     """gopro, hide, realblur-j or realblur-r; null for whatever `root` holds."""
-    root: str | None = None
+    root: LocalPath | None = None
     """The set's folder, or one that holds it; null for the folders of XYSCAN_DATA."""
     split: Literal["train", "test"] = "train"
     gamma: bool = False
     """GoPro's blur_gamma in place of blur."""
-    blur: str | None = None
-    sharp: str | None = None
+    blur: LocalPath | None = None
+    sharp: LocalPath | None = None
     """Two folders of any pairs, in place of `dataset` and `root`."""
     weight: float = Field(1.0, gt=0)
     """How often a crop is drawn from here, relative to the other sources."""
@@ -54,12 +72,12 @@ class PairsConfig(_Section):
 class DataConfig(_Section):
     """Where training pairs come from: sharp photographs blurred on the fly, pairs on the disk, or both."""
 
-    photos: tuple[str, ...] = ()
+    photos: tuple[LocalPath, ...] = ()
     """Folders or .tar files of sharp photographs."""
     photos_weight: float = Field(1.0, gt=0)
     """How often a crop is drawn from the photographs, relative to the sets of `pairs`."""
     pairs: tuple[PairsConfig, ...] = ()
-    validation: str | None = None
+    validation: LocalPath | None = None
     """Folder of sharp photographs for validation and for choosing the best weights; never trained on."""
     patch: int = Field(128, ge=16)
     """Side of a training crop in pixels."""
@@ -157,6 +175,12 @@ class TrainConfig(_Section):
     tensorboard: bool = True
     """Write TensorBoard's event files, with restored validation images."""
     validation: ValidationConfig = Field(default_factory=ValidationConfig)
+
+    @field_validator("loss")
+    @classmethod
+    def _check_loss(cls, value: LossConfig) -> LossConfig:
+        _refuse_address(value.perceptual_weights)
+        return value
 
     @field_validator("model")
     @classmethod

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from xyscannet import images
+from xyscannet.addresses import Address, place_of
 from xyscannet.analysis.ablation.variants import STUDIES
 from xyscannet.data.sets import NAMES, Dataset
 from xyscannet.errors import ConfigError, UnavailableError
@@ -129,5 +130,7 @@ def parse_given(texts: Sequence[str]) -> dict[str, str]:
             raise ConfigError(f"--eval needs NAME=FOLDER with a name without spaces, not {text!r}")
         if name in found:
             raise ConfigError(f"--eval {name} is given twice")
+        if isinstance(place_of(folder), Address):
+            raise ConfigError(f"--eval {name}: {folder} is an address; give a folder of this machine")
         found[name] = folder
     return found
