@@ -19,11 +19,11 @@ def file(option: str, text: str | Path | None) -> Place | None:
         UnavailableError: the address's bucket is missing, it cannot be reached, or its package is not installed.
     """
     place = folder(text)
-    if isinstance(place, Path):
-        if not place.absolute().parent.is_dir():
-            raise ConfigError(f"{option} {place}: its folder does not exist")
-        if place.is_dir():
-            raise ConfigError(f"{option} {place}: is a folder; name a file")
+    if isinstance(place, Path) and not place.absolute().parent.is_dir():
+        raise ConfigError(f"{option} {place}: its folder does not exist")
+    is_folder = place.is_dir() if isinstance(place, Path) else str(place).endswith("/")
+    if is_folder:
+        raise ConfigError(f"{option} {place}: is a folder; name a file")
     return place
 
 

@@ -195,6 +195,13 @@ def test_where_no_result_can_go_is_told_before_the_work(
     assert not Path("runs").exists()
 
 
+@pytest.mark.parametrize("option", ["--report", "--json", "--csv", "--markdown", "--latex"])
+@pytest.mark.parametrize("place", ["box/set", "memory://out/folder/"])
+def test_a_folder_is_no_file_to_write(option: str, place: str, box: Path) -> None:
+    error = run("box/near", "--root", "box/set", option, place, code=2).stderr
+    assert error == f"error: {option} {place}: is a folder; name a file\n" and not Path("runs").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
