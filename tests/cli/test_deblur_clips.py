@@ -127,6 +127,7 @@ def test_a_dry_run_plans_clips(deblur, clip: Path) -> None:
         (["a.mp4", "b.png"], "cannot write .png"),
         (["c.png", "d.mp4"], "cannot write .mp4"),
         (["a.mp4", "out", "--codec", "nonsense"], "--codec nonsense: no such video encoder"),
+        (["a.mp4", "out", "--codec", "rawvideo"], "--codec rawvideo: no such video encoder"),
         (["a.mp4", "out", "--codec", "ffv1", "--crf", "20"], "--crf is for libx264"),
         (["a.mp4", "out", "--codec", "h264", "--pix-fmt", "rgb24"], "--pix-fmt rgb24: libx264 takes yuv420p"),
         (["a.mp4", "out", "--pix-fmt", "nonsense"], "no such pixel format"),
@@ -155,6 +156,19 @@ def test_what_one_clip_cannot_have(deblur, clip: Path, options: list[str], words
     result = deblur("a.mp4", "out", *options)
     assert result.exit_code == 1 and words in result.stderr, result.output
     assert left_over() == ["a.mp4"]
+
+
+def test_what_cannot_be_written_as_it_is_names_a_way(deblur) -> None:
+    """Raw video of which only a tag tells the pixel format."""
+    frames = clips.pan(3)
+    clips.write(Path("raw.avi"), frames, codec="rawvideo", sound=False)
+    result = deblur("raw.avi", "out")
+    assert result.exit_code == 1 and left_over() == ["raw.avi"], result.output
+    assert (
+        "its codec, rawvideo, can be read but not written: choose another by --codec (ffv1" in result.stderr
+    )
+    result = deblur("raw.avi", "out", "--codec", "ffv1")
+    assert result.exit_code == 0 and clips.read(Path("out/raw.avi"))["codec"] == "ffv1", result.output
 
 
 def test_without_the_package(deblur, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:

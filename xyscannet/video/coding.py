@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import ConfigError, InputError
 from ..images.formats import shown
-from . import decode, pixels
+from . import decode, hdr, pixels
 from .clip import SUFFIXES
 from .encode import Coding, configure, frame_of
 from .pyav import load
@@ -96,7 +96,8 @@ def choose_coding(clip: Clip, output: str | os.PathLike[str]) -> Coding:
     encoder = _encoder(options.codec or info.codec)
     if encoder is None:
         raise InputError(
-            f"{shown(info.path)}: its codec, {info.codec}, can be read but not written: choose another by --codec"
+            f"{shown(info.path)}: its codec, {info.codec}, can be read but not written: choose another by --codec "
+            f"(ffv1 loses nothing)"
         )
     if options.crf is not None and not _has_crf(encoder):
         raise InputError(f"{shown(info.path)}: --crf is for {_with_crf()}, not for its {encoder.name}")
@@ -107,6 +108,16 @@ def choose_coding(clip: Clip, output: str | os.PathLike[str]) -> Coding:
     if encoder.name == "prores_ks" and info.profile in _PRORES:
         more["profile"] = _PRORES[info.profile]
     pixel_format, notes = _pixel_format(encoder, clip)
+    metadata = _hdr(clip)
+    if metadata is not None:
+        added = metadata.options(encoder.name)
+        if added is None:
+            notes += (
+                f"HDR10's metadata of display and brightness left out: {encoder.name} does not write them",
+            )
+        more |= {
+            name: ":".join(filter(None, (more.get(name), value))) for name, value in (added or {}).items()
+        }
     coding = Coding(
         container=SUFFIXES[os.path.splitext(output)[1].lower()],
         encoder=encoder.name,
@@ -128,8 +139,13 @@ def choose_coding(clip: Clip, output: str | os.PathLike[str]) -> Coding:
 
 
 def _encoder(name: str) -> Any:
-    """The encoder for a codec's name, or of this name; None where there is none."""
+    """The encoder for a codec's name, or of this name; None where there is none.
+
+    Nor for raw video: its pixel format is told by the container's tag alone, which not every container keeps.
+    """
     av = load()
+    if name == "rawvideo":
+        return None
     try:
         encoder = av.codec.Codec(_NAMES.get(name, name), "w")
     except (av.error.FFmpegError, ValueError):
@@ -178,6 +194,12 @@ def _pixel_format(encoder: Any, clip: Clip) -> tuple[str, tuple[str, ...]]:
 
     nearest = min(offered, key=loss)
     return nearest, (f"pixel format {source} becomes {nearest}: {encoder.name} has none that is nearer",)
+
+
+def _hdr(clip: Clip) -> hdr.HDR10 | None:
+    """HDR10's metadata, which only a clip with its transfer function has."""
+    frame = decode.first_frame(clip.info) if clip.info.colour[2] == hdr.PQ else None
+    return None if frame is None else hdr.of_frame(frame)
 
 
 def _rate(encoder: Any, rate: Fraction) -> Fraction:

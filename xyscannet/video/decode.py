@@ -58,11 +58,15 @@ def _decoded(info: ClipInfo, time: int | None) -> Iterator[Any]:
                     yield frame
 
 
+def first_frame(info: ClipInfo) -> Any:
+    """The clip's first frame (`av.VideoFrame`); None where there is none."""
+    return next(_decoded(info, None), None)
+
+
 def display_matrix(info: ClipInfo) -> list[int] | None:
     """The nine numbers of the matrix that turns a clip's frames for display; None where there is none."""
     import numpy as np
 
-    for frame in _decoded(info, None):
-        side = frame.side_data.get("DISPLAYMATRIX")
-        return None if side is None else np.frombuffer(side, np.int32).tolist()
-    return None
+    frame = first_frame(info)
+    side = None if frame is None else frame.side_data.get("DISPLAYMATRIX")
+    return None if side is None else np.frombuffer(side, np.int32).tolist()
