@@ -1,10 +1,16 @@
-"""What all tests share: GPU tests are skipped where there is no GPU."""
+"""What all tests share: GPU tests are skipped where there is no GPU, and tests that measure time run alone."""
 
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+from tests.turns import Turns
 
 # As the command line does; read at torch's first allocation.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
@@ -20,6 +26,30 @@ def memory():
     fs.store.clear(), fs.pseudo_dirs.clear()
     yield fs
     fs.store.clear(), fs.pseudo_dirs.clear()
+
+
+_FOLDER, _TURNS = pytest.StashKey[Path](), pytest.StashKey[Turns]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """One of several processes of pytest-xdist takes turns with the others."""
+    if hasattr(config, "workerinput"):
+        run = config.workerinput["testrunuid"]
+        config.stash[_FOLDER] = Path(tempfile.gettempdir(), f"xyscan-turns-{run}")
+        config.stash[_TURNS] = Turns(config.stash[_FOLDER])
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if _FOLDER in config.stash:  # the others keep the files that they have opened
+        shutil.rmtree(config.stash[_FOLDER], ignore_errors=True)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    if _TURNS not in item.config.stash:
+        return (yield)
+    with item.config.stash[_TURNS].turn(alone=item.get_closest_marker("timing") is not None):
+        return (yield)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

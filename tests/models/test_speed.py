@@ -36,6 +36,7 @@ print(json.dumps({"error": error.item(), "ours": [t[0] for t in times], "plain":
 """
 
 
+@pytest.mark.timing
 @pytest.mark.slow  # the plain formulation takes up to half a minute a forward
 def test_the_network_is_four_times_faster_than_its_plain_formulation_with_a_loop():
     """In a process of its own, since torch's default (small) pages are asked for before it starts.

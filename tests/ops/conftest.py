@@ -43,11 +43,16 @@ _STARTED = pytest.StashKey[Interpreting]()
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Interpreted kernels take minutes of one processor: they begin with the first test, on another one."""
+    """Interpreted kernels take minutes of one processor: they begin with the first test, on another one.
+
+    Unless the other one has tests of its own to run: then a file of cases runs when its test comes.
+    """
     waiting = [
         item.module.CASES for item in session.items if "interpreting" in getattr(item, "fixturenames", ())
     ]
-    if waiting and not session.config.option.collectonly and importlib.util.find_spec("triton"):
+    if hasattr(session.config, "workerinput"):
+        session.config.stash[_STARTED] = Interpreting(())
+    elif waiting and not session.config.option.collectonly and importlib.util.find_spec("triton"):
         session.config.stash[_STARTED] = Interpreting(waiting)
 
 

@@ -113,7 +113,9 @@ class Interpreting:
         return self._process.returncode, output, error
 
     def result(self, cases: str) -> tuple[int, str, str]:
-        """Exit code, output and errors of a file's process, once it has ended."""
+        """Exit code, output and errors of a file's process, once it has ended; begins it if it has not been begun."""
+        if cases not in self._results:
+            self._results[cases] = self._queue.submit(self._run, cases)
         return self._results[cases].result(timeout=900)
 
     def stop(self) -> None:

@@ -157,17 +157,17 @@ def test_a_killed_run_resumes_as_if_nothing_had_happened(
         assert all(torch.equal(value, second[part][name]) for name, value in first[part].items()), part
 
 
-@pytest.mark.slow  # trains for up to two minutes
+@pytest.mark.slow  # trains for up to a minute
 def test_a_miniature_gopro_set_is_learnt_from_scratch(tmp_path: Path) -> None:
     """At least 1 dB on photographs that were not trained on, blurred by a circular path 5 pixels wide."""
     photographs(tmp_path)
     settings = {
         "name": "gopro-mini",
-        "model": {"width": 8, "encoder_blocks": [1, 1, 1], "decoder_blocks": [1, 1, 1], "d_state": 4},
+        "model": {"width": 8, "encoder_blocks": [1, 0, 0], "decoder_blocks": [1, 0, 0], "d_state": 4},
         "data": {
             "pairs": [{"dataset": "gopro", "root": str(tmp_path / "GoPro")}],
             "patch": 48,
-            "batch": 4,
+            "batch": 2,
         },
         "optimiser": {"lr": 4e-3, "warmup": 10},
         "ema_decay": 0.98,
@@ -183,6 +183,5 @@ def test_a_miniature_gopro_set_is_learnt_from_scratch(tmp_path: Path) -> None:
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime  # of its one processor
     (found,) = records(tmp_path / "run", "validation")
     assert found["psnr"] > found["psnr_blur"] + 1.0
-    # Two minutes; without AVX-512 100 to 118 seconds on an idle machine, and more where others share its caches.
-    assert seconds < (120 if "AVX512" in torch.backends.cpu.get_cpu_capability() else 180)
+    assert seconds < 120
     assert (tmp_path / "run" / "curves.png").stat().st_size > 5000
