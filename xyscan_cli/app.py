@@ -84,6 +84,7 @@ class LazyGroup(TyperGroup):
 
     def main(self, args: Any = None, prog_name: str | None = None, **extra: Any) -> Any:
         extra["standalone_mode"] = False
+        console.set_given(sys.argv[1:] if args is None else args)
         # Large pages for torch's buffers, read at its first allocation: half the time of a large image on a CPU
         # goes into page faults without them.
         os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")

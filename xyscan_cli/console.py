@@ -9,12 +9,13 @@ import contextlib
 import json
 import logging
 import os
+import shlex
 import signal
 import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import typer
@@ -40,6 +41,17 @@ class _State:
     quiet = False
     lost = False  # data that stdout did not take
     rich: Any = None
+    given: tuple[str, ...] = ()
+
+
+def set_given(arguments: Sequence[str]) -> None:
+    """Remember what the command line was given, without the name of the program."""
+    _State.given = tuple(arguments)
+
+
+def given() -> str:
+    """The command that runs, as one could paste it into a shell."""
+    return shlex.join(["xyscan", *_State.given])
 
 
 def set_debug(flag: bool) -> None:

@@ -95,7 +95,7 @@ def test_forwards_and_training_steps_in_one_table(tiny, tmp_path):
     assert all(each["scan_updates"] > 0 and each["images_per_second"] > 0 for each in found)
     caption = (tmp_path / "costs.txt").read_text()
     assert "a forward or a training step, 1 image in fp32" in caption
-    assert "tiny forward, tiny step" in caption and "Made with: xyscan " in caption
+    assert "tiny forward, tiny step" in caption and "Made with: xyscan bench " in caption
     assert (tmp_path / "costs.pdf").read_bytes().startswith(b"%PDF")
     assert (tmp_path / "costs.png").read_bytes().startswith(b"\x89PNG")
 

@@ -46,7 +46,7 @@ def test_card_measures_draws_and_writes(photos: Path, tmp_path: Path) -> None:
     assert by_name["sharp", "xyscannet-s"] > 38
     table = files["md"].read_text()
     assert f"| small | blurred | - | 1 | {by_name['small', 'blurred']:.2f} | +0.00 dB |" in table
-    assert "`xyscan " in table
+    assert "`xyscan models card " in table
     assert cv2.imread(str(files["png"])).shape[1] > 1000
 
 

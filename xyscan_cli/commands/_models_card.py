@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shlex
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -101,7 +100,7 @@ def command(
             card.measure(restorers, photos, crop=crop, seed=seed, metrics=wanted, keep=keep, tell=console.say)
         )
     header, cells = _table(rows, wanted)
-    run = shlex.join(["xyscan", *sys.argv[1:]])
+    run = console.given()
     if json_path is None or str(json_path) != "-":
         tables.show(header, cells, right=range(3, len(header)))
     _write(rows, header, cells, run, json_path, markdown)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
-import sys
 from datetime import datetime, timezone
 from enum import Enum
 from pathlib import Path
@@ -219,5 +217,5 @@ def _facts(device: Any) -> dict[str, Any]:
     return {
         "versions": machine.versions(),
         "machine": machine.device_name(device),
-        "command": shlex.join(["xyscan", *sys.argv[1:]]),
+        "command": console.given(),
     }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import re
-import shlex
 import sys
 from collections.abc import Sequence
 from datetime import datetime, timezone
@@ -207,7 +206,7 @@ def command(
             )
         ]
         sheet = report.networks(bench.with_ratios(measured))
-    where = _machine(place), shlex.join(["xyscan", *sys.argv[1:]])
+    where = _machine(place), console.given()
     if to_stdout:
         sys.stdout.write(report.json_text(sheet, *where))
     else:

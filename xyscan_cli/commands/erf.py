@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -125,7 +123,7 @@ def command(
             erf.chosen_block(model, block)
     inputs, failures = crops(photos or [EXAMPLES], size, count, seed)
     results: list[report.Measured] = []
-    told = {"size": [size, size], "seed": seed, "command": shlex.join(["xyscan", *sys.argv[1:]])}
+    told = {"size": [size, size], "seed": seed, "command": console.given()}
     labels = report.labels(names)
     steps = len(inputs) * len(names) * (2 if scanners else 1)
     with exact(scan, place), console.Progress(steps, "inputs") as bar, out_of_memory(size):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Sequence
 from enum import Enum
 from functools import partial
@@ -203,7 +201,7 @@ def command(
     distribution = DistributionSettings(patch=patch, subset_size=subset)
     facts = {
         "versions": machine.versions(),
-        "command": shlex.join(["xyscan", *sys.argv[1:]]),
+        "command": console.given(),
     }
     settings = {
         "split": found.split,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -111,7 +109,7 @@ def command(
                 raise ConfigError(f"--state {state}: {name} has {states} states a channel")
             looked.append(report.Looked(name, short[name], weights, features(model, image.to(place), chosen)))
             bar.update(len(looked), name=name)
-    command_line = shlex.join(["xyscan", *sys.argv[1:]])
+    command_line = console.given()
     told = {"photo": str(photo), "size": list(image.shape[2:]), "command": command_line}
     report.show(looked, state, told, json_path, csv_path)
     if maps is not None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -102,7 +100,7 @@ def command(
             resume=resume,
             on_event=show,
             should_stop=stop.asked,
-            command=shlex.join(["xyscan", *sys.argv[1:]]),
+            command=console.given(),
         )
         if dry_run:
             from xyscannet.training.rates import measure
