@@ -47,7 +47,7 @@ def folder(tmp_path, monkeypatch) -> Path:
 
 def test_the_readme_has_its_two_commands():
     assert "\n    pip install . && xyscan deblur examples out\n" in README
-    assert '\n    pip install ".[test]" && pytest -m "not gpu"\n' in README
+    assert '\n    pip install ".[test]" && pytest -n auto -m "not gpu"\n' in README
     assert len(COMMANDS) >= 9 and PYTHON
 
 

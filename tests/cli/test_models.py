@@ -33,6 +33,11 @@ def test_list_names_every_network():
     assert "58.8" in base
 
 
+def test_a_list_counts_nothing(monkeypatch):
+    monkeypatch.setattr("xyscannet.analysis.complexity.count", None)
+    assert len(json.loads(xyscan("models", "list", "--json").stdout)) == len(zoo.names())
+
+
 def test_list_as_json():
     records = json.loads(xyscan("models", "list", "--json").stdout)
     base = {record["name"]: record for record in records}["xyscannet-b"]

@@ -23,7 +23,7 @@ SIZES = [
     (1, 48, 3, 1),
     (1, 36, 1, 17),
     (1, 24, 9, 7),
-    (1, 4, 43, 3),
+    (1, 4, 11, 3),
     (1, 4, 1, 257),
 ]
 
@@ -70,7 +70,7 @@ def test_nan_stays_where_it_is_seen():
 
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_twice_the_same_bits(function):
-    inputs = conv_inputs((2, 24, 4, 5))
+    inputs = conv_inputs((2, 12, 2, 5))
     results, grads, weights = run(function, inputs)
     again, more, _ = run(function, inputs, weights)
     assert torch.equal(results[0], again[0]) and all(torch.equal(grads[n], more[n]) for n in inputs)
@@ -79,10 +79,10 @@ def test_twice_the_same_bits(function):
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_compiled_whole(function):
     compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
-    assert_matches_reference(lambda **given: compiled(**given), conv_inputs((2, 12, 3, 4)))
+    assert_matches_reference(lambda **given: compiled(**given), conv_inputs((2, 6, 2, 3)))
 
 
 @pytest.mark.parametrize("gated", [False, True])
 def test_registration_is_complete(gated):
-    inputs = conv_inputs((2, 6, 3, 4))
+    inputs = conv_inputs((1, 4, 1, 2))
     torch.library.opcheck(torch.ops.xyscannet.depthwise.default, (*inputs.values(), gated, "triton"))

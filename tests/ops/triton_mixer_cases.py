@@ -53,7 +53,7 @@ def test_every_length(length, channels, way, monkeypatch):
 
 
 def test_all_directions_among_nan(monkeypatch):
-    inputs = mixer_inputs(3, 3, 5, 4, 36)
+    inputs = mixer_inputs(2, 2, 3, 4, 36)
     inputs["xz"] = among_nan(inputs["xz"], (0, 3, 4, 1, 2)).detach()
     assert_matches_definition(inputs, DIRECTIONS, monkeypatch)
 

@@ -48,7 +48,7 @@ def tiny() -> dict[str, object]:
     """Values of a configuration that runs a step in some hundredths of a second."""
     return {
         "name": "tiny",
-        "model": {"width": 8, "encoder_blocks": [1, 1, 1], "decoder_blocks": [1, 1, 1], "d_state": 4},
+        "model": {"width": 8, "encoder_blocks": [1, 0, 0], "decoder_blocks": [1, 0, 0], "d_state": 4},
         "data": {"patch": 24, "batch": 2, "prefetch": 2},
         "optimiser": {"lr": 2e-3, "warmup": 2},
         "ema_decay": 0.9,

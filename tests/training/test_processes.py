@@ -16,8 +16,11 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from typer.testing import CliRunner
 
 from tests.data.miniature import photographs
+from xyscan_cli.app import app
+from xyscannet.training.loop import Trainer
 from xyscannet.training.state import find_state
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,7 +41,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
             image.resize((128, 128), Image.Resampling.BICUBIC).save(folder / role / f"{number}.png")
     return {
         "name": "tiny",
-        "model": {"width": 8, "encoder_blocks": [1, 1, 1], "decoder_blocks": [1, 1, 1], "d_state": 4},
+        "model": {"width": 8, "encoder_blocks": [1, 0, 0], "decoder_blocks": [1, 0, 0], "d_state": 4},
         "data": {
             "photos": [str(folder / "photos")],
             "pairs": [{"blur": str(folder / "blur"), "sharp": str(folder / "sharp")}],
@@ -70,6 +73,12 @@ def started(arguments: list[str]) -> subprocess.Popen:
     )
 
 
+def here(arguments: list[str], code: int = 0) -> None:
+    """The command in this process."""
+    done = CliRunner().invoke(app, arguments[arguments.index("train") :])
+    assert done.exit_code == code, done.output
+
+
 def finished(arguments: list[str], code: int = 0) -> str:
     process = started(arguments)
     err = process.communicate(timeout=240)[1]
@@ -82,10 +91,10 @@ def records(folder: Path, event: str) -> list[dict]:
     return [each for each in lines if each["event"] == event]
 
 
-@pytest.mark.slow  # three processes that import torch and compile kernels' dispatch
+@pytest.mark.slow  # processes that import torch and compile kernels' dispatch
 def test_two_processes_equal_one_with_the_doubled_batch(settings: dict, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
-    finished(command(settings, one))
+    here(command(settings, one))
     err = finished(command(settings, two, *TORCHRUN))
     assert err.count("done after 4 steps") == 1  # only the main process speaks
     for first, second in zip(records(one, "step"), records(two, "step"), strict=True):
@@ -114,10 +123,10 @@ def until_step(process: subprocess.Popen, step: int) -> None:
     raise AssertionError("the run ended early")
 
 
-@pytest.mark.slow  # processes that are started, killed and resumed
+@pytest.mark.slow  # a process that is started and killed, and three runs here
 @pytest.mark.parametrize("killer", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_run_resumes_as_if_nothing_had_happened(
-    killer: signal.Signals, settings: dict, tmp_path: Path
+    killer: signal.Signals, settings: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     long = {
         **settings,
@@ -142,14 +151,18 @@ def test_a_killed_run_resumes_as_if_nothing_had_happened(
     end = {"iterations": reached + 3, "save_every": 1}
     # The rate follows the length of the run: the uninterrupted run is of the killed run's length until it was killed.
     whole = tmp_path / "whole"
-    process = started(command(long, whole, save_every=1, keep_states=1000))
-    until_step(process, reached + 1)
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
-    finished([*command({**long, **end}, killed), "--resume", "auto"])
-    finished(
-        [*command({**long, **end}, tmp_path / "again"), "--resume", str(whole / f"state-{reached:07d}.pt")]
-    )
+    make = Trainer.make_batch
+
+    def ending(trainer: Trainer, *arguments: object) -> object:
+        if trainer.step > reached:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return make(trainer, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "make_batch", ending)
+        here(command(long, whole, save_every=1, keep_states=1000), code=130)
+    here([*command({**long, **end}, killed), "--resume", "auto"])
+    here([*command({**long, **end}, tmp_path / "again"), "--resume", str(whole / f"state-{reached:07d}.pt")])
     first, second = (
         find_state(folder / f"state-{reached + 3:07d}.pt", folder) for folder in (killed, tmp_path / "again")
     )

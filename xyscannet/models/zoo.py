@@ -18,27 +18,34 @@ WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """A named network. `weights` is the embedded checkpoint, None where the package carries none."""
+    """A named network.
+
+    Attributes:
+        macs: multiply-accumulates of a forward at 256x256 pixels (`xyscannet.analysis.complexity`); None where the
+            network was registered without.
+        weights: the embedded checkpoint, None where the package carries none.
+    """
 
     name: str
     config: XYScanNetConfig
     parameters: int
+    macs: int | None
     weights: Path | None
     description: str
 
 
-_REGISTRY: dict[str, tuple[XYScanNetConfig, str]] = {}
+_REGISTRY: dict[str, tuple[XYScanNetConfig, str, int | None]] = {}
 
 
-def register(name: str, config: XYScanNetConfig, description: str) -> None:
-    """Adds a named network.
+def register(name: str, config: XYScanNetConfig, description: str, macs: int | None = None) -> None:
+    """Adds a named network; `macs` as in `ModelInfo`, known so that a list need not count them.
 
     Raises:
         ConfigError: the name is taken.
     """
     if name in _REGISTRY:
         raise ConfigError(f"the network name {name!r} is taken")
-    _REGISTRY[name] = (config, description)
+    _REGISTRY[name] = (config, description, macs)
 
 
 def names() -> list[str]:
@@ -57,11 +64,11 @@ def info(name: str) -> ModelInfo:
         near = difflib.get_close_matches(name, _REGISTRY, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(_REGISTRY)}"
         raise ConfigError(f"no network is named {name!r}; {hint}")
-    config, description = _REGISTRY[name]
+    config, description, macs = _REGISTRY[name]
     with torch.device("meta"):
         parameters = sum(p.numel() for p in XYScanNet(config).parameters())
     weights = WEIGHTS / f"{name}.safetensors"
-    return ModelInfo(name, config, parameters, weights if weights.is_file() else None, description)
+    return ModelInfo(name, config, parameters, macs, weights if weights.is_file() else None, description)
 
 
 def build(name_or_config: str | XYScanNetConfig) -> XYScanNet:
@@ -79,12 +86,14 @@ register(
     "xyscannet-s",
     XYScanNetConfig(width=24, encoder_blocks=(1, 2, 6), decoder_blocks=(1, 2, 6)),
     "small and fast: the default on a CPU",
+    12_030_910_464,
 )
-register("xyscannet-b", XYScanNetConfig(width=48), "the network of the paper's tables")
-register("xyscannet", XYScanNetConfig(width=72), "the authors' released network")
-register("xyscannet-plus", XYScanNetConfig(width=144), "the authors' large network")
+register("xyscannet-b", XYScanNetConfig(width=48), "the network of the paper's tables", 58_770_800_640)
+register("xyscannet", XYScanNetConfig(width=72), "the authors' released network", 129_565_163_520)
+register("xyscannet-plus", XYScanNetConfig(width=144), "the authors' large network", 507_356_282_880)
 register(
     "mambair-variant",
     XYScanNetConfig(width=48, scanners=("ss2d", "ss2d")),
     "the paper's baseline: MambaIR's flatten-and-scan in both places of xyscannet-b",
+    59_643_002_880,
 )
