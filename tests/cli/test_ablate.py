@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from tests.data.miniature import picture
 from xyscan_cli.app import app
 from xyscannet.analysis.ablation import costs
+from xyscannet.files import held
 from xyscannet.training.loop import Trainer
 
 pytest.importorskip("skimage", reason="PSNR needs scikit-image")
@@ -44,6 +45,14 @@ def data(tmp_path, monkeypatch) -> Path:
 
 def rows(stdout: str) -> list[str]:
     return [line.split("  ")[0] for line in stdout.splitlines()]
+
+
+def test_a_second_run_on_a_cell_is_refused(data):
+    home = Path("runs/ablation/inter-only/seed-0")
+    with held(home):
+        result = run("slices", "--iterations", 2, "--seeds", 1, *SMALL, code=2)
+    assert f"another run is writing to {home}" in result.stderr.replace("\n", " ")
+    assert not home.exists()
 
 
 def test_the_whole_table_and_it_again_from_the_folder(data):
