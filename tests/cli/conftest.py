@@ -19,7 +19,7 @@ def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from xyscannet.models import XYScanNet, XYScanNetConfig
 
     torch.manual_seed(0)
-    config = XYScanNetConfig(width=8, encoder_blocks=(1, 0, 0), decoder_blocks=(1, 0, 0))
+    config = XYScanNetConfig(width=8, encoder_blocks=(1, 1, 1), decoder_blocks=(1, 1, 1))
     model = XYScanNet(config)
     torch.nn.init.normal_(model.output.weight, std=0.05)
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"

@@ -13,7 +13,9 @@ from xyscannet.models.strips import ELEMENTS, LEAST
 from xyscannet.ops.hardware import bf16_is_fast
 
 MIB = 2**20
-HEAP_SLACK = 64 * MIB  # gaps in glibc's heap, which tensors below 32 MiB leave; as much again by copies for threads
+HEAP_SLACK = (
+    64 * MIB
+)  # gaps in glibc's heap, which tensors below 32 MiB leave; as much again by copies for threads
 
 
 def peak_bytes(

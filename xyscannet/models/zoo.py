@@ -21,17 +21,17 @@ class ModelInfo:
     """A named network.
 
     Attributes:
+        weights: the embedded checkpoint, None where the package carries none.
         macs: multiply-accumulates of a forward at 256x256 pixels (`xyscannet.analysis.complexity`); None where the
             network was registered without.
-        weights: the embedded checkpoint, None where the package carries none.
     """
 
     name: str
     config: XYScanNetConfig
     parameters: int
-    macs: int | None
     weights: Path | None
     description: str
+    macs: int | None = None
 
 
 _REGISTRY: dict[str, tuple[XYScanNetConfig, str, int | None]] = {}
@@ -68,7 +68,7 @@ def info(name: str) -> ModelInfo:
     with torch.device("meta"):
         parameters = sum(p.numel() for p in XYScanNet(config).parameters())
     weights = WEIGHTS / f"{name}.safetensors"
-    return ModelInfo(name, config, parameters, macs, weights if weights.is_file() else None, description)
+    return ModelInfo(name, config, parameters, weights if weights.is_file() else None, description, macs)
 
 
 def build(name_or_config: str | XYScanNetConfig) -> XYScanNet:
