@@ -1,7 +1,13 @@
 from __future__ import annotations
 
+import itertools
+import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
+
+import pytest
 
 from tests.turns import Turns
 
@@ -39,3 +45,49 @@ def test_who_is_alone_waits_for_all_others_and_none_overtakes(tmp_path: Path) ->
     go[2].set(), alone.join()
     assert later_begun.wait(10)
     go[3].set(), later.join()
+
+
+TESTS = """
+import time
+from pathlib import Path
+import pytest
+
+{mark}
+@pytest.mark.parametrize("turn", range({count}))
+def test(turn):
+    begin = time.monotonic()
+    time.sleep(0.3)
+    Path("{name}-" + str(turn)).write_text(f"{{begin}} {{time.monotonic()}}")
+"""
+
+
+def test_in_several_processes_a_test_that_measures_time_runs_alone(tmp_path: Path) -> None:
+    pytest.importorskip("xdist")
+    for name, mark, count in (("timed", "@pytest.mark.timing", 2), ("other", "", 6), ("third", "", 6)):
+        (tmp_path / f"test_{name}.py").write_text(TESTS.format(name=name, mark=mark, count=count))
+    root = Path(__file__).parents[1]
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n    timing\n    slow\n    gpu\n")
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-n",
+        "3",
+        "-p",
+        "tests.conftest",
+        "-p",
+        "no:cacheprovider",
+    ]
+    done = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(root)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    spans = {path.name: tuple(map(float, path.read_text().split())) for path in tmp_path.glob("*-*")}
+    assert len(spans) == 14
+    timed = [spans.pop(f"timed-{turn}") for turn in range(2)]
+    others = sorted(spans.values())
+    assert any(later[0] < earlier[1] for earlier, later in itertools.pairwise(others))  # these run together,
+    assert all(
+        end <= begin or start >= stop for begin, stop in timed for start, end in others
+    )  # and those do not

@@ -54,42 +54,40 @@ def exists(place: Path | Address) -> bool:
 @contextlib.contextmanager
 def fetched(place: Path | Address) -> Iterator[Path]:
     """The file itself, or a copy of it on this machine for the length of the block. Errors of ours name the address."""
-    if isinstance(place, Address):
-        with _copy(place) as path:
+    with _here(place) as path:
+        if isinstance(place, Address):
             place._fetch(path)
-            yield path
-    else:
-        yield place
+        yield path
 
 
 @contextlib.contextmanager
 def stored(place: Path | Address) -> Iterator[Path]:
     """The file itself, or one on this machine that goes to the address, whole, if the block ends well."""
-    if isinstance(place, Address):
-        with _copy(place) as path:
-            yield path
+    with _here(place) as path:
+        yield path
+        if isinstance(place, Address):
             place._store(path)
-    else:
-        yield place
 
 
 @contextlib.contextmanager
 def stored_folder(place: Path | Address) -> Iterator[Path]:
     """The folder itself, or one here whose files go below the address, each whole, if the block ends well."""
-    if isinstance(place, Address):
-        with _copy(place) as folder:
-            yield folder
+    with _here(place) as folder:
+        yield folder
+        if isinstance(place, Address):
             for path in sorted(each for each in folder.rglob("*") if each.is_file()):
                 (place / path.relative_to(folder))._store(path)
-    else:
-        yield place
 
 
 @contextlib.contextmanager
-def _copy(address: Address) -> Iterator[Path]:
+def _here(place: Path | Address) -> Iterator[Path]:
+    """The path itself, or one on this machine for the length of the block, which errors of ours call by its address."""
+    if not isinstance(place, Address):
+        yield place
+        return
     with tempfile.TemporaryDirectory(prefix="xyscan-") as folder:
-        path = Path(folder) / f"file{address.suffix}"
+        path = Path(folder) / f"file{place.suffix}"
         try:
             yield path
         except XYScanError as error:
-            raise type(error)(str(error).replace(os.fspath(path), address.text)) from error
+            raise type(error)(str(error).replace(os.fspath(path), place.text)) from error
