@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 from typing import Annotated, Any
 
@@ -40,7 +41,12 @@ def _debug_option() -> Any:
 
 
 def _complete(command: Any) -> None:
-    """Give a command, or every command of a group, the option `--debug`; show no type beside flags."""
+    """Give a command, or every command of a group, the option `--debug`; show no type beside flags.
+
+    Help is broken where the terminal ends, not where the source's lines do.
+    """
+    if command.help:
+        command.help = re.sub(r"(?<!\n)\n(?!\n)", " ", command.help)
     if isinstance(command, TyperGroup):
         for member in command.commands.values():
             _complete(member)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import resource
@@ -69,6 +70,16 @@ def test_every_command_has_help_and_debug(name: str) -> None:
     command = frame.load(name)
     members = getattr(command, "commands", {name: command}).values()
     assert all(any("--debug" in p.opts for p in member.params) for member in members)
+
+
+def test_help_is_broken_where_the_terminal_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = runner.invoke(app, ["eval", "--help"]).stdout
+    assert "[NAME|FILE|FOLDER]..." in shown and "[[" not in shown
+    paragraph = shown.split("beside the paper's numbers.")[1].split("Examples:")[0]
+    lines = [line.strip() for line in paragraph.splitlines() if line.strip()]
+    for line, following in itertools.pairwise(lines):
+        assert len(f"{line} {following.split()[0]}") > 78  # the next word had no room
 
 
 @pytest.mark.parametrize(

@@ -130,13 +130,15 @@ def command(
     state updates a second, its scans run alone. Errors are against the network in float64 with the reference scan: of
     a 64x96 image in [0, 1], or of all gradients of a training step.
 
-    Examples:  xyscan bench --models xyscannet-b --compare mambair --sizes 256x256,720x1280 --dtypes fp32,bf16
+    Examples:
 
-               xyscan bench --compare nafnet,restormer,NAFNet-GoPro-width64.pth --sizes 256x256 --plot costs.png
+    xyscan bench --models xyscannet-b --compare mambair --sizes 256x256,720x1280 --dtypes fp32,bf16
 
-               xyscan bench --models xyscannet-b --sizes 720x1280 --dtypes bf16 --ops
+    xyscan bench --compare nafnet,restormer,NAFNet-GoPro-width64.pth --sizes 256x256 --plot costs.png
 
-               xyscan bench --models xyscannet-b --sizes 720x1280 --dtypes bf16 --trace timeline.json
+    xyscan bench --models xyscannet-b --sizes 720x1280 --dtypes bf16 --ops
+
+    xyscan bench --models xyscannet-b --sizes 720x1280 --dtypes bf16 --trace timeline.json
     """
     console.set_quiet(quiet)
     shapes = [parse_size(text) for text in listed(sizes, "--sizes")]

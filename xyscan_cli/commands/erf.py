@@ -26,7 +26,7 @@ def command(
     photos: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="[PHOTO|FOLDER]...",
+            metavar="PHOTO|FOLDER",
             parser=options.local,
             help="Real photographs, or folders of them. Default: examples/.",
             show_default=False,

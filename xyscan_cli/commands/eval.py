@@ -51,7 +51,7 @@ def command(
     sources: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[NAME|FILE|FOLDER]...",
+            metavar="NAME|FILE|FOLDER",
             help="What to measure: networks, weights, or folders of restored images. Default: the embedded network.",
             show_default=False,
         ),
