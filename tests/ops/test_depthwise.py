@@ -8,9 +8,14 @@ import torch.nn.functional as F
 
 from tests.ops.compare import BOUND, assert_matches_reference, rms_ratio, run
 from xyscannet.ops import active_backend
-from xyscannet.ops.depthwise import depthwise_conv, depthwise_silu_gate
+from xyscannet.ops.depthwise import depthwise_conv, depthwise_halves, depthwise_silu_gate
 
-FUNCTIONS = [depthwise_conv, depthwise_silu_gate]
+
+def joined_halves(x, weight):
+    return torch.cat(depthwise_halves(x, weight), dim=1)
+
+
+FUNCTIONS = [depthwise_conv, joined_halves, depthwise_silu_gate]
 
 
 def conv_inputs(size=(3, 24, 7, 9), dtype=torch.float32, layout="channels-last"):
@@ -34,7 +39,7 @@ def written_out(function, x, weight):
         for i in range(3)
         for j in range(3)
     )
-    if function is depthwise_conv:
+    if function is not depthwise_silu_gate:
         return y
     first, second = y.chunk(2, dim=1)
     return first * torch.sigmoid(first) * second
@@ -43,7 +48,9 @@ def written_out(function, x, weight):
 @pytest.mark.parametrize("function", FUNCTIONS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("layout", ["channels-last", "channels-first", "half"])
-@pytest.mark.parametrize("size", [(3, 24, 7, 9), (1, 12, 1, 1), (2, 72, 3, 2), (1, 2, 17, 1)])
+@pytest.mark.parametrize(
+    "size", [(3, 24, 7, 9), (1, 12, 1, 1), (2, 72, 3, 2), (1, 2, 17, 1), (2, 40, 5, 41), (1, 6, 4, 70)]
+)
 def test_the_sum_over_neighbours(function, dtype, layout, size):
     inputs = conv_inputs(size, dtype, layout)
     found, grads, weights = run(function, inputs)
@@ -86,14 +93,16 @@ def test_the_network_uses_them_with_its_own_weights():
     assert "dwconv.weight" in VSSM(8, "intra").state_dict()
 
 
-def test_the_dispatcher_counts_their_products():
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_their_products_are_counted(function):
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.utils.flop_counter import FlopCounterMode
 
-    if active_backend("cpu") == "triton":
-        pytest.skip("the interpreted kernels are no convolutions to the dispatcher")
-    with torch.no_grad(), FakeTensorMode(), FlopCounterMode(display=False) as counter:
-        depthwise_silu_gate(torch.empty(2, 8, 5, 7), torch.empty(8, 1, 3, 3))
+    from xyscannet.analysis.complexity import operations
+
+    counter = FlopCounterMode(display=False, custom_mapping=operations())
+    with torch.no_grad(), FakeTensorMode(), counter:
+        function(torch.empty(2, 8, 5, 7), torch.empty(8, 1, 3, 3))
     assert counter.get_total_flops() == 2 * 9 * 2 * 8 * 5 * 7
 
 
@@ -110,3 +119,12 @@ def test_bad_shapes_are_refused():
         depthwise_conv(x, weight[:3])
     with pytest.raises(ValueError, match="halves"):
         depthwise_silu_gate(x[:, :3], weight[:3])
+    with pytest.raises(ValueError, match="halves"):
+        depthwise_halves(x[:, :3], weight[:3])
+
+
+def test_halves_have_memory_of_their_own():
+    """On the CPU: the convolution after them takes maps that are dense."""
+    x, weight = conv_inputs((2, 12, 5, 6)).values()
+    for half in depthwise_halves(x, weight):
+        assert half.is_contiguous(memory_format=torch.channels_last)

@@ -6,7 +6,7 @@ Nothing is computed: the network runs on tensors that have shapes only, and torc
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -100,7 +100,7 @@ def _count(network: nn.Module, height: int, width: int, batch: int) -> Complexit
         scans[ScanShape(*u[:3], u[4], A[2], tuple(directions.split(",")))] += 1
         return 0
 
-    operators = {torch.ops.xyscannet.scan: scan, torch.ops.xyscannet.conv1d: _conv1d}
+    operators = {torch.ops.xyscannet.scan: scan, **operations()}
     tensors = {
         name: (x.shape, x.dtype) for name, x in chain(network.named_parameters(), network.named_buffers())
     }
@@ -130,9 +130,16 @@ def _count(network: nn.Module, height: int, width: int, batch: int) -> Complexit
     )
 
 
-def _conv1d(x, weight, *_: Any, **__: Any) -> int:
-    """Operations of the mixers' convolution, by its shapes: x (B, H, W, K, E), weight (E, taps)."""
-    return 2 * prod(x) * weight[1]
+def operations() -> dict[Any, Callable[..., int]]:
+    """Operations of this package's convolutions by the shapes of their arguments, for torch's `FlopCounterMode`."""
+
+    def conv1d(x, weight, *_: Any, **__: Any) -> int:  # x (B, H, W, K, E), weight (E, taps)
+        return 2 * prod(x) * weight[1]
+
+    def depthwise(x, weight, *_: Any, **__: Any) -> int:  # x (B, C, H, W), weight (C, 1, 3, 3)
+        return 2 * prod(x) * prod(weight[1:])
+
+    return {torch.ops.xyscannet.conv1d: conv1d, torch.ops.xyscannet.depthwise: depthwise}
 
 
 @contextmanager

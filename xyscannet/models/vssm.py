@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from xyscannet.models.layers import depthwise, pointwise
 from xyscannet.models.scanners import SCANNERS
-from xyscannet.ops.depthwise import depthwise_conv
+from xyscannet.ops.depthwise import depthwise_conv, depthwise_halves
 from xyscannet.ops.gate import silu_mul
 
 
@@ -35,7 +35,7 @@ class VSSM(nn.Module):
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """F and Y, (B, C, H, W) each."""
-        return depthwise_conv(self.proj_in(x), self.dwconv.weight).chunk(2, dim=1)
+        return depthwise_halves(self.proj_in(x), self.dwconv.weight)
 
     def features(self, x: Tensor) -> Tensor:
         """F alone."""

@@ -10,6 +10,8 @@ from pathlib import Path
 from numba import njit
 from numba.core.caching import FunctionCache
 
+from xyscannet.ops import simd
+
 _logger = logging.getLogger("xyscannet")
 
 
@@ -27,7 +29,7 @@ class _KernelCache(FunctionCache):
     A folder that cannot be written costs the time of compiling again, nothing else.
     """
 
-    _sources = _digest()
+    _sources = f"{_digest()} {simd.LANES}"
 
     def _index_key(self, sig, codegen):
         return (*super()._index_key(sig, codegen), self._sources)

@@ -1,4 +1,4 @@
-"""The causal depth-wise convolution on 16-lane vectors, forward and backward (Numba, nothing of torch)."""
+"""The causal depth-wise convolution on vectors, forward and backward (Numba, nothing of torch)."""
 
 from __future__ import annotations
 

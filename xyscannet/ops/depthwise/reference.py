@@ -1,4 +1,4 @@
-"""The depth-wise convolution and its gated form in plain torch; on the CPU torch's convolution is the fast form too."""
+"""The depth-wise convolution and its gated form in plain torch."""
 
 from __future__ import annotations
 

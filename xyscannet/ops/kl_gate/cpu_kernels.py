@@ -1,4 +1,4 @@
-"""The gated sum on 16-lane vectors, forward and backward (Numba, nothing of torch).
+"""The gated sum on vectors, forward and backward (Numba, nothing of torch).
 
 A map is (address, element code, bytes from pixel to pixel, rows and columns of `current` that read one of its own).
 A task is a range of image rows. `gates` has the gates of every image, or no rows where every element has its own.

@@ -1,4 +1,4 @@
-"""The selective scan on 16-lane vectors, forward and backward (Numba, nothing of torch).
+"""The selective scan on vectors, forward and backward (Numba, nothing of torch).
 
 Tensors and tasks are those of `xyscannet.ops.tiles`. The channels of a block stand on the lanes; each state runs
 through a tile in a register.
@@ -13,12 +13,17 @@ from xyscannet.ops.compiling import compiled
 from xyscannet.ops.simd import (
     LANES,
     LOG2E,
+    NEAR,
     exp2,
+    exp2_near,
+    greatest,
     load,
+    maximum,
     read_lanes,
     sigmoid,
     softplus,
     splat,
+    spread,
     store,
     total,
     write_lanes,
@@ -42,7 +47,9 @@ TENSORS = 19
 
 @njit(error_model="numpy")
 def _prepare(steps, width, soft, has_bias, u, delta, bias, du):
-    """delta <- softplus(delta + bias) where asked, du <- delta * u."""
+    """delta <- softplus(delta + bias) where asked, du <- delta * u. Returns the greatest magnitude of delta."""
+    zero = splat(delta, 0.0)
+    reach = zero
     for e in range(0, width, LANES):
         shift = load(bias, e)
         for t in range(steps):
@@ -52,35 +59,61 @@ def _prepare(steps, width, soft, has_bias, u, delta, bias, du):
                 value = value + shift
             if soft:
                 value = softplus(value)
+            reach = maximum(reach, maximum(value, zero - value))
             store(delta, i, value)
             store(du, i, value * load(u, i))
+    return greatest(reach)
 
 
 @njit(error_model="numpy")
-def _forward_tile(steps, width, wide, states, decay, delta, du, b, c, y, h):
-    """Run every state through the tile: h <- exp2(delta*decay) h + du b, y <- y + c h. Four states at a time."""
-    for e in range(0, width, LANES):
-        for n in range(0, states, 4):
-            i0 = n * width + e
-            i1 = i0 + width
-            i2 = i1 + width
-            i3 = i2 + width
-            a0, a1, a2, a3 = load(decay, i0), load(decay, i1), load(decay, i2), load(decay, i3)
-            h0, h1, h2, h3 = load(h, i0), load(h, i1), load(h, i2), load(h, i3)
-            for t in range(steps):
-                i = t * width + e
-                j = t * wide + n
-                d = load(delta, i)
-                v = load(du, i)
-                h0 = exp2(d * a0) * h0 + v * b[j]
-                h1 = exp2(d * a1) * h1 + v * b[j + 1]
-                h2 = exp2(d * a2) * h2 + v * b[j + 2]
-                h3 = exp2(d * a3) * h3 + v * b[j + 3]
-                store(y, i, load(y, i) + (h0 * c[j] + h1 * c[j + 1]) + (h2 * c[j + 2] + h3 * c[j + 3]))
-            store(h, i0, h0)
-            store(h, i1, h1)
-            store(h, i2, h2)
-            store(h, i3, h3)
+def _magnitude(values, size):
+    """The greatest magnitude of the first `size` values; NaN where the first is."""
+    zero = splat(values, 0.0)
+    reach = zero
+    for i in range(0, size, LANES):
+        reach = maximum(reach, maximum(load(values, i), zero - load(values, i)))
+    return greatest(reach)
+
+
+@njit(error_model="numpy")
+def _decay_anywhere(delta, decay):
+    return exp2(delta * decay)
+
+
+def _forward_tile(decay_of):
+    """Run every state through a tile: h <- decay_of(delta, decay) h + du b, y <- y + c h. Four states at a time."""
+
+    @njit(error_model="numpy")
+    def tile(steps, width, wide, states, decay, delta, du, b, c, y, h):
+        for e in range(0, width, LANES):
+            for n in range(0, states, 4):
+                i0 = n * width + e
+                i1 = i0 + width
+                i2 = i1 + width
+                i3 = i2 + width
+                a0, a1, a2, a3 = load(decay, i0), load(decay, i1), load(decay, i2), load(decay, i3)
+                h0, h1, h2, h3 = load(h, i0), load(h, i1), load(h, i2), load(h, i3)
+                for t in range(steps):
+                    i = t * width + e
+                    j = t * wide + n
+                    d = load(delta, i)
+                    v = load(du, i)
+                    h0 = decay_of(d, a0) * h0 + v * spread(b, j)
+                    h1 = decay_of(d, a1) * h1 + v * spread(b, j + 1)
+                    h2 = decay_of(d, a2) * h2 + v * spread(b, j + 2)
+                    h3 = decay_of(d, a3) * h3 + v * spread(b, j + 3)
+                    upper = h0 * spread(c, j) + h1 * spread(c, j + 1)
+                    lower = h2 * spread(c, j + 2) + h3 * spread(c, j + 3)
+                    store(y, i, load(y, i) + upper + lower)
+                store(h, i0, h0)
+                store(h, i1, h1)
+                store(h, i2, h2)
+                store(h, i3, h3)
+
+    return tile
+
+
+_forward_near, _forward_anywhere = _forward_tile(exp2_near), _forward_tile(_decay_anywhere)
 
 
 @compiled
@@ -110,6 +143,7 @@ def scan_forward(tensors, branches, shape, real, first_task, last_task):
         load_tile(decay, 0, width, tensors, A, place, 0, states, lanes)
         for i in range(0, states * width, LANES):
             store(decay, i, load(decay, i) * LOG2E)
+        sharpest = _magnitude(decay, states * width)
         if tensors[branch, D, CODE] >= 0:
             load_tile(skip, 0, width, tensors, D, place, 0, 1, lanes)
         if has_bias:
@@ -132,7 +166,7 @@ def scan_forward(tensors, branches, shape, real, first_task, last_task):
                 load_tile(delta, 0, width, tensors, DELTA, place, first, steps, lanes)
                 load_tile(b, 0, wide, tensors, B, place, first, steps, states)
                 load_tile(c, 0, wide, tensors, C, place, first, steps, states)
-                _prepare(steps, width, soft, has_bias, u, delta, bias, du)
+                reach = _prepare(steps, width, soft, has_bias, u, delta, bias, du)
                 for e in range(0, width, LANES):
                     through = load(skip, e)
                     for t in range(steps):
@@ -142,7 +176,10 @@ def scan_forward(tensors, branches, shape, real, first_task, last_task):
                     prefetch_tile(tensors, which, place, first + TILE, coming, lanes)
                 for which in (B, C):
                     prefetch_tile(tensors, which, place, first + TILE, coming, states)
-                _forward_tile(steps, width, wide, states, decay, delta, du, b, c, y, h)
+                if reach * sharpest < NEAR:
+                    _forward_near(steps, width, wide, states, decay, delta, du, b, c, y, h)
+                else:
+                    _forward_anywhere(steps, width, wide, states, decay, delta, du, b, c, y, h)
                 if has_z:
                     load_tile(z, 0, width, tensors, Z, place, first, steps, lanes)
                     for i in range(0, steps * width, LANES):

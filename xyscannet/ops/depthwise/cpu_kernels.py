@@ -1,0 +1,233 @@
+"""The depth-wise convolution on vectors, forward and backward (Numba, nothing of torch).
+
+A map is (address, bytes from image to image, row to row, pixel to pixel); its channels are next to each other. Eight
+neighbouring pixels are computed at once, so that a weight and a pixel, once loaded, serve several sums. A kernel is
+made for one element code, which all maps of a call have.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from xyscannet.ops.compiling import compiled
+from xyscannet.ops.simd import (
+    BF16,
+    F32,
+    F64,
+    ITEM_SIZE,
+    LANES,
+    load,
+    prefetch,
+    read_lanes,
+    sigmoid,
+    splat,
+    store,
+    write_lanes,
+)
+
+PLAIN, GATED, GRADIENT = range(3)
+RUN = 8  # pixels at once
+SPAN = 32  # pixels whose channels, of a map and of its gradient, stay in the first-level cache
+
+
+@njit(inline="always", error_model="numpy")
+def _run(like, code, at, row, pixel, low, high, weight, k, width):
+    """The sums of `RUN` pixels from address `at` on, in whole vectors: rows low .. high - 1 of the taps count."""
+    a0 = splat(like, 0.0)
+    a1 = a2 = a3 = a4 = a5 = a6 = a7 = a0
+    for i in range(low, high):
+        j = 3 * i * width + k
+        w0, w1, w2 = load(weight, j), load(weight, j + width), load(weight, j + 2 * width)
+        p = at + (i - 1) * row - pixel
+        v = read_lanes(like, code, p, LANES)
+        a0 = a0 + w0 * v
+        v = read_lanes(like, code, p + pixel, LANES)
+        a0, a1 = a0 + w1 * v, a1 + w0 * v
+        v = read_lanes(like, code, p + 2 * pixel, LANES)
+        a0, a1, a2 = a0 + w2 * v, a1 + w1 * v, a2 + w0 * v
+        v = read_lanes(like, code, p + 3 * pixel, LANES)
+        a1, a2, a3 = a1 + w2 * v, a2 + w1 * v, a3 + w0 * v
+        v = read_lanes(like, code, p + 4 * pixel, LANES)
+        a2, a3, a4 = a2 + w2 * v, a3 + w1 * v, a4 + w0 * v
+        v = read_lanes(like, code, p + 5 * pixel, LANES)
+        a3, a4, a5 = a3 + w2 * v, a4 + w1 * v, a5 + w0 * v
+        v = read_lanes(like, code, p + 6 * pixel, LANES)
+        a4, a5, a6 = a4 + w2 * v, a5 + w1 * v, a6 + w0 * v
+        v = read_lanes(like, code, p + 7 * pixel, LANES)
+        a5, a6, a7 = a5 + w2 * v, a6 + w1 * v, a7 + w0 * v
+        v = read_lanes(like, code, p + 8 * pixel, LANES)
+        a6, a7 = a6 + w2 * v, a7 + w1 * v
+        v = read_lanes(like, code, p + 9 * pixel, LANES)
+        a7 = a7 + w2 * v
+    return a0, a1, a2, a3, a4, a5, a6, a7
+
+
+@njit(inline="always", error_model="numpy")
+def _keep(hold, sums):
+    a0, a1, a2, a3, a4, a5, a6, a7 = sums
+    store(hold, 0, a0)
+    store(hold, LANES, a1)
+    store(hold, 2 * LANES, a2)
+    store(hold, 3 * LANES, a3)
+    store(hold, 4 * LANES, a4)
+    store(hold, 5 * LANES, a5)
+    store(hold, 6 * LANES, a6)
+    store(hold, 7 * LANES, a7)
+
+
+@njit(inline="always", error_model="numpy")
+def _write(code, to, pixel, sums):
+    a0, a1, a2, a3, a4, a5, a6, a7 = sums
+    write_lanes(code, to, a0, LANES)
+    write_lanes(code, to + pixel, a1, LANES)
+    write_lanes(code, to + 2 * pixel, a2, LANES)
+    write_lanes(code, to + 3 * pixel, a3, LANES)
+    write_lanes(code, to + 4 * pixel, a4, LANES)
+    write_lanes(code, to + 5 * pixel, a5, LANES)
+    write_lanes(code, to + 6 * pixel, a6, LANES)
+    write_lanes(code, to + 7 * pixel, a7, LANES)
+
+
+@njit(inline="always", error_model="numpy")
+def _single(like, code, at, row, pixel, low, high, left, right, weight, k, width, some):
+    """The sum of one pixel: rows low .. high - 1 and columns left .. right - 1 of the taps count."""
+    value = splat(like, 0.0)
+    for i in range(low, high):
+        for j in range(left, right):
+            neighbour = read_lanes(like, code, at + (i - 1) * row + (j - 1) * pixel, some)
+            value = value + load(weight, (3 * i + j) * width + k) * neighbour
+    return value
+
+
+@njit(inline="always", error_model="numpy")
+def _finish(code, mode, hold, held, pixels, some, to, out_pixel, second, grad, grad_pixel):
+    """Gate what `pixels` sums of both halves make, or write the gradients of both."""
+    for t in range(pixels):
+        gate, value = load(hold, t * LANES), load(held, t * LANES)
+        opened = sigmoid(gate)
+        silu = gate * opened
+        if mode == GATED:
+            write_lanes(code, to + t * out_pixel, silu * value, some)
+        else:
+            d = read_lanes(hold, code, grad + t * grad_pixel, some)
+            slope = opened * (1.0 + gate - silu)
+            write_lanes(code, to + t * out_pixel, d * value * slope, some)
+            write_lanes(code, to + t * out_pixel + second, d * silu, some)
+
+
+def _convolve(code):
+    @compiled
+    def convolve(x, out, grad, shape, weight, first_task, last_task):
+        """Tasks [first, last) of `tasks` groups of rows: shape = images, height, width, channels, mode, tasks.
+
+        weight is (1 or 2, 9, channels of a part, padded to whole vectors), flat; one part where PLAIN, else both
+        halves. GATED writes `silu(first) * second`; GRADIENT, of `grad`, the gradients of first and second.
+        """
+        images, height, columns, channels, mode, tasks = shape
+        x_start, x_image, x_row, x_pixel = x
+        out_start, out_image, out_row, out_pixel = out
+        grad_start, grad_image, grad_row, grad_pixel = grad
+        parts = 1 if mode == PLAIN else 2
+        part, width, size = channels // parts, weight.size // 9 // parts, ITEM_SIZE[code]
+        second = part * size
+        hold, held = np.zeros(RUN * LANES, weight.dtype), np.zeros(RUN * LANES, weight.dtype)
+        lines = images * height
+        for line in range(first_task * lines // tasks, last_task * lines // tasks):
+            image, y = line // height, line % height
+            low, high = (1 if y == 0 else 0), (2 if y == height - 1 else 3)
+            column = 0
+            while column < columns:
+                inside = column > 0 and column + RUN < columns and part >= LANES
+                pixels = RUN if inside else 1
+                at = x_start + image * x_image + y * x_row + column * x_pixel
+                to = out_start + image * out_image + y * out_row + column * out_pixel
+                given = grad_start + image * grad_image + y * grad_row + column * grad_pixel
+                left, right = (1 if column == 0 else 0), (2 if column == columns - 1 else 3)
+                if inside:
+                    for offset in range(0, RUN * x_pixel, 64):
+                        prefetch(at + 2 * x_row + offset)
+                for first in range(0, part, LANES):
+                    # the last vector overlaps the one before rather than being masked
+                    e = min(first, part - LANES) if inside else first
+                    here, there = at + e * size, to + e * size
+                    some = LANES if inside else part - e
+                    if not inside:
+                        k = e + 9 * width
+                        store(
+                            hold,
+                            0,
+                            _single(
+                                weight, code, here, x_row, x_pixel, low, high, left, right, weight, e, width, some
+                            ),
+                        )
+                        if mode == PLAIN:
+                            write_lanes(code, there, load(hold, 0), some)
+                            continue
+                        here += second
+                        store(
+                            held,
+                            0,
+                            _single(
+                                weight, code, here, x_row, x_pixel, low, high, left, right, weight, k, width, some
+                            ),
+                        )
+                    elif mode == PLAIN:
+                        sums = _run(weight, code, here, x_row, x_pixel, low, high, weight, e, width)
+                        _write(code, there, out_pixel, sums)
+                        continue
+                    else:
+                        _keep(hold, _run(weight, code, here, x_row, x_pixel, low, high, weight, e, width))
+                        here += second
+                        k = e + 9 * width
+                        _keep(held, _run(weight, code, here, x_row, x_pixel, low, high, weight, k, width))
+                    d = given + e * size
+                    _finish(code, mode, hold, held, pixels, some, there, out_pixel, second, d, grad_pixel)
+                column += pixels
+
+    return convolve
+
+
+def _weight_gradient(code):
+    @compiled
+    def weight_gradient(x, grad, shape, sums, first_task, last_task):
+        """sums (tasks, 9, width) <- the products of grad and the pixels around it, over the task's rows."""
+        images, height, columns, channels, tasks = shape
+        x_start, x_image, x_row, x_pixel = x
+        grad_start, grad_image, grad_row, grad_pixel = grad
+        size, lines = ITEM_SIZE[code], images * height
+        for task in range(first_task, last_task):
+            mine = sums[task].reshape(-1)
+            width = mine.size // 9
+            for line in range(task * lines // tasks, (task + 1) * lines // tasks):
+                image, y = line // height, line % height
+                low, high = (1 if y == 0 else 0), (2 if y == height - 1 else 3)
+                for start in range(0, columns, SPAN):
+                    stop = min(start + SPAN, columns)
+                    for e in range(0, channels, LANES):
+                        some = channels - e
+                        given = grad_start + image * grad_image + y * grad_row + e * size
+                        for i in range(low, high):
+                            at = x_start + image * x_image + (y + i - 1) * x_row + e * size
+                            j = 3 * i * width + e
+                            s0, s1, s2 = load(mine, j), load(mine, j + width), load(mine, j + 2 * width)
+                            before = splat(mine, 0.0)
+                            if start > 0:
+                                before = read_lanes(mine, code, at + (start - 1) * x_pixel, some)
+                            here = read_lanes(mine, code, at + start * x_pixel, some)
+                            for column in range(start, stop):
+                                after = splat(mine, 0.0)
+                                if column + 1 < columns:
+                                    after = read_lanes(mine, code, at + (column + 1) * x_pixel, some)
+                                d = read_lanes(mine, code, given + column * grad_pixel, some)
+                                s0, s1, s2 = s0 + d * before, s1 + d * here, s2 + d * after
+                                before, here = here, after
+                            store(mine, j, s0)
+                            store(mine, j + width, s1)
+                            store(mine, j + 2 * width, s2)
+
+    return weight_gradient
+
+
+CONVOLVE = {code: _convolve(code) for code in (F32, BF16, F64)}
+WEIGHT_GRADIENT = {code: _weight_gradient(code) for code in (F32, BF16, F64)}
