@@ -89,10 +89,15 @@ def eager_forward(network: XYScanNet, x: Tensor, scan: Scan = loop_scan) -> Tens
     e3 = _blocks(network.encoder_level3, network.down2_3.conv(_resize(e2, 0.5)), scan)
     skip1, skip2 = _klff(network.fusion_level1, e1, e2, e3), _klff(network.fusion_level2, e2, e1, e3)
     y = network.up3_2.conv(_resize(_blocks(network.decoder_level3, e3, scan), 2.0))
-    y = _blocks(network.decoder_level2, network.reduce_level2(y, skip2), scan)
+    y = _blocks(network.decoder_level2, _conv(network.reduce_level2, torch.cat([y, skip2], 1)), scan)
     y = network.up2_1.conv(_resize(y, 2.0))
-    y = _blocks(network.decoder_level1, network.reduce_level1(y, skip1), scan)
+    y = _blocks(network.decoder_level1, _conv(network.reduce_level1, torch.cat([y, skip1], 1)), scan)
     return (image + network.output(y))[:, :, : x.shape[2], : x.shape[3]]
+
+
+def _conv(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """torch's convolution, whatever the module does."""
+    return nn.Conv2d.forward(conv, x)
 
 
 def _resize(x: Tensor, factor: float) -> Tensor:
@@ -120,16 +125,16 @@ def _norm(norm: LayerNorm2d, x: Tensor) -> Tensor:
 
 
 def _gdfn(ffn: GDFN, x: Tensor) -> Tensor:
-    first, second = ffn.dwconv(ffn.project_in(x)).chunk(2, dim=1)
-    return ffn.project_out(F.silu(first) * second)
+    first, second = ffn.dwconv(_conv(ffn.project_in, x)).chunk(2, dim=1)
+    return _conv(ffn.project_out, F.silu(first) * second)
 
 
 def _klff(fuse: KLFF, current: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    x = fuse.conv(current)
-    n1 = fuse.conv_n1(resize_nearest(first, current))
-    n2 = fuse.conv_n2(resize_nearest(second, current))
+    x = _conv(fuse.conv, current)
+    n1 = _conv(fuse.conv_n1, resize_nearest(first, current))
+    n2 = _conv(fuse.conv_n2, resize_nearest(second, current))
     fused = kl_gate(n1, x, fuse.gate) * n1 + kl_gate(n2, x, fuse.gate) * n2
-    return fuse.conv_out(torch.cat([x, fused], 1))
+    return _conv(fuse.conv_out, torch.cat([x, fused], 1))
 
 
 def _state_space(module: VSSM | SS2D, x: Tensor, scan: Scan) -> Tensor:
@@ -137,9 +142,9 @@ def _state_space(module: VSSM | SS2D, x: Tensor, scan: Scan) -> Tensor:
 
 
 def _vssm(vssm: VSSM, x: Tensor, scan: Scan) -> Tensor:
-    features, gate = vssm.dwconv(vssm.proj_in(x)).chunk(2, dim=1)
+    features, gate = vssm.dwconv(_conv(vssm.proj_in, x)).chunk(2, dim=1)
     scanner = vssm.scanner
-    horizontal, vertical = scanner.conv_in(features).chunk(2, dim=1)  # (B, C/2, H, W) each
+    horizontal, vertical = _conv(scanner.conv_in, features).chunk(2, dim=1)  # (B, C/2, H, W) each
     batch, channels, height, width = horizontal.shape
     if isinstance(scanner, IntraScanner):
         rows = horizontal.permute(0, 2, 3, 1).reshape(batch * height, width, channels).contiguous()
@@ -151,7 +156,7 @@ def _vssm(vssm: VSSM, x: Tensor, scan: Scan) -> Tensor:
         down = torch.sigmoid(_mixer(scanner.mamba, horizontal.mean(3).transpose(1, 2).contiguous(), scan))
         across = torch.sigmoid(_mixer(scanner.mamba, vertical.mean(2).transpose(1, 2).contiguous(), scan))
         halves = [horizontal * down.transpose(1, 2)[..., None], vertical * across.transpose(1, 2)[:, :, None]]
-    return vssm.proj_out(scanner.conv_out(torch.cat(halves, 1)) * F.silu(gate))
+    return _conv(vssm.proj_out, _conv(scanner.conv_out, torch.cat(halves, 1)) * F.silu(gate))
 
 
 def _mixer(mamba: Mamba, x: Tensor, scan: Scan) -> Tensor:
@@ -168,7 +173,7 @@ def _mixer(mamba: Mamba, x: Tensor, scan: Scan) -> Tensor:
 
 
 def _ss2d(module: SS2D, x: Tensor, scan: Scan) -> Tensor:
-    features, gate = module.in_proj(x).chunk(2, dim=1)  # (B, E, H, W) each
+    features, gate = _conv(module.in_proj, x).chunk(2, dim=1)  # (B, E, H, W) each
     features = F.silu(module.conv2d(features))
     channels, height, width = features.shape[1:]
     ways = torch.stack([features.flatten(2), features.transpose(2, 3).flatten(2)], dim=1)
@@ -183,4 +188,4 @@ def _ss2d(module: SS2D, x: Tensor, scan: Scan) -> Tensor:
     rows, columns = (forwards + backwards.flip(-1)).unbind(1)
     columns = columns.unflatten(2, (width, height)).transpose(2, 3).contiguous()
     y = _norm(module.out_norm, rows.unflatten(2, (height, width)) + columns)
-    return module.out_proj(y * F.silu(gate))
+    return _conv(module.out_proj, y * F.silu(gate))

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from xyscannet.models.layers import pointwise
+from xyscannet.models.layers import Pointwise, Spatial, pointwise
 from xyscannet.ops.kl_gate import kl_gated_sum
 from xyscannet.ops.kl_gate.reference import kl_gate, resize_nearest
 
@@ -56,8 +56,8 @@ class AFF(nn.Module):
     def __init__(self, widths: tuple[int, int, int], gate: str = "element") -> None:
         super().__init__()
         channels = widths[0]
-        self.conv1 = nn.Conv2d(sum(widths), channels, 1)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv1 = Pointwise(sum(widths), channels, bias=True)
+        self.conv2 = Spatial(channels, channels, bias=True)
 
     def forward(self, current: Tensor, first: Tensor, second: Tensor) -> Tensor:
         levels = [current, resize_nearest(first, current), resize_nearest(second, current)]

@@ -10,17 +10,38 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xyscannet.ops.depthwise import depthwise_silu_gate
+from xyscannet.ops.convolution import pointwise_conv, spatial_conv
 from xyscannet.ops.norm import layer_norm
 
 
-def pointwise(channels_in: int, channels_out: int) -> nn.Conv2d:
+class Pointwise(nn.Conv2d):
+    """A 1x1 convolution: (B, C, H, W) -> (B, O, H, W)."""
+
+    def __init__(self, channels_in: int, channels_out: int, bias: bool = False) -> None:
+        super().__init__(channels_in, channels_out, 1, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return pointwise_conv(x, self.weight, self.bias)
+
+
+def pointwise(channels_in: int, channels_out: int) -> Pointwise:
     """A 1x1 convolution without bias."""
-    return nn.Conv2d(channels_in, channels_out, 1, bias=False)
+    return Pointwise(channels_in, channels_out)
 
 
-def spatial(channels_in: int, channels_out: int) -> nn.Conv2d:
-    """A 3x3 convolution without bias that keeps the size (zero padding)."""
-    return nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False)
+class Spatial(nn.Conv2d):
+    """A 3x3 convolution that keeps the size (zero padding): (B, C, H, W) -> (B, O, H, W)."""
+
+    def __init__(self, channels_in: int, channels_out: int, bias: bool = False) -> None:
+        super().__init__(channels_in, channels_out, 3, padding=1, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return spatial_conv(x, self.weight, self.bias)
+
+
+def spatial(channels_in: int, channels_out: int) -> Spatial:
+    """A 3x3 convolution without bias."""
+    return Spatial(channels_in, channels_out)
 
 
 def depthwise(channels: int) -> nn.Conv2d:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from xyscannet.ops.linear import linear_channels_last
+from xyscannet.ops.convolution import linear_channels_last
 from xyscannet.ops.mixer import mamba_mixer
 from xyscannet.ops.mixer.reference import scan_inputs
 

@@ -7,12 +7,12 @@ Inter-Scanner; the second half the other way. Both halves share one mixer.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xyscannet.models.layers import pointwise
 from xyscannet.models.mamba import Mamba
 from xyscannet.ops.line_gate import line_gate
+from xyscannet.ops.convolution import pointwise_conv
 
 
 class Scanner(nn.Module):
@@ -71,7 +71,7 @@ class IntraScanner(Scanner):
         return self._branch(x, 1, "y")
 
     def _branch(self, x: Tensor, half: int, direction: str) -> Tensor:
-        x = F.conv2d(x, self.conv_in.weight.chunk(2)[half]).permute(0, 2, 3, 1)  # (B, H, W, C/2)
+        x = pointwise_conv(x, self.conv_in.weight.chunk(2)[half]).permute(0, 2, 3, 1)  # (B, H, W, C/2)
         return self.mix(x.unsqueeze(3), (direction,)).squeeze(3).permute(0, 3, 1, 2)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xyscannet.models.layers import depthwise, pointwise
 from xyscannet.models.scanners import SCANNERS
 from xyscannet.ops.depthwise import depthwise_conv, depthwise_halves
 from xyscannet.ops.gate import silu_mul
+from xyscannet.ops.convolution import pointwise_conv
 
 
 class VSSM(nn.Module):
@@ -40,7 +40,7 @@ class VSSM(nn.Module):
     def features(self, x: Tensor) -> Tensor:
         """F alone."""
         proj_in, dwconv = (conv.weight.chunk(2)[0] for conv in (self.proj_in, self.dwconv))
-        return depthwise_conv(F.conv2d(x, proj_in), dwconv)
+        return depthwise_conv(pointwise_conv(x, proj_in), dwconv)
 
     def merge(self, scanned: Tensor, gate: Tensor) -> Tensor:
         return self.proj_out(silu_mul(gate, scanned))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from xyscannet.models.config import XYScanNetConfig
 from xyscannet.models.fusion import FUSIONS
-from xyscannet.models.layers import GDFN, Downsample, LayerNorm2d, Upsample, spatial
+from xyscannet.models.layers import GDFN, Downsample, LayerNorm2d, Pointwise, Upsample, spatial
 from xyscannet.models.ss2d import SS2D
 from xyscannet.models.vssm import VSSM
 
@@ -58,11 +58,11 @@ class DecoderBlock(nn.Module):
         return x + self.ffn2(self.norm2_ffn(x))
 
 
-class Reduce(nn.Conv2d):
+class Reduce(Pointwise):
     """Skip connection: `concat(decoder, skip)` through a 1x1 convolution; two (B, C, H, W) -> (B, C, H, W)."""
 
     def __init__(self, channels: int) -> None:
-        super().__init__(2 * channels, channels, 1, bias=False)
+        super().__init__(2 * channels, channels)
 
     def forward(self, decoder: Tensor, skip: Tensor) -> Tensor:
         return super().forward(torch.cat([decoder, skip], dim=1))

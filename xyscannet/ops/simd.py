@@ -120,7 +120,9 @@ def _reduction(combine):
                 undefined = ir.Constant(value.type, ir.Undefined)
                 halves = [
                     builder.shuffle_vector(
-                        value, undefined, ir.Constant(ir.VectorType(_I32, width), list(range(first, first + width)))
+                        value,
+                        undefined,
+                        ir.Constant(ir.VectorType(_I32, width), list(range(first, first + width))),
                     )
                     for first in (0, width)
                 ]

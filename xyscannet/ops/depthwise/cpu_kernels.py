@@ -158,7 +158,19 @@ def _convolve(code):
                             hold,
                             0,
                             _single(
-                                weight, code, here, x_row, x_pixel, low, high, left, right, weight, e, width, some
+                                weight,
+                                code,
+                                here,
+                                x_row,
+                                x_pixel,
+                                low,
+                                high,
+                                left,
+                                right,
+                                weight,
+                                e,
+                                width,
+                                some,
                             ),
                         )
                         if mode == PLAIN:
@@ -169,7 +181,19 @@ def _convolve(code):
                             held,
                             0,
                             _single(
-                                weight, code, here, x_row, x_pixel, low, high, left, right, weight, k, width, some
+                                weight,
+                                code,
+                                here,
+                                x_row,
+                                x_pixel,
+                                low,
+                                high,
+                                left,
+                                right,
+                                weight,
+                                k,
+                                width,
+                                some,
                             ),
                         )
                     elif mode == PLAIN:

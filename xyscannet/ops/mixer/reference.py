@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from xyscannet.ops.causal_conv1d import slice_conv1d
-from xyscannet.ops.linear import linear_channels_last
+from xyscannet.ops.convolution import linear_channels_last
 from xyscannet.ops.selective_scan import slice_scan
 
 
