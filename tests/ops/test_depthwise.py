@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 
 from tests.ops.compare import BOUND, assert_matches_reference, rms_ratio, run
-from xyscannet.ops import active_backend
 from xyscannet.ops.depthwise import depthwise_conv, depthwise_halves, depthwise_silu_gate
 
 

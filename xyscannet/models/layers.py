@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from xyscannet.ops.depthwise import depthwise_silu_gate
 from xyscannet.ops.convolution import pointwise_conv, spatial_conv
+from xyscannet.ops.depthwise import depthwise_silu_gate
 from xyscannet.ops.norm import layer_norm
 
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from xyscannet.models.layers import pointwise
 from xyscannet.models.mamba import Mamba
-from xyscannet.ops.line_gate import line_gate
 from xyscannet.ops.convolution import pointwise_conv
+from xyscannet.ops.line_gate import line_gate
 
 
 class Scanner(nn.Module):

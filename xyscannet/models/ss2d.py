@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from xyscannet.models.layers import LayerNorm2d, pointwise
 from xyscannet.models.mamba import init_scan
 from xyscannet.ops import slice_scan
-from xyscannet.ops.gate import silu_mul
 from xyscannet.ops.convolution import linear_channels_last
+from xyscannet.ops.gate import silu_mul
 
 EXPAND, D_CONV = 1.5, 3
 DIRECTIONS = ("x", "x", "-x", "-x")

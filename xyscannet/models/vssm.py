@@ -6,9 +6,9 @@ from torch import Tensor, nn
 
 from xyscannet.models.layers import depthwise, pointwise
 from xyscannet.models.scanners import SCANNERS
+from xyscannet.ops.convolution import pointwise_conv
 from xyscannet.ops.depthwise import depthwise_conv, depthwise_halves
 from xyscannet.ops.gate import silu_mul
-from xyscannet.ops.convolution import pointwise_conv
 
 
 class VSSM(nn.Module):

@@ -21,7 +21,8 @@ def _left_out(x: Tensor) -> bool:
 
 
 def _may_choose(x: Tensor) -> bool:
-    return x.device.type == "cpu" and x.dtype == torch.float32 and not torch.compiler.is_compiling()
+    real = type(x) is Tensor and not torch.compiler.is_compiling()  # others are traced or counted
+    return real and x.device.type == "cpu" and x.dtype == torch.float32
 
 
 def _rows_help(x: Tensor, images: int, rows: int) -> bool:
