@@ -27,37 +27,38 @@ _MATH = ("contract",)
 
 
 class Vector(types.Type):
-    """`LANES` values of one real type."""
+    """Values of one real type, `LANES` if nothing else is said."""
 
-    def __init__(self, scalar: types.Float):
-        self.scalar = scalar
-        super().__init__(name=f"Vector({scalar})")
+    def __init__(self, scalar: types.Float, lanes: int | None = None):
+        self.scalar, self.lanes = scalar, lanes or LANES
+        super().__init__(name=f"Vector({scalar}, {self.lanes})")
 
 
 @register_model(Vector)
 class _VectorModel(PrimitiveModel):
     def __init__(self, manager, kind):
-        super().__init__(manager, kind, _lanes(_real(kind.scalar)))
+        super().__init__(manager, kind, _lanes(_real(kind.scalar), kind.lanes))
 
 
 def _real(scalar):
     return ir.FloatType() if scalar == types.float32 else ir.DoubleType()
 
 
-def _lanes(element):
-    return ir.VectorType(element, LANES)
+def _lanes(element, count=None):
+    return ir.VectorType(element, count or LANES)
 
 
 def _constant(kind, value):
-    return ir.Constant(kind, [value] * LANES) if isinstance(kind, ir.VectorType) else ir.Constant(kind, value)
+    if isinstance(kind, ir.VectorType):
+        return ir.Constant(kind, [value] * kind.count)
+    return ir.Constant(kind, value)
 
 
-def _broadcast(builder, scalar):
-    kind = _lanes(scalar.type)
+def _broadcast(builder, scalar, count=None):
+    kind = _lanes(scalar.type, count)
     one = builder.insert_element(ir.Constant(kind, ir.Undefined), scalar, ir.Constant(_I32, 0))
-    return builder.shuffle_vector(
-        one, ir.Constant(kind, ir.Undefined), ir.Constant(_lanes(_I32), [0] * LANES)
-    )
+    everywhere = ir.Constant(_lanes(_I32, kind.count), [0] * kind.count)
+    return builder.shuffle_vector(one, ir.Constant(kind, ir.Undefined), everywhere)
 
 
 def _element(context, builder, array_type, array, index, kind):
@@ -65,15 +66,23 @@ def _element(context, builder, array_type, array, index, kind):
     return builder.bitcast(builder.gep(data, [index]), kind.as_pointer())
 
 
-@intrinsic
-def load(typingctx, array, index):
-    """Consecutive elements of a flat scratch array, one a lane."""
+def _loading(times):
+    @intrinsic
+    def load(typingctx, array, index):
+        """Consecutive elements of a flat scratch array, one a lane."""
+        vector = Vector(array.dtype, times * LANES)
 
-    def codegen(context, builder, signature, args):
-        kind = _lanes(_real(array.dtype))
-        return builder.load(_element(context, builder, array, args[0], args[1], kind), align=4)
+        def codegen(context, builder, signature, args):
+            kind = _lanes(_real(array.dtype), vector.lanes)
+            return builder.load(_element(context, builder, array, args[0], args[1], kind), align=4)
 
-    return Vector(array.dtype)(array, types.intp), codegen
+        return vector(array, types.intp), codegen
+
+    return load
+
+
+# Long chains of operations on four registers at a time do not wait for one another.
+load, load_wide, WIDE = _loading(1), _loading(4), 4 * LANES
 
 
 @intrinsic
@@ -87,14 +96,21 @@ def store(typingctx, array, index, value):
     return types.void(array, types.intp, value), codegen
 
 
-@intrinsic
-def splat(typingctx, like, value):
-    """One value on every lane, in the real type of the scratch array `like`."""
+def _splatting(times):
+    @intrinsic
+    def splat(typingctx, like, value):
+        """One value on every lane, in the real type of the scratch array `like`."""
+        vector = Vector(like.dtype, times * LANES)
 
-    def codegen(context, builder, signature, args):
-        return _broadcast(builder, context.cast(builder, args[1], value, like.dtype))
+        def codegen(context, builder, signature, args):
+            return _broadcast(builder, context.cast(builder, args[1], value, like.dtype), vector.lanes)
 
-    return Vector(like.dtype)(like, value), codegen
+        return vector(like, value), codegen
+
+    return splat
+
+
+splat, splat_wide = _splatting(1), _splatting(4)
 
 
 @intrinsic
@@ -114,7 +130,7 @@ def _reduction(combine):
     @intrinsic
     def reduction(typingctx, vector):
         def codegen(context, builder, signature, args):
-            value, width = args[0], LANES
+            value, width = args[0], vector.lanes
             while width > 1:
                 width //= 2
                 undefined = ir.Constant(value.type, ir.Undefined)
@@ -160,7 +176,7 @@ _add, _sub, _mul, _div = _binary("fadd"), _binary("fsub"), _binary("fmul"), _bin
 @intrinsic
 def _like(typingctx, vector, value):
     def codegen(context, builder, signature, args):
-        return _broadcast(builder, context.cast(builder, args[1], value, vector.scalar))
+        return _broadcast(builder, context.cast(builder, args[1], value, vector.scalar), vector.lanes)
 
     return vector(vector, value), codegen
 
@@ -208,7 +224,7 @@ def _horner(builder, x, coefficients):
 def _power_of_two(builder, shifted, fraction):
     """2**(n + fraction) where shifted = n + `_rounding`: the bits of n are the lowest."""
     single = shifted.type.element == ir.FloatType()
-    integers = _lanes(_I32 if single else _I64)
+    integers = _lanes(_I32 if single else _I64, shifted.type.count)
     power = _horner(builder, fraction, _EXP2_SINGLE if single else _EXP2_DOUBLE)
     exponent = builder.shl(builder.bitcast(shifted, integers), _constant(integers, 23 if single else 52))
     return builder.bitcast(builder.add(builder.bitcast(power, integers), exponent), shifted.type)

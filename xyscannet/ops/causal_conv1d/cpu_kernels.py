@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit
 
 from xyscannet.ops.compiling import compiled
-from xyscannet.ops.simd import LANES, load, sigmoid, splat, store, write_lanes
+from xyscannet.ops.simd import LANES, WIDE, load, load_wide, sigmoid, splat, store, write_lanes
 from xyscannet.ops.tiles import ADDRESS, CODE, TILE, load_tile, prefetch_tile, split_task, store_tile
 
 X, WEIGHT, BIAS, OUT, DOUT, DX, PARTIAL = range(7)
@@ -54,8 +54,8 @@ def conv_forward(tensors, branches, shape, real, first_task, last_task):
                 prefetch_tile(tensors, OUT, place, first + TILE, coming, lanes)
                 _convolve(steps, width, taps, weight, bias, x, y)
                 if silu:
-                    for i in range(0, steps * width, LANES):
-                        value = load(y, i)
+                    for i in range(0, steps * width, WIDE):
+                        value = load_wide(y, i)
                         store(y, i, value * sigmoid(value))
                 store_tile(y, width, tensors, OUT, place, first, steps, lanes)
                 for i in range(0, before, LANES):

@@ -17,7 +17,9 @@ from xyscannet.ops.simd import (
     F64,
     ITEM_SIZE,
     LANES,
+    WIDE,
     load,
+    load_wide,
     prefetch,
     read_lanes,
     sigmoid,
@@ -103,17 +105,21 @@ def _single(like, code, at, row, pixel, low, high, left, right, weight, k, width
 @njit(inline="always", error_model="numpy")
 def _finish(code, mode, hold, held, pixels, some, to, out_pixel, second, grad, grad_pixel):
     """Gate what `pixels` sums of both halves make, or write the gradients of both."""
+    if mode == GATED:
+        for i in range(0, pixels * LANES, WIDE):
+            gate = load_wide(hold, i)
+            store(held, i, gate * sigmoid(gate) * load_wide(held, i))
+        for t in range(pixels):
+            write_lanes(code, to + t * out_pixel, load(held, t * LANES), some)
+        return
     for t in range(pixels):
         gate, value = load(hold, t * LANES), load(held, t * LANES)
         opened = sigmoid(gate)
         silu = gate * opened
-        if mode == GATED:
-            write_lanes(code, to + t * out_pixel, silu * value, some)
-        else:
-            d = read_lanes(hold, code, grad + t * grad_pixel, some)
-            slope = opened * (1.0 + gate - silu)
-            write_lanes(code, to + t * out_pixel, d * value * slope, some)
-            write_lanes(code, to + t * out_pixel + second, d * silu, some)
+        d = read_lanes(hold, code, grad + t * grad_pixel, some)
+        slope = opened * (1.0 + gate - silu)
+        write_lanes(code, to + t * out_pixel, d * value * slope, some)
+        write_lanes(code, to + t * out_pixel + second, d * silu, some)
 
 
 def _convolve(code):

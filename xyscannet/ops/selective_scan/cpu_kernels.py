@@ -14,15 +14,18 @@ from xyscannet.ops.simd import (
     LANES,
     LOG2E,
     NEAR,
+    WIDE,
     exp2,
     exp2_near,
     greatest,
     load,
+    load_wide,
     maximum,
     read_lanes,
     sigmoid,
     softplus,
     splat,
+    splat_wide,
     spread,
     store,
     total,
@@ -48,20 +51,20 @@ TENSORS = 19
 @njit(error_model="numpy")
 def _prepare(steps, width, soft, has_bias, u, delta, bias, du):
     """delta <- softplus(delta + bias) where asked, du <- delta * u. Returns the greatest magnitude of delta."""
-    zero = splat(delta, 0.0)
+    if has_bias:
+        for e in range(0, width, LANES):
+            shift = load(bias, e)
+            for i in range(e, steps * width, width):
+                store(delta, i, load(delta, i) + shift)
+    zero = splat_wide(delta, 0.0)
     reach = zero
-    for e in range(0, width, LANES):
-        shift = load(bias, e)
-        for t in range(steps):
-            i = t * width + e
-            value = load(delta, i)
-            if has_bias:
-                value = value + shift
-            if soft:
-                value = softplus(value)
-            reach = maximum(reach, maximum(value, zero - value))
-            store(delta, i, value)
-            store(du, i, value * load(u, i))
+    for i in range(0, steps * width, WIDE):  # to the end of the vector that the last step is in
+        value = load_wide(delta, i)
+        if soft:
+            value = softplus(value)
+        reach = maximum(reach, maximum(value, zero - value))
+        store(delta, i, value)
+        store(du, i, value * load_wide(u, i))
     return greatest(reach)
 
 
@@ -182,9 +185,9 @@ def scan_forward(tensors, branches, shape, real, first_task, last_task):
                     _forward_anywhere(steps, width, wide, states, decay, delta, du, b, c, y, h)
                 if has_z:
                     load_tile(z, 0, width, tensors, Z, place, first, steps, lanes)
-                    for i in range(0, steps * width, LANES):
-                        gate = load(z, i)
-                        store(y, i, load(y, i) * (gate * sigmoid(gate)))
+                    for i in range(0, steps * width, WIDE):
+                        gate = load_wide(z, i)
+                        store(y, i, load_wide(y, i) * (gate * sigmoid(gate)))
                 store_tile(y, width, tensors, OUT, place, first, steps, lanes)
             if tensors[branch, LAST, CODE] >= 0:
                 store_tile(h, width, tensors, LAST, place, 0, states, lanes)
