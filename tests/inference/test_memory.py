@@ -1,6 +1,8 @@
 """The memory model against the network's measured peak. Run as a program, it measures resident memory:
 
-python tests/inference/test_memory.py '{"width": 24}' float32 strips 512 768
+python tests/inference/test_memory.py '{"width": 24}' float32 4194304 512 768
+
+with channels x pixels of a strip, 0 for none.
 """
 
 from __future__ import annotations
@@ -22,17 +24,15 @@ import torch
 from xyscannet.inference.memory import live_numbers, live_numbers_in_strips, peak_bytes
 from xyscannet.inference.precision import arithmetic
 from xyscannet.models import XYScanNet, XYScanNetConfig
-from xyscannet.models.strips import ELEMENTS, Strips
+from xyscannet.models.strips import ELEMENTS, FEW_ELEMENTS, Strips
 
 BLOCKS = {"encoder_blocks": (1, 1, 1), "decoder_blocks": (1, 1, 1)}  # the peak does not depend on more
 
 
-def prepared(
-    options: dict, form: str, dtype: torch.dtype, elements: int = ELEMENTS
-) -> Callable[[torch.Tensor], None]:
+def prepared(options: dict, strips: int, dtype: torch.dtype) -> Callable[[torch.Tensor], None]:
     """One pass of a folded network; kernels are compiled."""
     network = XYScanNet(XYScanNetConfig(**BLOCKS | options)).eval().requires_grad_(False).fuse()
-    model = Strips(network, elements) if form == "strips" else network
+    model = Strips(network, strips) if strips else network
 
     def run(image: torch.Tensor) -> None:
         with torch.inference_mode(), arithmetic("cpu", dtype):
@@ -89,7 +89,7 @@ def growth(run: Callable[[torch.Tensor], None], height: int, width: int) -> int:
 def test_what_lives_at_the_peak_is_counted(options: dict) -> None:
     size = 60, 76
     config = XYScanNetConfig(**BLOCKS | options)
-    measured = live(prepared(options, "whole", torch.float32), *size) / 4 / (size[0] * size[1])
+    measured = live(prepared(options, 0, torch.float32), *size) / 4 / (size[0] * size[1])
     assert live_numbers(config) == pytest.approx(measured, rel=0.03)
 
 
@@ -98,30 +98,33 @@ def test_what_lives_at_the_peak_is_counted(options: dict) -> None:
     [{"width": 8}, {"width": 16, "scanners": ("inter", "inter")}, {"width": 8, "d_state": 64}],
     ids=str,
 )
-def test_what_lives_at_the_peak_in_strips_is_counted(options: dict, monkeypatch) -> None:
+def test_what_lives_at_the_peak_in_strips_is_counted(options: dict) -> None:
     elements, size = 2**15, (64, 480)  # several strips
-    monkeypatch.setattr("xyscannet.inference.memory.ELEMENTS", elements)
-    measured = live(prepared(options, "strips", torch.float32, elements), *size) / 4
-    counted = live_numbers_in_strips(*size, XYScanNetConfig(**BLOCKS | options))
+    measured = live(prepared(options, elements, torch.float32), *size) / 4
+    counted = live_numbers_in_strips(*size, XYScanNetConfig(**BLOCKS | options), elements)
     assert counted == pytest.approx(measured, rel=0.15)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="measures through /proc")
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize(
-    ("options", "form", "size"),
-    [({"width": 32}, "whole", (416, 360)), ({"width": 32}, "strips", (512, 640))],
+    ("options", "strips", "size"),
+    [
+        ({"width": 32}, 0, (416, 360)),
+        ({"width": 32}, FEW_ELEMENTS, (512, 640)),
+        ({"width": 32}, ELEMENTS, (640, 768)),
+    ],
 )
 def test_prediction_is_near_what_is_measured(
-    options: dict, form: str, size: tuple[int, int], threads: int
+    options: dict, strips: int, size: tuple[int, int], threads: int
 ) -> None:
     """In one of three processes: the heap's gaps are others in each."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     config = XYScanNetConfig(**BLOCKS | options)
-    predicted = peak_bytes(*size, config, dtype=torch.float32, device="cpu", strips=form == "strips")
+    predicted = peak_bytes(*size, config, dtype=torch.float32, device="cpu", strips=strips)
     torch.set_num_threads(before)
-    command = [sys.executable, __file__, json.dumps(options), "float32", form, *map(str, size)]
+    command = [sys.executable, __file__, json.dumps(options), "float32", *map(str, (strips, *size))]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     measured: list[int] = []
     while len(measured) < 3 and not any(predicted == pytest.approx(each, rel=0.15) for each in measured):
@@ -131,5 +134,6 @@ def test_prediction_is_near_what_is_measured(
 
 
 if __name__ == "__main__":
-    text, dtype, form, *size = sys.argv[1:]
-    print(growth(prepared(json.loads(text), form, getattr(torch, dtype)), *map(int, size)))
+    text, dtype, *numbers = sys.argv[1:]
+    strips, *size = map(int, numbers)
+    print(growth(prepared(json.loads(text), strips, getattr(torch, dtype)), *size))

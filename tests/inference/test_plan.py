@@ -12,6 +12,7 @@ from xyscannet.inference import pick_device, pick_dtype, plan_image
 from xyscannet.inference.memory import _cgroup_memory, peak_bytes
 from xyscannet.inference.plan import CPU_SHARE, IMAGE_BYTES, OVERLAP, spans
 from xyscannet.models import XYScanNetConfig, zoo
+from xyscannet.models.strips import ELEMENTS, FEW_ELEMENTS
 
 CONFIG = XYScanNetConfig(width=24)
 GIB = 2**30
@@ -40,7 +41,10 @@ def test_strips_where_the_whole_does_not_fit() -> None:
 
 def test_strips_for_larger_images_on_cpus() -> None:
     planned = plan(1000, 1500, memory=100 * GIB)
-    assert planned.mode == "strips" and "no slower" in planned.reason
+    assert planned.mode == "strips" and planned.strips == ELEMENTS and "faster" in planned.reason
+    scarce = plan(1000, 1500, memory=planned.memory_bytes - 1)
+    assert scarce.mode == "strips" and scarce.strips == FEW_ELEMENTS
+    assert scarce.memory_bytes < planned.memory_bytes
 
 
 @pytest.mark.parametrize(
@@ -69,7 +73,7 @@ def test_a_scan_of_the_whole_map_takes_tiles_and_says_why() -> None:
 
 @pytest.mark.parametrize(("height", "width"), [(3000, 4000), (700, 9000), (6000, 333), (8000, 8000)])
 def test_tiles_fit_memory_cover_the_image_and_are_uniform(height: int, width: int) -> None:
-    memory = peak_bytes(height, width, CONFIG, dtype=torch.float32, device="cpu", strips=True) // 3
+    memory = peak_bytes(height, width, CONFIG, dtype=torch.float32, device="cpu", strips=FEW_ELEMENTS) // 3
     planned = plan(height, width, memory=memory)
     assert planned.mode == "tiles" and planned.memory_bytes <= memory and "may take" in planned.reason
     for length, size, count in zip((height, width), planned.tile, planned.grid):

@@ -9,13 +9,12 @@ from pathlib import Path
 import torch
 
 from xyscannet.models import XYScanNetConfig
-from xyscannet.models.strips import ELEMENTS, LEAST
+from xyscannet.models.strips import LEAST
 from xyscannet.ops.hardware import bf16_is_fast
 
 MIB = 2**20
-HEAP_SLACK = (
-    64 * MIB
-)  # gaps in glibc's heap, which tensors below 32 MiB leave; as much again by copies for threads
+# Gaps in glibc's heap, which tensors below 32 MiB leave: of whole maps at most; of strips, and so often a strip
+HEAP_SLACK, STRIPS_SLACK, STRIP_SLACK = 128 * MIB, 16 * MIB, 17
 
 
 def peak_bytes(
@@ -25,24 +24,28 @@ def peak_bytes(
     *,
     dtype: torch.dtype,
     device: torch.device | str,
-    strips: bool = False,
+    strips: int = 0,
 ) -> int:
     """Estimated peak memory, in bytes, of one pass of the network over a (height, width) image.
 
-    What lives at the peak is counted exactly (see `live_numbers`, `live_numbers_in_strips`); on a CPU up to 64 MiB
-    come on top for gaps in the heap, twice that where torch works on several threads, and where the processor has no
-    bfloat16, 15 % for torch's conversions. Both vary from run to run: below 250 MiB by more than 15 % of the peak.
+    `strips` is channels x pixels of the strips that it works through, 0 for none.
+
+    What lives at the peak is counted exactly (see `live_numbers`, `live_numbers_in_strips`); on a CPU gaps in the heap
+    come on top, up to 128 MiB, in strips seventeen times what a strip holds, and where the processor has no bfloat16,
+    15 % for torch's conversions. Both vary from run to run: below 250 MiB by more than 15 % of the peak.
     """
     multiple = config.size_multiple
     height, width = (math.ceil(n / multiple) * multiple for n in (height, width))
     if strips:
-        numbers = live_numbers_in_strips(height, width, config)
+        numbers = live_numbers_in_strips(height, width, config, strips)
     else:
         numbers = live_numbers(config) * height * width
     live = numbers * (4 if dtype == torch.float32 else 2) + 12 * height * width  # the result is float32
     if torch.device(device).type == "cpu":
         live *= 1.15 if dtype == torch.bfloat16 and not bf16_is_fast(device) else 1.0
-        live += min(0.6 * live, HEAP_SLACK) * (1 if torch.get_num_threads() == 1 else 2)
+        strip = min(strips, config.width * height * width) * (4 if dtype == torch.float32 else 2)
+        slack = STRIPS_SLACK + STRIP_SLACK * strip if strips else HEAP_SLACK
+        live += min(1.2 * live, slack)
     return int(live)
 
 
@@ -55,7 +58,7 @@ def live_numbers(config: XYScanNetConfig) -> float:
     """
     width, directions = config.width, 1 + config.bidirectional
     held = 7.25 + (config.decoder_blocks[0] > 1)
-    feed_forward = width * (held + 5 * config.ffn_expansion)
+    feed_forward = width * (held + max(1 + 3 * config.ffn_expansion, 5))  # or where a VSSM splits
     fusion = 15.75 * width if config.fusion == "aff" else 0
     scan = 0.0
     if "intra" in config.scanners:
@@ -70,8 +73,8 @@ def _branch(config: XYScanNetConfig) -> float:
     return 5 * inner + math.ceil(config.width / 2 / 16) + 2 * config.d_state
 
 
-def live_numbers_in_strips(height: int, width: int, config: XYScanNetConfig) -> float:
-    """Numbers that are alive at the peak of a forward in strips over a (height, width) image.
+def live_numbers_in_strips(height: int, width: int, config: XYScanNetConfig, elements: int) -> float:
+    """Numbers that are alive at the peak of a forward in strips of `elements` over a (height, width) image.
 
     Of maps there are the three levels and a smaller copy of the first at the fusions, or the residual stream and the
     Intra-Scanner's columns, as wide as the mixer's inner half in a folded network. What a strip makes comes on top.
@@ -80,19 +83,20 @@ def live_numbers_in_strips(height: int, width: int, config: XYScanNetConfig) -> 
     directions = 1 + config.bidirectional
     fusing = 2.0 * channels * pixels
     scanning = decoding = channels * pixels
-    feed_forward = channels * (3 + 5 * config.ffn_expansion)
-    strip = _window(height, width, channels, halo=1) * feed_forward
+    feed_forward = channels * (3 + 3 * config.ffn_expansion)
+    strip = _window(height, width, channels, elements, halo=1) * feed_forward
     if "intra" in config.scanners:
         scanning += max(config.expand, 1) * channels / 2 * pixels
         scan = channels * (3.5 + config.bidirectional) + directions * _branch(config)
-        strip = max(_window(h, w, channels, halo=1) * scan for h, w in ((height, width), (width, height)))
-    encoder = _window(height, width, channels, halo=2) * feed_forward
-    return max(fusing + 8 * min(ELEMENTS, channels * pixels), scanning + strip, decoding + encoder)
+        ways = (height, width), (width, height)
+        strip = max(_window(*way, channels, elements, halo=1) * scan for way in ways)
+    encoder = _window(height, width, channels, elements, halo=2) * feed_forward
+    return max(fusing + 8 * min(elements, channels * pixels), scanning + strip, decoding + encoder)
 
 
-def _window(length: int, across: int, channels: int, halo: int) -> int:
+def _window(length: int, across: int, channels: int, elements: int, halo: int) -> int:
     """Pixels of a strip at level 1 with its halo."""
-    size = max(LEAST * halo, ELEMENTS // (channels * across))
+    size = max(LEAST * halo, elements // (channels * across))
     return min(size + 2 * halo, length) * across
 
 

@@ -11,6 +11,7 @@ import torch
 from xyscannet.errors import ConfigError, InputError, UnavailableError
 from xyscannet.inference.memory import available_memory, mebibytes, peak_bytes
 from xyscannet.models import XYScanNetConfig
+from xyscannet.models.strips import ELEMENTS, FEW_ELEMENTS
 from xyscannet.ops.hardware import bf16_is_fast
 
 OVERLAP = 96  # pixels that neighbouring tiles share
@@ -27,8 +28,8 @@ class ImagePlan:
     """How one image is restored.
 
     Attributes:
-        strips: a pass of the network works through strips of its feature maps (`xyscannet.models.strips`), which
-            gives the same in less memory.
+        strips: channels x pixels of the strips of feature maps that a pass of the network works through
+            (`xyscannet.models.strips`), which gives the same in less memory; 0 where it takes whole maps.
         tile: height and width of a pass, in pixels; all tiles of an image have this size.
         grid: number of tiles down and across; (1, 1) is the whole image.
         overlap: pixels that neighbouring tiles share at least.
@@ -36,7 +37,7 @@ class ImagePlan:
         reason: why, for people.
     """
 
-    strips: bool
+    strips: int
     tile: tuple[int, int]
     grid: tuple[int, int]
     overlap: int
@@ -92,34 +93,37 @@ def plan_image(
         memory = _allowance(height * width, device)
     memory //= sharing
 
-    def peak(tile_height: int, tile_width: int, strips: bool) -> int:
+    def peak(tile_height: int, tile_width: int, strips: int) -> int:
         return peak_bytes(tile_height, tile_width, config, dtype=dtype, device=device, strips=strips)
 
     in_strips = "ss2d" not in config.scanners
-    whole = ImagePlan(False, (height, width), (1, 1), 0, peak(height, width, False), "")
-    strips = ImagePlan(True, (height, width), (1, 1), 0, peak(height, width, True), "")
-    least = strips if in_strips else whole
+    whole, fast, small = (
+        ImagePlan(strips, (height, width), (1, 1), 0, peak(height, width, strips), "")
+        for strips in (0, ELEMENTS, FEW_ELEMENTS)
+    )
+    strips = fast if fast.memory_bytes <= memory else small
+    least = small if in_strips else whole
     if isinstance(tile, int):
-        return _in_tiles_of(tile, whole, lambda h, w: not in_strips or peak(h, w, False) <= memory, peak)
+        return _in_tiles_of(tile, whole, lambda h, w: not in_strips or peak(h, w, 0) <= memory, peak)
     need, have = mebibytes(whole.memory_bytes), mebibytes(memory)
     if in_strips and device.type == "cpu" and height * width >= BETTER_IN_STRIPS:
         if strips.memory_bytes <= memory:
             need = mebibytes(strips.memory_bytes)
-            return replace(strips, reason=f"no slower than at once, and needs {need}, may take {have}")
+            return replace(strips, reason=f"faster than at once, and needs {need}, may take {have}")
     elif whole.memory_bytes <= memory:
         return replace(whole, reason=f"needs {need}, may take {have}")
     reason = f"as a whole it needs {need}, but may take {have}"
     if in_strips and strips.memory_bytes <= memory:
         return replace(strips, reason=reason)
     if in_strips:
-        reason += f"; in strips of its feature maps {mebibytes(strips.memory_bytes)}"
+        reason += f"; in strips of its feature maps {mebibytes(small.memory_bytes)}"
     else:
         reason += "; a scan of the map as one sequence (ss2d) does not run in strips"
     if tile == "none":
         return replace(least, reason=f"{reason}; tiles are switched off")
-    grid = _smallest_grid(height, width, lambda h, w: peak(h, w, in_strips) <= memory)
+    grid = _smallest_grid(height, width, lambda h, w: peak(h, w, least.strips) <= memory)
     if grid is None:
-        smallest = mebibytes(peak(MIN_TILE, MIN_TILE, in_strips))
+        smallest = mebibytes(peak(MIN_TILE, MIN_TILE, least.strips))
         raise InputError(
             f"{width} x {height} pixels need {mebibytes(least.memory_bytes)} and {smallest} in the smallest tiles, but "
             f"only {have} may be used: free some memory or take a smaller network"
@@ -135,7 +139,7 @@ def _allowance(pixels: int, device: torch.device) -> int:
 
 
 def _in_tiles_of(
-    side: int, whole: ImagePlan, fits: Callable[[int, int], bool], peak: Callable[[int, int, bool], int]
+    side: int, whole: ImagePlan, fits: Callable[[int, int], bool], peak: Callable[[int, int, int], int]
 ) -> ImagePlan:
     """Tiles of at most `side`, in strips where one does not fit as a whole."""
     if side < MIN_TILE:
@@ -149,7 +153,7 @@ def _in_tiles_of(
     rows += spans(height, rows, overlap)[0] > side
     columns += spans(width, columns, overlap)[0] > side
     tile = spans(height, rows, overlap)[0], spans(width, columns, overlap)[0]
-    planned = replace(whole, strips=not fits(*tile))
+    planned = replace(whole, strips=0 if fits(*tile) else FEW_ELEMENTS)
     if rows == columns == 1:
         reason = f"not larger than the tile asked for, {side}"
         return replace(planned, memory_bytes=peak(height, width, planned.strips), reason=reason)
@@ -157,7 +161,7 @@ def _in_tiles_of(
 
 
 def _tiled(
-    plan: ImagePlan, grid: tuple[int, int], overlap: int, peak: Callable[[int, int, bool], int], reason: str
+    plan: ImagePlan, grid: tuple[int, int], overlap: int, peak: Callable[[int, int, int], int], reason: str
 ) -> ImagePlan:
     tile = tuple(spans(length, count, overlap)[0] for length, count in zip(plan.tile, grid))
     return ImagePlan(plan.strips, tile, grid, overlap, peak(*tile, plan.strips), reason)

@@ -85,7 +85,7 @@ def _in_form(model: nn.Module, plan: ImagePlan) -> nn.Module:
     """The model as the plan runs it."""
     if not plan.strips:
         return model
-    return Strips(model.network if isinstance(model, CudaGraphs) else model)
+    return Strips(model.network if isinstance(model, CudaGraphs) else model, plan.strips)
 
 
 def _halved(

@@ -22,7 +22,7 @@ from xyscannet.models.vssm import VSSM
 from xyscannet.models.xyscannet import XYScanNet, block_shares, pad_to_multiple
 from xyscannet.ops.kl_gate.reference import kl_divergence, resize_nearest
 
-ELEMENTS = 2**20  # channels x pixels of a strip
+ELEMENTS, FEW_ELEMENTS = 2**22, 2**20  # channels x pixels of a strip: the faster, and where memory is short
 LEAST = 16  # times its halo
 _PASSES = 6  # over the map in a decoder block
 ROWS, COLUMNS = 2, 3  # dimensions of (B, C, H, W) that are cut
