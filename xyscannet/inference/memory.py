@@ -14,7 +14,7 @@ from xyscannet.ops.hardware import bf16_is_fast
 
 MIB = 2**20
 # Gaps in glibc's heap, which tensors below 32 MiB leave: of whole maps at most; of strips, and so often a strip
-HEAP_SLACK, STRIPS_SLACK, STRIP_SLACK = 128 * MIB, 16 * MIB, 17
+HEAP_SLACK, STRIPS_SLACK, STRIP_SLACK = 128 * MIB, 40 * MIB, 17
 
 
 def peak_bytes(
@@ -31,7 +31,7 @@ def peak_bytes(
     `strips` is channels x pixels of the strips that it works through, 0 for none.
 
     What lives at the peak is counted exactly (see `live_numbers`, `live_numbers_in_strips`); on a CPU gaps in the heap
-    come on top, up to 128 MiB, in strips seventeen times what a strip holds, and where the processor has no bfloat16,
+    come on top, up to 128 MiB, in strips 40 MiB and seventeen times a strip, and where the processor has no bfloat16,
     15 % for torch's conversions. Both vary from run to run: below 250 MiB by more than 15 % of the peak.
     """
     multiple = config.size_multiple
