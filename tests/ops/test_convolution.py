@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.ops.compare import rms_ratio
-from xyscannet.ops.convolution import linear_channels_last, pointwise_conv
+from xyscannet.ops.convolution import linear_channels_last, pointwise_conv, spatial_conv
 
 
 @pytest.fixture(params=[1, 2])
@@ -59,14 +59,37 @@ def test_results_are_channels_last(threads):
     assert found.is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch is built without oneDNN")
-def test_one_thread_runs_onednn_too():
+def onednn_calls(run) -> int:
+    """How many convolutions of `run` oneDNN took; none went to torch's own."""
     from torch.profiler import profile
 
-    torch.set_num_threads(1)
-    x = channels_last(1, 24, 64, 64)
     with torch.inference_mode(), profile() as taken:
-        pointwise_conv(x, torch.randn(48, 24, 1, 1))
-        linear_channels_last(torch.randn(1, 64, 64, 2, 24), torch.randn(48, 24))
+        run()
     calls = {event.key: event.count for event in taken.key_averages()}
-    assert calls.get("aten::mkldnn_convolution") == 2 and "aten::_slow_conv2d_forward" not in calls
+    assert "aten::_slow_conv2d_forward" not in calls
+    return calls.get("aten::mkldnn_convolution", 0)
+
+
+WITH_ONEDNN = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch has no oneDNN here")
+
+
+@WITH_ONEDNN
+def test_one_thread_runs_onednn_too():
+    torch.set_num_threads(1)
+    x, weight = channels_last(1, 24, 64, 64), torch.randn(48, 24, 1, 1)
+    assert onednn_calls(lambda: pointwise_conv(x, weight)) == 1
+    assert (
+        onednn_calls(lambda: linear_channels_last(x.permute(0, 2, 3, 1)[..., None, :], weight[..., 0, 0]))
+        == 1
+    )
+
+
+@WITH_ONEDNN
+def test_one_small_image_runs_onednn_too(threads):
+    """As it does in a batch: the result should not depend on the batch by how the two round."""
+    x = channels_last(1, 12, 18, 7)
+    assert onednn_calls(lambda: pointwise_conv(x, torch.randn(10, 12, 1, 1))) == 1
+    weight, bias = torch.randn(10, 12, 3, 3), torch.randn(10)
+    assert onednn_calls(lambda: spatial_conv(x, weight, bias)) == 1
+    expected = F.conv2d(x.double(), weight.double(), bias.double(), padding=1)
+    assert rms_ratio(spatial_conv(x, weight, bias), expected) < 1e-6

@@ -106,6 +106,22 @@ def test_rows_do_not_know_their_neighbours():
     assert spoiled[1].isnan().all()
 
 
+@pytest.mark.parametrize("height", [5, 7])
+def test_branches_do_not_know_one_another(height):
+    """To the last bit: what a long row of one branch left in the cache once chose how a short one was rounded."""
+    torch.set_num_threads(1)
+    x = scan_inputs(batch=1, height=height, width=16, branches=2, channels=24, without=("delta_bias",))
+    x = {name: value.detach() for name, value in x.items()}
+    x["delta"] = x["delta"].abs()
+    found = []
+    for first in (1.0, 1000.0):
+        delta = x["delta"].clone()
+        delta[:, :, :, 0] *= first
+        out = slice_scan(**(x | {"delta": delta}), directions=("x", "y"))
+        found.append(out[:, :, :, 1])
+    assert torch.equal(*found)
+
+
 @pytest.mark.parametrize("delta", [1e4, 1e30, -1e4, -1e30, 88.0, -104.0, 0.0])
 def test_extreme_steps_stay_finite(delta):
     """A huge step forgets all, a step of zero keeps all; neither makes NaN."""

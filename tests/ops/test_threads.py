@@ -64,7 +64,12 @@ def test_what_a_task_raises_reaches_the_caller(run_tasks, failure):
 def test_kernels_run_on_the_threads_of_torch():
     """So that they do not wait for processors on which torch's threads spin."""
     assert threads._openmp() is not None
-    before = set(threading.enumerate())
-    names = []
-    threads.run_tasks(lambda first, last: names.append(threading.current_thread()), (), 8, LARGE)
-    assert not any(thread.name.startswith("xyscan-ops") for thread in set(threading.enumerate()) - before)
+    together, seen = threading.Barrier(2, timeout=30), []
+
+    def kernel(first, last):
+        seen.append(threading.current_thread())
+        together.wait()
+
+    threads.run_tasks(kernel, (), 2, LARGE)
+    assert len(set(seen)) == 2 and threading.current_thread() in seen
+    assert not any(thread.name.startswith("xyscan-ops") for thread in seen)

@@ -84,15 +84,15 @@ def eager_forward(network: XYScanNet, x: Tensor, scan: Scan = loop_scan) -> Tens
     """
     check_eager(network.config)
     image = pad_to_multiple(x, network.config.size_multiple)
-    e1 = _blocks(network.encoder_level1, network.patch_embed(image - 0.5), scan)
-    e2 = _blocks(network.encoder_level2, network.down1_2.conv(_resize(e1, 0.5)), scan)
-    e3 = _blocks(network.encoder_level3, network.down2_3.conv(_resize(e2, 0.5)), scan)
+    e1 = _blocks(network.encoder_level1, _conv(network.patch_embed, image - 0.5), scan)
+    e2 = _blocks(network.encoder_level2, _conv(network.down1_2.conv, _resize(e1, 0.5)), scan)
+    e3 = _blocks(network.encoder_level3, _conv(network.down2_3.conv, _resize(e2, 0.5)), scan)
     skip1, skip2 = _klff(network.fusion_level1, e1, e2, e3), _klff(network.fusion_level2, e2, e1, e3)
-    y = network.up3_2.conv(_resize(_blocks(network.decoder_level3, e3, scan), 2.0))
+    y = _conv(network.up3_2.conv, _resize(_blocks(network.decoder_level3, e3, scan), 2.0))
     y = _blocks(network.decoder_level2, _conv(network.reduce_level2, torch.cat([y, skip2], 1)), scan)
-    y = network.up2_1.conv(_resize(y, 2.0))
+    y = _conv(network.up2_1.conv, _resize(y, 2.0))
     y = _blocks(network.decoder_level1, _conv(network.reduce_level1, torch.cat([y, skip1], 1)), scan)
-    return (image + network.output(y))[:, :, : x.shape[2], : x.shape[3]]
+    return (image + _conv(network.output, y))[:, :, : x.shape[2], : x.shape[3]]
 
 
 def _conv(conv: nn.Conv2d, x: Tensor) -> Tensor:

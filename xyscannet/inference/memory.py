@@ -13,7 +13,8 @@ from xyscannet.models.strips import LEAST
 from xyscannet.ops.hardware import bf16_is_fast
 
 MIB = 2**20
-# Gaps in glibc's heap, which tensors below 32 MiB leave: of whole maps at most; of strips, and so often a strip
+# Gaps in glibc's heap, which tensors below 32 MiB leave: at most so much after whole maps; after strips so much and so
+# many times a strip
 HEAP_SLACK, STRIPS_SLACK, STRIP_SLACK = 128 * MIB, 40 * MIB, 17
 
 

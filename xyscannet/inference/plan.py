@@ -107,9 +107,9 @@ def plan_image(
         return _in_tiles_of(tile, whole, lambda h, w: not in_strips or peak(h, w, 0) <= memory, peak)
     need, have = mebibytes(whole.memory_bytes), mebibytes(memory)
     if in_strips and device.type == "cpu" and height * width >= BETTER_IN_STRIPS:
-        if strips.memory_bytes <= memory:
-            need = mebibytes(strips.memory_bytes)
-            return replace(strips, reason=f"faster than at once, and needs {need}, may take {have}")
+        if fast.memory_bytes <= memory:
+            need = mebibytes(fast.memory_bytes)
+            return replace(fast, reason=f"no slower than at once, and needs {need}, may take {have}")
     elif whole.memory_bytes <= memory:
         return replace(whole, reason=f"needs {need}, may take {have}")
     reason = f"as a whole it needs {need}, but may take {have}"

@@ -10,7 +10,7 @@ from pathlib import Path
 from numba import njit
 from numba.core.caching import FunctionCache
 
-from xyscannet.ops import simd
+from xyscannet.ops.simd import LANES
 
 _logger = logging.getLogger("xyscannet")
 
@@ -18,9 +18,8 @@ _logger = logging.getLogger("xyscannet")
 def _digest() -> str:
     """Of the sources that every kernel is compiled from."""
     folder = Path(__file__).parent
-    return hashlib.sha256(
-        b"".join((folder / name).read_bytes() for name in ("simd.py", "tiles.py"))
-    ).hexdigest()
+    sources = [*sorted((folder / "simd").glob("*.py")), folder / "tiles.py"]
+    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
 
 
 class _KernelCache(FunctionCache):
@@ -29,7 +28,7 @@ class _KernelCache(FunctionCache):
     A folder that cannot be written costs the time of compiling again, nothing else.
     """
 
-    _sources = f"{_digest()} {simd.LANES}"
+    _sources = f"{_digest()} {LANES}"
 
     def _index_key(self, sig, codegen):
         return (*super()._index_key(sig, codegen), self._sources)

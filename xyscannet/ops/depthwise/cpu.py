@@ -43,10 +43,10 @@ def _padded(weight: Tensor, parts: int, real: np.dtype) -> np.ndarray:
 def _convolve(x: Tensor, weight: Tensor, mode: int, out: Tensor, grad: Tensor | None = None) -> None:
     images, channels, height, width = x.shape
     tasks = min(_TASKS, images * height)
-    shape = (images, height, width, channels, mode, tasks)
+    shape = (images, height, width, channels, tasks)
     maps = (_describe(x), _describe(out), _ABSENT if grad is None else _describe(grad))
     taps = _padded(weight, 1 if mode == kernels.PLAIN else 2, real_type(x))
-    run_tasks(kernels.CONVOLVE[CODES[x.dtype]], (*maps, shape, taps), tasks, 9 * x.numel())
+    run_tasks(kernels.CONVOLVE[CODES[x.dtype], mode], (*maps, shape, taps), tasks, 9 * x.numel())
 
 
 def forward(x: Tensor, weight: Tensor, gated: bool, out: Tensor) -> None:

@@ -79,21 +79,9 @@ def _keep(hold, sums):
 
 
 @njit(inline="always", error_model="numpy")
-def _write(code, to, pixel, sums):
-    a0, a1, a2, a3, a4, a5, a6, a7 = sums
-    write_lanes(code, to, a0, LANES)
-    write_lanes(code, to + pixel, a1, LANES)
-    write_lanes(code, to + 2 * pixel, a2, LANES)
-    write_lanes(code, to + 3 * pixel, a3, LANES)
-    write_lanes(code, to + 4 * pixel, a4, LANES)
-    write_lanes(code, to + 5 * pixel, a5, LANES)
-    write_lanes(code, to + 6 * pixel, a6, LANES)
-    write_lanes(code, to + 7 * pixel, a7, LANES)
-
-
-@njit(inline="always", error_model="numpy")
-def _single(like, code, at, row, pixel, low, high, left, right, weight, k, width, some):
+def _single(like, code, at, row, pixel, taps, weight, k, width, some):
     """The sum of one pixel: rows low .. high - 1 and columns left .. right - 1 of the taps count."""
+    low, high, left, right = taps
     value = splat(like, 0.0)
     for i in range(low, high):
         for j in range(left, right):
@@ -104,33 +92,33 @@ def _single(like, code, at, row, pixel, low, high, left, right, weight, k, width
 
 @njit(inline="always", error_model="numpy")
 def _finish(code, mode, hold, held, pixels, some, to, out_pixel, second, grad, grad_pixel):
-    """Gate what `pixels` sums of both halves make, or write the gradients of both."""
+    """Write the sums of `pixels`, gate them by those of the other half, or write the gradients of both."""
     if mode == GATED:
         for i in range(0, pixels * LANES, WIDE):
             gate = load_wide(hold, i)
-            store(held, i, gate * sigmoid(gate) * load_wide(held, i))
-        for t in range(pixels):
-            write_lanes(code, to + t * out_pixel, load(held, t * LANES), some)
-        return
+            store(hold, i, gate * sigmoid(gate) * load_wide(held, i))
     for t in range(pixels):
-        gate, value = load(hold, t * LANES), load(held, t * LANES)
-        opened = sigmoid(gate)
-        silu = gate * opened
-        d = read_lanes(hold, code, grad + t * grad_pixel, some)
-        slope = opened * (1.0 + gate - silu)
-        write_lanes(code, to + t * out_pixel, d * value * slope, some)
-        write_lanes(code, to + t * out_pixel + second, d * silu, some)
+        gate = load(hold, t * LANES)
+        if mode == GRADIENT:
+            d = read_lanes(hold, code, grad + t * grad_pixel, some)
+            opened = sigmoid(gate)
+            silu = gate * opened
+            slope = opened * (1.0 + gate - silu)
+            write_lanes(code, to + t * out_pixel, d * load(held, t * LANES) * slope, some)
+            write_lanes(code, to + t * out_pixel + second, d * silu, some)
+        else:
+            write_lanes(code, to + t * out_pixel, gate, some)
 
 
-def _convolve(code):
+def _convolve(code, mode):
     @compiled
     def convolve(x, out, grad, shape, weight, first_task, last_task):
-        """Tasks [first, last) of `tasks` groups of rows: shape = images, height, width, channels, mode, tasks.
+        """Tasks [first, last) of `tasks` groups of rows: shape = images, height, width, channels, tasks.
 
         weight is (1 or 2, 9, channels of a part, padded to whole vectors), flat; one part where PLAIN, else both
         halves. GATED writes `silu(first) * second`; GRADIENT, of `grad`, the gradients of first and second.
         """
-        images, height, columns, channels, mode, tasks = shape
+        images, height, columns, channels, tasks = shape
         x_start, x_image, x_row, x_pixel = x
         out_start, out_image, out_row, out_pixel = out
         grad_start, grad_image, grad_row, grad_pixel = grad
@@ -144,76 +132,46 @@ def _convolve(code):
             low, high = (1 if y == 0 else 0), (2 if y == height - 1 else 3)
             column = 0
             while column < columns:
-                inside = column > 0 and column + RUN < columns and part >= LANES
-                pixels = RUN if inside else 1
                 at = x_start + image * x_image + y * x_row + column * x_pixel
                 to = out_start + image * out_image + y * out_row + column * out_pixel
                 given = grad_start + image * grad_image + y * grad_row + column * grad_pixel
-                left, right = (1 if column == 0 else 0), (2 if column == columns - 1 else 3)
-                if inside:
+                if column > 0 and column + RUN < columns and part >= LANES:
                     for offset in range(0, RUN * x_pixel, 64):
                         prefetch(at + 2 * x_row + offset)
-                for first in range(0, part, LANES):
-                    # the last vector overlaps the one before rather than being masked
-                    e = min(first, part - LANES) if inside else first
-                    here, there = at + e * size, to + e * size
-                    some = LANES if inside else part - e
-                    if not inside:
-                        k = e + 9 * width
-                        store(
-                            hold,
-                            0,
-                            _single(
-                                weight,
-                                code,
-                                here,
-                                x_row,
-                                x_pixel,
-                                low,
-                                high,
-                                left,
-                                right,
-                                weight,
-                                e,
-                                width,
-                                some,
-                            ),
-                        )
-                        if mode == PLAIN:
-                            write_lanes(code, there, load(hold, 0), some)
-                            continue
-                        here += second
-                        store(
-                            held,
-                            0,
-                            _single(
-                                weight,
-                                code,
-                                here,
-                                x_row,
-                                x_pixel,
-                                low,
-                                high,
-                                left,
-                                right,
-                                weight,
-                                k,
-                                width,
-                                some,
-                            ),
-                        )
-                    elif mode == PLAIN:
-                        sums = _run(weight, code, here, x_row, x_pixel, low, high, weight, e, width)
-                        _write(code, there, out_pixel, sums)
-                        continue
-                    else:
+                    for first in range(0, part, LANES):
+                        e = min(
+                            first, part - LANES
+                        )  # the last vector overlaps the one before, without a mask
+                        here = at + e * size
                         _keep(hold, _run(weight, code, here, x_row, x_pixel, low, high, weight, e, width))
-                        here += second
-                        k = e + 9 * width
-                        _keep(held, _run(weight, code, here, x_row, x_pixel, low, high, weight, k, width))
-                    d = given + e * size
-                    _finish(code, mode, hold, held, pixels, some, there, out_pixel, second, d, grad_pixel)
-                column += pixels
+                        if mode != PLAIN:
+                            k = e + 9 * width
+                            _keep(
+                                held,
+                                _run(
+                                    weight, code, here + second, x_row, x_pixel, low, high, weight, k, width
+                                ),
+                            )
+                        there, d = to + e * size, given + e * size
+                        _finish(code, mode, hold, held, RUN, LANES, there, out_pixel, second, d, grad_pixel)
+                    column += RUN
+                else:
+                    left, right = (1 if column == 0 else 0), (2 if column == columns - 1 else 3)
+                    taps = low, high, left, right
+                    for e in range(0, part, LANES):
+                        some, here = part - e, at + e * size
+                        store(
+                            hold, 0, _single(weight, code, here, x_row, x_pixel, taps, weight, e, width, some)
+                        )
+                        if mode != PLAIN:
+                            k = e + 9 * width
+                            other = _single(
+                                weight, code, here + second, x_row, x_pixel, taps, weight, k, width, some
+                            )
+                            store(held, 0, other)
+                        there, d = to + e * size, given + e * size
+                        _finish(code, mode, hold, held, 1, some, there, out_pixel, second, d, grad_pixel)
+                    column += 1
 
     return convolve
 
@@ -259,5 +217,7 @@ def _weight_gradient(code):
     return weight_gradient
 
 
-CONVOLVE = {code: _convolve(code) for code in (F32, BF16, F64)}
+CONVOLVE = {
+    (code, mode): _convolve(code, mode) for code in (F32, BF16, F64) for mode in (PLAIN, GATED, GRADIENT)
+}
 WEIGHT_GRADIENT = {code: _weight_gradient(code) for code in (F32, BF16, F64)}

@@ -1,0 +1,136 @@
+"""The vector type's operations, lane by lane, and the kernels on vectors of another width than this machine's."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numba import njit
+
+from xyscannet.ops import simd
+from xyscannet.ops.simd import (
+    LANES,
+    NEAR,
+    WIDE,
+    exp2,
+    exp2_near,
+    greatest,
+    load,
+    load_wide,
+    maximum,
+    sigmoid,
+    softplus,
+    splat,
+    spread,
+    store,
+    total,
+)
+
+REAL = [np.float32, np.float64]
+
+
+@njit
+def powers(x, y, general, near):
+    for i in range(0, x.size, LANES):
+        store(general, i, exp2(load(x, i) * load(y, i)))
+        store(near, i, exp2_near(load(x, i), load(y, i)))
+
+
+@pytest.mark.parametrize("real", REAL)
+def test_the_power_of_a_product_without_clamps_is_the_one_with_them(real):
+    """To the last bit, so that which of the two a tile takes changes nothing."""
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(2, 64 * LANES)).astype(real) * 8
+    x[:4], y[:4] = (0.0, np.nan, 1.0, -1.0), (3.0, 1.0, 1.0, 125.9)
+    inside = ~(np.abs(x * y) >= NEAR)
+    general, near = np.zeros_like(x), np.zeros_like(x)
+    powers(x, y, general, near)
+    assert inside.sum() > 100 and not inside.all()
+    np.testing.assert_array_equal(near[inside], general[inside])
+    np.testing.assert_allclose(near[inside], 2.0 ** (x * y)[inside], rtol=3e-7)
+
+
+@njit
+def narrow(x, opened, soft):
+    for i in range(0, x.size, LANES):
+        store(opened, i, sigmoid(load(x, i)))
+        store(soft, i, softplus(load(x, i)))
+
+
+@njit
+def wide(x, opened, soft):
+    for i in range(0, x.size, WIDE):
+        store(opened, i, sigmoid(load_wide(x, i)))
+        store(soft, i, softplus(load_wide(x, i)))
+
+
+@pytest.mark.parametrize("real", REAL)
+def test_several_registers_at_a_time_compute_the_same(real):
+    x = np.linspace(-120, 120, 8 * WIDE).astype(real)
+    x[3], x[-1], x[0] = np.nan, np.inf, -np.inf
+    one, other = (np.zeros_like(x), np.zeros_like(x)), (np.zeros_like(x), np.zeros_like(x))
+    narrow(x, *one)
+    wide(x, *other)
+    for found, again in zip(one, other, strict=True):
+        np.testing.assert_array_equal(found, again)
+    with np.errstate(over="ignore"):
+        np.testing.assert_allclose(one[0], 1 / (1 + np.exp(-x.astype(float))), rtol=1e-5, atol=1e-30)
+
+
+@njit
+def reductions(x):
+    zero = splat(x, 0.0)
+    magnitude = maximum(load(x, 0), zero - load(x, 0))
+    return total(load(x, 0)), greatest(load(x, 0)), greatest(magnitude), total(spread(x, 2))
+
+
+@pytest.mark.parametrize("real", REAL)
+def test_reductions(real):
+    x = np.arange(LANES).astype(real)
+    x[5] = -100
+    assert reductions(x) == (x.sum(), LANES - 1, 100, 2 * LANES)
+
+
+OTHER_LANES = """
+import sys
+import llvmlite.binding
+import numba
+
+numba.njit(lambda: 1)()  # from now on numba compiles for what is there
+host = llvmlite.binding.get_host_cpu_features
+features = host()
+llvmlite.binding.get_host_cpu_features = lambda: {"avx512f": not features.get("avx512f")}
+from xyscannet.ops import simd
+llvmlite.binding.get_host_cpu_features = host
+
+assert simd.LANES == int(sys.argv[1]), simd.LANES
+import pytest
+sys.exit(pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", *sys.argv[2:]]))
+"""
+
+
+@pytest.mark.slow  # compiles the kernels once more
+def test_kernels_on_vectors_of_the_other_width():
+    """Sixteen lanes, as with AVX-512, on eight-lane machines, and the other way round."""
+    lanes = 8 if simd.LANES == 16 else 16
+    some = [
+        "test_depthwise.py::test_the_sum_over_neighbours[size4-channels-last-dtype0-depthwise_conv]",
+        "test_depthwise.py::test_the_sum_over_neighbours[size4-channels-last-dtype0-depthwise_silu_gate]",
+        "test_fused_layers.py::test_layer_norm[channels-last-24-dtype0]",
+        "test_slice_scan.py::test_every_width_of_channels[24]",
+        "test_conv1d.py::test_every_width_of_the_kernel[4]",
+        "test_simd.py::test_reductions",
+        "test_simd.py::test_several_registers_at_a_time_compute_the_same",
+    ]
+    command = [
+        sys.executable,
+        "-c",
+        OTHER_LANES,
+        str(lanes),
+        *(str(Path(__file__).parent / each) for each in some),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and "9 passed" in done.stdout, done.stdout[-3000:] + done.stderr[-2000:]

@@ -1,0 +1,66 @@
+"""A vector type for Numba kernels, with the few operations that the CPU kernels need.
+
+Numba's automatic vectorisation gives up on loops over several arrays that may overlap. Here the lanes are written
+down: a `Vector` is `LANES` float32 (or float64) values, as many float32 as a register of the machine holds. Memory is
+reached through plain integer addresses, so a tensor of any strides and of float32, bfloat16 or float64 is read without
+a copy. Arithmetic allows contraction (a*b+c as one FMA) and nothing else, so NaN and infinity behave.
+"""
+
+from __future__ import annotations
+
+from xyscannet.ops.simd.functions import LOG2E, NEAR, exp2, exp2_near, sigmoid, softplus
+from xyscannet.ops.simd.memory import (
+    BF16,
+    F32,
+    F64,
+    ITEM_SIZE,
+    prefetch,
+    read_lanes,
+    read_one,
+    write_lanes,
+    write_one,
+)
+from xyscannet.ops.simd.vector import (
+    LANES,
+    WIDE,
+    Vector,
+    greatest,
+    load,
+    load_wide,
+    maximum,
+    splat,
+    splat_wide,
+    spread,
+    store,
+    total,
+)
+
+__all__ = [
+    "BF16",
+    "F32",
+    "F64",
+    "ITEM_SIZE",
+    "LANES",
+    "LOG2E",
+    "NEAR",
+    "WIDE",
+    "Vector",
+    "exp2",
+    "exp2_near",
+    "greatest",
+    "load",
+    "load_wide",
+    "maximum",
+    "prefetch",
+    "read_lanes",
+    "read_one",
+    "sigmoid",
+    "softplus",
+    "splat",
+    "splat_wide",
+    "spread",
+    "store",
+    "total",
+    "write_lanes",
+    "write_one",
+]
