@@ -14,7 +14,11 @@ import xyscannet
 LIBRARY = Path(xyscannet.__file__).parent
 # kernels, which have other languages' types, and operators, whose schema says them to torch
 KERNELS = ("triton", "_kernels", "simd", "tiles", "_walk", "_parts", "_pixels", "layout", "operator")
-MODULES = [path for path in sorted(LIBRARY.rglob("*.py")) if not path.stem.endswith(KERNELS)]
+MODULES = [
+    path
+    for path in sorted(LIBRARY.rglob("*.py"))
+    if not path.stem.endswith(KERNELS) and path.parent.name not in KERNELS
+]
 DOORS = [
     "xyscannet",
     "xyscannet.models",
