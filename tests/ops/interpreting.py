@@ -48,6 +48,32 @@ def _products_of_bf16() -> None:
     builder.create_dot = lambda self, a, b, *rest: dot(self, widened(a), widened(b), *rest)
 
 
+def _language_is_patched_once() -> None:
+    """Triton 3.6 to 3.9 look through the whole language at every call of a function inside a kernel."""
+    patch = interpreter._patch_lang
+    active: set[str] = set()
+
+    def once(function):
+        names = {
+            value.__name__ for value in function.__globals__.values() if value is tl or value is tl.core
+        } - active
+        if not names:
+            return interpreter._LangPatchScope()
+        scope = patch(function)
+        restore = scope.restore
+
+        def forget():
+            restore()
+            active.difference_update(names)
+
+        scope.restore = forget
+        active.update(names)
+        return scope
+
+    interpreter._patch_lang = once
+
+
+_language_is_patched_once()
 _products_of_bf16()
 _scalars_are_indices()
 _masks_are_boolean()
