@@ -6,6 +6,7 @@ the high-water mark of a process of its own. What runs out of memory is told, th
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import math
 import multiprocessing
@@ -65,6 +66,7 @@ def bounded_memory() -> Iterator[None]:
 
     Linux only, elsewhere it does nothing.
     """
+    give_back()
     try:
         import resource
 
@@ -92,10 +94,17 @@ def fits(call: Callable[[], object]) -> bool:
     except Exception as error:
         if not memory_is_out(error):
             raise
+    give_back()
+    return False
+
+
+def give_back() -> None:
+    """Return what nothing uses any more to the GPU and to the system: other processes and larger blocks need it."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    return False
+    with suppress(OSError, AttributeError, TypeError):  # a C library without it
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def time_in_turn(
@@ -188,6 +197,7 @@ def peak_memory(
     device = torch.device(device)
     if device.type == "cuda":
         return _grow_cuda(prepare(*args), device)
+    give_back()
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         try:
             return pool.submit(_grow_cpu, prepare, args).result()
