@@ -27,6 +27,7 @@ from xyscannet.ops.simd import (
     spread,
     store,
     total,
+    totals,
 )
 
 REAL = [np.float32, np.float64]
@@ -94,6 +95,22 @@ def test_reductions(real):
     assert reductions(x) == (x.sum(), LANES - 1, 100, 2 * LANES)
 
 
+@njit
+def many_totals(x, sums):
+    store(sums, 0, totals(x, LANES))
+
+
+@pytest.mark.parametrize("real", REAL)
+def test_totals_of_vectors_that_follow_each_other(real):
+    x = (
+        np.random.default_rng(0).integers(-99, 99, (LANES + 1, LANES)).astype(real)
+    )  # the first is not to be summed
+    x[3, 1] = np.inf
+    sums = np.zeros(LANES, real)
+    many_totals(x.ravel(), sums)
+    np.testing.assert_array_equal(sums, x[1:].sum(1))
+
+
 OTHER_LANES = """
 import sys
 import llvmlite.binding
@@ -123,6 +140,7 @@ def test_kernels_on_vectors_of_the_other_width():
         "test_slice_scan.py::test_every_width_of_channels[24]",
         "test_conv1d.py::test_every_width_of_the_kernel[4]",
         "test_simd.py::test_reductions",
+        "test_simd.py::test_totals_of_vectors_that_follow_each_other",
         "test_simd.py::test_several_registers_at_a_time_compute_the_same",
     ]
     command = [
@@ -133,4 +151,4 @@ def test_kernels_on_vectors_of_the_other_width():
         *(str(Path(__file__).parent / each) for each in some),
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0 and "9 passed" in done.stdout, done.stdout[-3000:] + done.stderr[-2000:]
+    assert done.returncode == 0 and "11 passed" in done.stdout, done.stdout[-3000:] + done.stderr[-2000:]

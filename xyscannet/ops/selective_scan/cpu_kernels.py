@@ -28,7 +28,7 @@ from xyscannet.ops.simd import (
     splat_wide,
     spread,
     store,
-    total,
+    totals,
     write_lanes,
 )
 from xyscannet.ops.tiles import (
@@ -193,44 +193,108 @@ def scan_forward(tensors, branches, shape, real, first_task, last_task):
                 store_tile(h, width, tensors, LAST, place, 0, states, lanes)
 
 
-@njit(error_model="numpy")
-def _backward_tile(
-    steps, width, wide, states, decay, delta, u, du, b, c, gy, y, h, g, before, rate, gdu, gdelta, ga, gb, gc
-):
-    """One tile of the backward scan, its states recomputed from those at its start (h).
+def _backward_tile(decay_of):
+    """Four states at a time, as forward; see `tile`."""
 
-    g is the gradient of the state after the tile, and of the state before it on return. y gathers the output,
-    gdu, gdelta the gradients of du and delta, ga that of A, gb and gc (vectors, summed later) those of B and C.
-    """
-    for e in range(0, width, LANES):
-        for n in range(states):
-            k = n * width + e
-            a = load(decay, k)
-            state = load(h, k)
-            grad_a = load(ga, k)
-            for t in range(steps):
-                i = t * width + e
-                j = t * wide + n
-                factor = exp2(load(delta, i) * (a * LOG2E))
-                decayed = factor * state
-                state = decayed + load(du, i) * b[j]
-                store(rate, t * LANES, factor)
-                store(before, t * LANES, decayed)
-                store(y, i, load(y, i) + state * c[j])
-                store(gc, j * LANES, load(gc, j * LANES) + load(gy, i) * state)
-            grad = load(g, k)
-            for t in range(steps - 1, -1, -1):
-                i = t * width + e
-                j = t * wide + n
-                grad = grad + load(gy, i) * c[j]
-                store(gb, j * LANES, load(gb, j * LANES) + grad * load(du, i))
-                store(gdu, i, load(gdu, i) + grad * b[j])
-                through = grad * load(before, t * LANES)
-                grad_a = grad_a + through * load(delta, i)
-                store(gdelta, i, load(gdelta, i) + through * a)
-                grad = grad * load(rate, t * LANES)
-            store(g, k, grad)
-            store(ga, k, grad_a)
+    @njit(error_model="numpy")
+    def tile(
+        steps,
+        width,
+        wide,
+        states,
+        decay,
+        sharp,
+        delta,
+        du,
+        b,
+        c,
+        gy,
+        y,
+        h,
+        g,
+        before,
+        rate,
+        gdu,
+        gdelta,
+        ga,
+        gb,
+        gc,
+    ):
+        """One tile of the backward scan, its states recomputed from those at its start (h).
+
+        g is the gradient of the state after the tile, and of the state before it on return. y gathers the output,
+        gdu, gdelta the gradients of du and delta, ga that of A, gb and gc (vectors, summed later) those of B and C.
+        """
+        for e in range(0, width, LANES):
+            for n in range(0, states, 4):
+                i0 = n * width + e
+                i1 = i0 + width
+                i2 = i1 + width
+                i3 = i2 + width
+                a0, a1, a2, a3 = load(sharp, i0), load(sharp, i1), load(sharp, i2), load(sharp, i3)
+                h0, h1, h2, h3 = load(h, i0), load(h, i1), load(h, i2), load(h, i3)
+                for t in range(steps):
+                    i = t * width + e
+                    j = t * wide + n
+                    k = 4 * t * LANES
+                    d, v, grad = load(delta, i), load(du, i), load(gy, i)
+                    r0, r1, r2, r3 = decay_of(d, a0), decay_of(d, a1), decay_of(d, a2), decay_of(d, a3)
+                    store(rate, k, r0)
+                    store(rate, k + LANES, r1)
+                    store(rate, k + 2 * LANES, r2)
+                    store(rate, k + 3 * LANES, r3)
+                    r0, r1, r2, r3 = r0 * h0, r1 * h1, r2 * h2, r3 * h3
+                    store(before, k, r0)
+                    store(before, k + LANES, r1)
+                    store(before, k + 2 * LANES, r2)
+                    store(before, k + 3 * LANES, r3)
+                    h0, h1 = r0 + v * spread(b, j), r1 + v * spread(b, j + 1)
+                    h2, h3 = r2 + v * spread(b, j + 2), r3 + v * spread(b, j + 3)
+                    upper = h0 * spread(c, j) + h1 * spread(c, j + 1)
+                    lower = h2 * spread(c, j + 2) + h3 * spread(c, j + 3)
+                    store(y, i, load(y, i) + upper + lower)
+                    m = j * LANES
+                    store(gc, m, load(gc, m) + grad * h0)
+                    store(gc, m + LANES, load(gc, m + LANES) + grad * h1)
+                    store(gc, m + 2 * LANES, load(gc, m + 2 * LANES) + grad * h2)
+                    store(gc, m + 3 * LANES, load(gc, m + 3 * LANES) + grad * h3)
+                a0, a1, a2, a3 = load(decay, i0), load(decay, i1), load(decay, i2), load(decay, i3)
+                h0, h1, h2, h3 = load(g, i0), load(g, i1), load(g, i2), load(g, i3)
+                s0, s1, s2, s3 = load(ga, i0), load(ga, i1), load(ga, i2), load(ga, i3)
+                for t in range(steps - 1, -1, -1):
+                    i = t * width + e
+                    j = t * wide + n
+                    k = 4 * t * LANES
+                    m = j * LANES
+                    d, v, grad = load(delta, i), load(du, i), load(gy, i)
+                    h0, h1 = h0 + grad * spread(c, j), h1 + grad * spread(c, j + 1)
+                    h2, h3 = h2 + grad * spread(c, j + 2), h3 + grad * spread(c, j + 3)
+                    store(gb, m, load(gb, m) + h0 * v)
+                    store(gb, m + LANES, load(gb, m + LANES) + h1 * v)
+                    store(gb, m + 2 * LANES, load(gb, m + 2 * LANES) + h2 * v)
+                    store(gb, m + 3 * LANES, load(gb, m + 3 * LANES) + h3 * v)
+                    upper = h0 * spread(b, j) + h1 * spread(b, j + 1)
+                    lower = h2 * spread(b, j + 2) + h3 * spread(b, j + 3)
+                    store(gdu, i, load(gdu, i) + upper + lower)
+                    r0, r1 = h0 * load(before, k), h1 * load(before, k + LANES)
+                    r2, r3 = h2 * load(before, k + 2 * LANES), h3 * load(before, k + 3 * LANES)
+                    s0, s1, s2, s3 = s0 + r0 * d, s1 + r1 * d, s2 + r2 * d, s3 + r3 * d
+                    store(gdelta, i, load(gdelta, i) + (r0 * a0 + r1 * a1) + (r2 * a2 + r3 * a3))
+                    h0, h1 = h0 * load(rate, k), h1 * load(rate, k + LANES)
+                    h2, h3 = h2 * load(rate, k + 2 * LANES), h3 * load(rate, k + 3 * LANES)
+                store(g, i0, h0)
+                store(g, i1, h1)
+                store(g, i2, h2)
+                store(g, i3, h3)
+                store(ga, i0, s0)
+                store(ga, i1, s1)
+                store(ga, i2, s2)
+                store(ga, i3, s3)
+
+    return tile
+
+
+_backward_near, _backward_anywhere = _backward_tile(exp2_near), _backward_tile(_decay_anywhere)
 
 
 @compiled
@@ -255,8 +319,9 @@ def scan_backward(tensors, branches, shape, real, first_task, last_task):
     slope = np.zeros(size, kind)
     b, c = np.zeros(TILE * wide, kind), np.zeros(TILE * wide, kind)
     gb, gc = np.zeros(TILE * wide * LANES, kind), np.zeros(TILE * wide * LANES, kind)
-    before, rate = np.zeros(TILE * LANES, kind), np.zeros(TILE * LANES, kind)
-    decay, h, g = np.zeros(wide * width, kind), np.zeros(wide * width, kind), np.zeros(wide * width, kind)
+    before, rate = np.zeros(4 * TILE * LANES, kind), np.zeros(4 * TILE * LANES, kind)
+    decay, sharp = np.zeros(wide * width, kind), np.zeros(wide * width, kind)
+    h, g, ga = np.zeros(wide * width, kind), np.zeros(wide * width, kind), np.zeros(wide * width, kind)
     partial = np.zeros((states + 2) * width, kind)
     skip, bias = np.zeros(width, kind), np.zeros(width, kind)
     one = splat(skip, 1.0)
@@ -272,7 +337,11 @@ def scan_backward(tensors, branches, shape, real, first_task, last_task):
             load_tile(skip, 0, width, tensors, D, place, 0, 1, lanes)
         if has_bias:
             load_tile(bias, 0, width, tensors, BIAS, place, 0, 1, lanes)
+        for i in range(0, states * width, LANES):
+            store(sharp, i, load(decay, i) * LOG2E)
+        sharpest = _magnitude(sharp, states * width)
         partial[:] = 0.0
+        ga[:] = 0.0
         for row in range(group * rows // groups, (group + 1) * rows // groups):
             place = (branch, row // inner_rows, row % inner_rows, chunk)
             g[:] = 0.0
@@ -302,7 +371,7 @@ def scan_backward(tensors, branches, shape, real, first_task, last_task):
                 if soft:
                     for i in range(0, steps * width, LANES):
                         store(slope, i, sigmoid(load(delta, i) + load(bias, i % width)))
-                _prepare(steps, width, soft, has_bias, u, delta, bias, du)
+                reach = _prepare(steps, width, soft, has_bias, u, delta, bias, du)
                 for e in range(0, width, LANES):
                     through = load(skip, e)
                     grad_skip = load(partial, states * width + e)
@@ -322,10 +391,16 @@ def scan_backward(tensors, branches, shape, real, first_task, last_task):
                 gdelta[:] = 0.0
                 gb[:] = 0.0
                 gc[:] = 0.0
-                _backward_tile(
-                    steps, width, wide, states, decay, delta, u, du, b, c, gy, y, h, g,
-                    before, rate, gdu, gdelta, partial, gb, gc,
-                )  # fmt: skip
+                if reach * sharpest < NEAR:
+                    _backward_near(
+                        steps, width, wide, states, decay, sharp, delta, du, b, c, gy, y, h, g,
+                        before, rate, gdu, gdelta, ga, gb, gc,
+                    )  # fmt: skip
+                else:
+                    _backward_anywhere(
+                        steps, width, wide, states, decay, sharp, delta, du, b, c, gy, y, h, g,
+                        before, rate, gdu, gdelta, ga, gb, gc,
+                    )  # fmt: skip
                 for e in range(0, width, LANES):
                     through = load(skip, e)
                     grad_bias = load(partial, (states + 1) * width + e)
@@ -340,17 +415,16 @@ def scan_backward(tensors, branches, shape, real, first_task, last_task):
                         grad_bias = grad_bias + grad
                         store(z, i, load(z, i) * load(y, i))
                     store(partial, (states + 1) * width + e, grad_bias)
-                for t in range(steps):
-                    for n in range(states):
-                        j = t * wide + n
-                        b[j] = total(load(gb, j * LANES))
-                        c[j] = total(load(gc, j * LANES))
+                for j in range(0, steps * wide, LANES):
+                    store(b, j, totals(gb, j * LANES))
+                    store(c, j, totals(gc, j * LANES))
                 store_tile(gdu, width, tensors, DU, place, first, steps, lanes)
                 store_tile(gdelta, width, tensors, DDELTA, place, first, steps, lanes)
                 store_tile(b, wide, tensors, DB, place, first, steps, states)
                 store_tile(c, wide, tensors, DC, place, first, steps, states)
                 if has_z:
                     store_tile(z, width, tensors, DZ, place, first, steps, lanes)
+        partial[: states * width] = ga[: states * width]
         target = tensors[branch, PARTIAL, ADDRESS] + task * partial.size * partial.itemsize
         for i in range(0, partial.size, LANES):
             write_lanes(

@@ -33,6 +33,7 @@ from xyscannet.ops.simd.vector import (
     spread,
     store,
     total,
+    totals,
 )
 
 __all__ = [
@@ -61,6 +62,7 @@ __all__ = [
     "spread",
     "store",
     "total",
+    "totals",
     "write_lanes",
     "write_one",
 ]

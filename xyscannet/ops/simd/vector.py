@@ -149,6 +149,50 @@ total = _reduction(lambda builder, left, right: builder.fadd(left, right))
 greatest = _reduction(_greater)
 
 
+def _sum_neighbours(builder, left, right, unit, within):
+    """Sums of neighbouring units of lanes, first those of `left`, then of `right`, in each run of `within` lanes."""
+    places = []
+    for run in range(0, LANES, within):
+        both = [first + run + i for first in (0, LANES) for i in range(within)]
+        places += [both[i : i + unit] for i in range(0, len(both), unit)]
+    even, odd = (
+        builder.shuffle_vector(
+            left, right, ir.Constant(lanes_of(I32), [lane for unit in places[side::2] for lane in unit])
+        )
+        for side in (0, 1)
+    )
+    return builder.fadd(even, odd)
+
+
+@intrinsic
+def totals(typingctx, array, index):
+    """The totals of `LANES` vectors that follow each other in a flat scratch array, the first one's on the first lane.
+
+    Each halving of their number sums neighbours: lanes of the same 128 bits as long as there are any, as processors
+    do cheaply, then such groups.
+    """
+    vector = Vector(array.dtype)
+
+    def codegen(context, builder, signature, args):
+        kind = lanes_of(real_of(array.dtype))
+        start = builder.bitcast(
+            _element(context, builder, array, args[0], args[1], kind), real_of(array.dtype).as_pointer()
+        )
+        vectors = []
+        for i in range(LANES):
+            place = builder.gep(start, [ir.Constant(I64, i * LANES)])
+            vectors.append(builder.load(builder.bitcast(place, kind.as_pointer()), align=4))
+        unit, within = 1, 4
+        while len(vectors) > 1:
+            pairs = zip(vectors[::2], vectors[1::2], strict=True)
+            vectors = [_sum_neighbours(builder, left, right, unit, within) for left, right in pairs]
+            if unit == 1 and len(vectors) == LANES // 4:
+                unit, within = 4, LANES
+        return vectors[0]
+
+    return vector(array, types.intp), codegen
+
+
 def _binary(name):
     @intrinsic
     def operation(typingctx, left, right):
