@@ -6,12 +6,21 @@ start of the command line.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
+from functools import cache
+from types import ModuleType
 from typing import Any
 
 import torch
 
 _LIBRARY = torch.library.Library("xyscannet", "FRAGMENT")
+
+
+@cache
+def kernels(package: str, backend: str) -> ModuleType:
+    """The module `xyscannet.ops.PACKAGE.BACKEND`, which runs that package's operators; imported at its first use."""
+    return importlib.import_module(f"xyscannet.ops.{package}.{backend}")
 
 
 class Operator:

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
-
-from xyscannet.ops.library import operator
+from xyscannet.ops.library import kernels, operator
 from xyscannet.ops.selective_scan.operator import empty_image
-
-
-def _kernels(backend: str):
-    return importlib.import_module(f"xyscannet.ops.causal_conv1d.{backend}")
 
 
 @operator(
@@ -20,7 +14,7 @@ def _kernels(backend: str):
 def conv1d(x, weight, bias, silu, directions, backend, channels_first):
     """Causal convolution of K branches. x (B, H, W, K, E), weight (E, width), bias (E,)."""
     out = empty_image(x, channels_first)
-    _kernels(backend).forward(x, weight, bias, silu, directions.split(","), out)
+    kernels("causal_conv1d", backend).forward(x, weight, bias, silu, directions.split(","), out)
     return out
 
 
@@ -43,7 +37,7 @@ def conv1d_backward(grad_out, x, weight, bias, silu, directions, backend, channe
     """The gradients of x, weight and bias of `conv1d`."""
     dx, d_weight, d_bias = _gradients(x, weight, bias, channels_first)
     grads = (dx, d_weight, None if bias is None else d_bias)
-    _kernels(backend).backward(grad_out, x, weight, bias, silu, directions.split(","), grads)
+    kernels("causal_conv1d", backend).backward(grad_out, x, weight, bias, silu, directions.split(","), grads)
     return dx, d_weight, d_bias
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xyscannet.ops.channels_last import CODES, empty, real_type
+from xyscannet.ops.channels_last import CODES, empty, padded, real_type
 from xyscannet.ops.depthwise import cpu_kernels as kernels
 from xyscannet.ops.simd import LANES
 from xyscannet.ops.threads import run_tasks
@@ -32,12 +32,9 @@ def _describe(x: Tensor) -> tuple[int, int, int, int]:
     return x.data_ptr(), image * size, row * size, pixel * size
 
 
-def _padded(weight: Tensor, parts: int, real: np.dtype) -> np.ndarray:
-    """weight (C, 1, 3, 3) as the kernels take it."""
-    taps = weight.detach().double().reshape(parts, -1, 9).transpose(1, 2).numpy()  # (parts, 9, C / parts)
-    wide = np.zeros((parts, 9, -(-taps.shape[2] // LANES) * LANES), real)
-    wide[:, :, : taps.shape[2]] = taps
-    return wide.ravel()
+def _taps(weight: Tensor, parts: int, real: np.dtype) -> np.ndarray:
+    """weight (C, 1, 3, 3) as the kernels take it, flat."""
+    return padded(weight.reshape(parts, -1, 9).transpose(1, 2), real).ravel()  # (parts, 9, C / parts)
 
 
 def _convolve(x: Tensor, weight: Tensor, mode: int, out: Tensor, grad: Tensor | None = None) -> None:
@@ -45,7 +42,7 @@ def _convolve(x: Tensor, weight: Tensor, mode: int, out: Tensor, grad: Tensor | 
     tasks = min(_TASKS, images * height)
     shape = (images, height, width, channels, tasks)
     maps = (_describe(x), _describe(out), _ABSENT if grad is None else _describe(grad))
-    taps = _padded(weight, 1 if mode == kernels.PLAIN else 2, real_type(x))
+    taps = _taps(weight, 1 if mode == kernels.PLAIN else 2, real_type(x))
     run_tasks(kernels.CONVOLVE[CODES[x.dtype], mode], (*maps, shape, taps), tasks, 9 * x.numel())
 
 

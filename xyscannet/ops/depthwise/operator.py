@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
-
 from xyscannet.ops.channels_last import empty
-from xyscannet.ops.library import operator
-
-
-def _kernels(backend: str):
-    return importlib.import_module(f"xyscannet.ops.depthwise.{backend}")
+from xyscannet.ops.library import kernels, operator
 
 
 def _output(x, gated):
@@ -20,7 +14,7 @@ def _output(x, gated):
 def depthwise(x, weight, gated, backend):
     """The convolution of x (B, C, H, W) with weight (C, 1, 3, 3), or `silu(first half) * second half` of it."""
     out = _output(x, gated)
-    _kernels(backend).forward(x, weight, gated, out)
+    kernels("depthwise", backend).forward(x, weight, gated, out)
     return out
 
 
@@ -40,7 +34,7 @@ def _gradients(x, weight):
 def depthwise_backward(grad, x, weight, gated, backend):
     """The gradients of x and weight of `depthwise`."""
     grads = _gradients(x, weight)
-    _kernels(backend).backward(grad, x, weight, gated, grads)
+    kernels("depthwise", backend).backward(grad, x, weight, gated, grads)
     return grads
 
 

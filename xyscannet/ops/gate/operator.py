@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
-
 from torch import Tensor
 
 from xyscannet.ops.channels_last import empty, kernels_read
-from xyscannet.ops.library import operator
+from xyscannet.ops.library import kernels, operator
 
 
 def _kernels(backend: str, *maps: Tensor):
     """The kernels of a backend; those of the CPU read not every type, and the definition stands in."""
     if backend == "cpu" and not kernels_read(*maps):
         backend = "reference"
-    return importlib.import_module(f"xyscannet.ops.gate.{backend}")
+    return kernels("gate", backend)
 
 
 def _forward(out: Tensor, gate: Tensor, value: Tensor, backend: str) -> Tensor:

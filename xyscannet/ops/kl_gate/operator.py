@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-
 import torch
 
 from xyscannet.ops.channels_last import empty
-from xyscannet.ops.library import operator
-
-
-def _kernels(backend: str):
-    return importlib.import_module(f"xyscannet.ops.kl_gate.{backend}")
+from xyscannet.ops.library import kernels, operator
 
 
 def _outputs(current, mean):
@@ -30,7 +24,7 @@ def kl_gated_sum(current, first, second, mean, backend):
     first and second (B, C, h, w) with h and w divisors of H and W.
     """
     out, gates = _outputs(current, mean)
-    _kernels(backend).forward(current, first, second, out, gates if mean else None)
+    kernels("kl_gate", backend).forward(current, first, second, out, gates if mean else None)
     return out, gates
 
 
@@ -51,7 +45,7 @@ def _gradients(current):
 def kl_gated_sum_backward(grad, gates, current, first, second, mean, backend):
     """The gradients of current, and of first and second as they are after resizing: (B, C, H, W) each."""
     grads = _gradients(current)
-    _kernels(backend).backward(grad, current, first, second, gates if mean else None, grads)
+    kernels("kl_gate", backend).backward(grad, current, first, second, gates if mean else None, grads)
     return grads
 
 

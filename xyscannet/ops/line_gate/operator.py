@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
-
 from torch import Tensor
 
 from xyscannet.ops.channels_last import empty
-from xyscannet.ops.library import operator
-
-
-def _kernels(backend: str):
-    return importlib.import_module(f"xyscannet.ops.line_gate.{backend}")
+from xyscannet.ops.library import kernels, operator
 
 
 @operator("line_gate")
 def line_gate(x: Tensor, down: Tensor, across: Tensor, backend: str) -> Tensor:
     """x (B, C, H, W), down (B, H, C/2), across (B, W, C/2) -> (B, C, H, W), channels-last."""
     out = empty(x, x.shape[1])
-    _kernels(backend).forward(x, down, across, out)
+    kernels("line_gate", backend).forward(x, down, across, out)
     return out
 
 
@@ -28,7 +22,7 @@ def line_gate_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of x, down and across."""
     grads = _gradients(x, down, across)
-    _kernels(backend).backward(grad, x, down, across, grads)
+    kernels("line_gate", backend).backward(grad, x, down, across, grads)
     return grads
 
 

@@ -6,12 +6,14 @@ of threads.
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import torch
 from numba import njit
 from torch import Tensor
 
-from xyscannet.ops.channels_last import describe, real_type, rows
+from xyscannet.ops.channels_last import describe, padded, real_type, rows
 from xyscannet.ops.compiling import compiled
 from xyscannet.ops.simd import ITEM_SIZE, LANES, load, read_lanes, splat, store, total, write_lanes
 from xyscannet.ops.threads import run_tasks
@@ -83,13 +85,9 @@ def _backward(tensors, weight, valid, eps, pixels, groups, sums, first, last):
             sums[group, 1, e] = dbias[e]
 
 
-def _padded(parameter: Tensor, real: np.dtype) -> np.ndarray:
-    wide = np.zeros(-(-parameter.numel() // LANES) * LANES, real)
-    wide[: parameter.numel()] = parameter.detach().to(torch.float64).numpy()
-    return wide
-
-
+@cache
 def _valid(channels: int, real: np.dtype) -> np.ndarray:
+    """1 for each channel, 0 for what fills the last vector up."""
     wide = np.zeros(-(-channels // LANES) * LANES, real)
     wide[:channels] = 1
     return wide
@@ -102,7 +100,7 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float, out: Tensor) ->
     source, target, real = rows(x), rows(out), real_type(x)
     pixels, channels = source.shape
     groups = min(_GROUPS, pixels)
-    parameters = _padded(weight, real), _padded(bias, real), _valid(channels, real)
+    parameters = padded(weight, real), padded(bias, real), _valid(channels, real)
     tensors = (describe(source), describe(target))
     run_tasks(_forward, (tensors, *parameters, eps, pixels, groups), groups, 8 * x.numel())
 
@@ -119,7 +117,7 @@ def backward(
         pixels = source.shape[0]
         groups = min(_GROUPS, pixels)
         tensors = (describe(source), describe(upper), describe(lower))
-        arguments = (tensors, _padded(weight, real), _valid(channels, real), eps, pixels, groups, sums)
+        arguments = (tensors, padded(weight, real), _valid(channels, real), eps, pixels, groups, sums)
         run_tasks(_backward, arguments, groups, 16 * x.numel())
     total_weight, total_bias = torch.from_numpy(sums.sum(0))
     dweight.copy_(total_weight)

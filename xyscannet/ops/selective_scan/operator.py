@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-
 import torch
 from torch import Tensor
 
-from xyscannet.ops.library import operator
-
-
-def _kernels(backend: str):
-    """The module of a backend: states_shape, forward and backward."""
-    return importlib.import_module(f"xyscannet.ops.selective_scan.{backend}")
+from xyscannet.ops.library import kernels, operator
 
 
 def empty_image(x: Tensor, channels_first: bool, dtype: torch.dtype | None = None) -> Tensor:
@@ -35,7 +28,7 @@ def _outputs(
     u: Tensor, A: Tensor, directions: list[str], backend: str, save: bool, last: bool, channels_first: bool
 ):
     out = empty_image(u, channels_first)
-    kept = _kernels(backend).states_shape(u.shape, A.shape[2], directions) if save else [0]
+    kept = kernels("selective_scan", backend).states_shape(u.shape, A.shape[2], directions) if save else [0]
     rows = _rows(u.shape, directions) if last else 0
     return (
         out,
@@ -60,8 +53,7 @@ def scan(
     """
     ways = directions.split(",")
     out, states, final = _outputs(u, A, ways, backend, save, last, channels_first)
-    kernels = _kernels(backend)
-    kernels.forward(
+    kernels("selective_scan", backend).forward(
         *(u, delta, A, B, C, D, z, delta_bias, delta_softplus, ways, out),
         states if save else None,
         final if last else None,
@@ -113,7 +105,7 @@ def scan_backward(
     inputs = (u, delta, A, B, C, D, z, delta_bias)
     grads = _gradients(*inputs, channels_first)
     given = [None if x is None else grad for x, grad in zip(inputs, grads, strict=True)]
-    _kernels(backend).backward(
+    kernels("selective_scan", backend).backward(
         grad_out, grad_last, states, *inputs, delta_softplus, directions.split(","), given
     )
     return grads
