@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import os
+import re
 import sys
 import time
 from functools import partial
@@ -117,11 +118,11 @@ def test_a_cpu_without_memory_fails_here_and_not_in_the_kernel(monkeypatch):
     """Pages that are never touched are promised beyond what there is: the limit refuses them."""
     import resource
 
-    monkeypatch.setattr(timing, "available_memory", lambda device: 256 * MIB)
+    monkeypatch.setattr(timing, "available_memory", lambda device: 4096 * MIB)
     before = resource.getrlimit(resource.RLIMIT_DATA)
     many = {
-        "much": lambda: [torch.empty(64 * MIB, dtype=torch.uint8) for _ in range(6)],
-        "little": lambda: torch.empty(64 * MIB, dtype=torch.uint8),
+        "much": lambda: [torch.empty(1024 * MIB, dtype=torch.uint8) for _ in range(6)],
+        "little": lambda: torch.empty(1024 * MIB, dtype=torch.uint8),
     }
     timings = time_in_turn(many, repeats=2)
     assert timings["much"].median is None
@@ -130,17 +131,37 @@ def test_a_cpu_without_memory_fails_here_and_not_in_the_kernel(monkeypatch):
     many["much"]()  # without the limit there is enough
 
 
+@pytest.fixture
+def holes():
+    """Most of 312 MiB of small blocks is free again, but lies between blocks in use."""
+    blocks = [torch.ones(16 * 1024, dtype=torch.uint8) for _ in range(20_000)]
+    between = blocks[::40]
+    del blocks
+    return between
+
+
+def memory(name: str) -> int:
+    return 1024 * int(re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize(
     "measured", [lambda: time_in_turn({}, repeats=1), partial(peak_memory, partial, operator.add, 1, 2)]
 )
-def test_memory_that_earlier_cases_have_left_is_there_for_the_next(measured):
-    """The C library keeps small blocks between others in use; a process that measures memory would find too little."""
-    resident = Path("/proc/self/statm")
-    blocks = [torch.ones(16 * 1024, dtype=torch.uint8) for _ in range(20_000)]  # 312 MiB
-    full = int(resident.read_text().split()[1])
-    between = blocks[::40]
-    del blocks
+def test_memory_that_earlier_cases_have_left_is_there_for_the_next(measured, holes):
+    """A process that measures memory would otherwise find too little."""
+    before = memory("RssAnon")
     measured()
-    assert (full - int(resident.read_text().split()[1])) * os.sysconf("SC_PAGESIZE") > 250 * MIB
-    assert len(between) == 500
+    assert before - memory("RssAnon") > 250 * MIB
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_holes_count_as_used_where_memory_is_bounded(monkeypatch, holes):
+    """They may be filled again, beside everything new."""
+    import resource
+
+    monkeypatch.setattr(timing, "available_memory", lambda device: 4096 * MIB)
+    with timing.bounded_memory():
+        most = resource.getrlimit(resource.RLIMIT_DATA)[0]
+        assert memory("VmData") - memory("RssAnon") > 250 * MIB
+        assert abs(most - memory("RssAnon") - 4096 * MIB) < 100 * MIB

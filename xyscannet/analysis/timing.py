@@ -27,6 +27,8 @@ import torch
 from xyscannet.errors import UnavailableError
 from xyscannet.inference import available_memory
 
+_DATA = ("VmData", "RssAnon")
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -64,20 +66,20 @@ def memory_is_out(error: BaseException) -> bool:
 def bounded_memory() -> Iterator[None]:
     """While entered, allocations beyond the memory that is free now fail, instead of the system ending this process.
 
-    Linux only, elsewhere it does nothing.
+    Addresses that the C library keeps for blocks to come count as used: they may become so. Linux only, elsewhere it
+    does nothing.
     """
     give_back()
     try:
         import resource
 
-        found = re.search(r"VmData:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    except (ImportError, OSError):
-        found = None
-    if not found:
+        status = Path("/proc/self/status").read_text()
+        promised, used = (1024 * int(re.search(rf"{name}:\s+(\d+) kB", status)[1]) for name in _DATA)
+    except (ImportError, OSError, TypeError):
         yield
         return
     soft, hard = before = resource.getrlimit(resource.RLIMIT_DATA)
-    most = int(found[1]) * 1024 + available_memory("cpu")
+    most = max(promised, used + available_memory("cpu"))
     limits = [limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY]
     resource.setrlimit(resource.RLIMIT_DATA, (min([most, *limits]), hard))
     try:
