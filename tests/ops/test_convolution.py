@@ -78,10 +78,8 @@ def test_one_thread_runs_onednn_too():
     torch.set_num_threads(1)
     x, weight = channels_last(1, 24, 64, 64), torch.randn(48, 24, 1, 1)
     assert onednn_calls(lambda: pointwise_conv(x, weight)) == 1
-    assert (
-        onednn_calls(lambda: linear_channels_last(x.permute(0, 2, 3, 1)[..., None, :], weight[..., 0, 0]))
-        == 1
-    )
+    pixels = x.permute(0, 2, 3, 1)[..., None, :]
+    assert onednn_calls(lambda: linear_channels_last(pixels, weight[..., 0, 0])) == 1
 
 
 @WITH_ONEDNN

@@ -136,6 +136,15 @@ def test_extreme_steps_stay_finite(delta):
         assert rms_ratio(out[0], slice_scan(**exact, delta_softplus=True, directions=("x", "-y"))) < 1e-5
 
 
+@pytest.mark.parametrize("least", [-20.0, 9.0])
+def test_every_gradient_of_steps_of_any_size(least):
+    """Some tiles' exponents are beyond what the quick exponential takes, and in the second case all."""
+    inputs = scan_inputs(branches=2, width=40, channels=24, without=("delta_bias",))
+    steps = torch.linspace(least, 30, inputs["delta"].numel()).view(inputs["delta"].shape)
+    inputs["delta"] = steps.requires_grad_()
+    assert_matches_reference(slice_scan, inputs, delta_softplus=True, directions=("x", "-y"))
+
+
 def test_growing_states_follow_the_reference():
     inputs = scan_inputs(width=9)
     inputs["A"] = (inputs["A"].detach().abs() / 4).requires_grad_()

@@ -17,6 +17,11 @@ def kernels_read(*tensors: Tensor) -> bool:
     return all(t.device.type == "cpu" and t.dtype in CODES for t in tensors)
 
 
+def backend_of(backend: str, *maps: Tensor) -> str:
+    """The backend that computes on these maps: the definition where the CPU's kernels do not read one of them."""
+    return "reference" if backend == "cpu" and not kernels_read(*maps) else backend
+
+
 def empty(like: Tensor, channels: int) -> Tensor:
     """An uninitialised (B, channels, H, W) map in channels-last memory; batch, size and type of `like`."""
     batch, _, height, width = like.shape

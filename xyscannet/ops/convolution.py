@@ -52,7 +52,7 @@ def linear_channels_last(x: Tensor, weight: Tensor) -> Tensor:
         return F.linear(x, weight)
     images = x.shape[:2].numel() if x.dim() > 3 else 1
     images = images if _may_choose(x) and _rows_help(x, 1, images) else 1
-    # Pixels in rows: of images one pixel wide torch copies the gradients, and the backward takes twice as long.
+    # Pixels in rows: of images one pixel wide oneDNN's backward takes up to twice as long.
     pixels = x.reshape(images, 1, -1, x.shape[-1]).permute(
         0, 3, 1, 2
     )  # (images, C, 1, pixels), channels-last

@@ -4,25 +4,20 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from xyscannet.ops.channels_last import empty, kernels_read
+from xyscannet.ops.channels_last import backend_of, empty
 from xyscannet.ops.library import kernels, operator
 
 
-def _kernels(backend: str, *maps: Tensor):
-    """The kernels of a backend; those of the CPU read not every type, and the definition stands in."""
-    if backend == "cpu" and not kernels_read(*maps):
-        backend = "reference"
-    return kernels("gate", backend)
-
-
 def _forward(out: Tensor, gate: Tensor, value: Tensor, backend: str) -> Tensor:
-    _kernels(backend, gate, value, out).forward(gate, value, out)
+    kernels("gate", backend_of(backend, gate, value, out)).forward(gate, value, out)
     return out
 
 
 def _backward(both: Tensor, gate: Tensor, value: Tensor, grad: Tensor, backend: str) -> Tensor:
     """Fills `both` (B, 2C, H, W) with the gradients of gate and of value."""
-    _kernels(backend, gate, value, grad, both).backward(gate, value, grad, both.chunk(2, dim=1))
+    kernels("gate", backend_of(backend, gate, value, grad, both)).backward(
+        gate, value, grad, both.chunk(2, dim=1)
+    )
     return both
 
 

@@ -4,22 +4,15 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from xyscannet.ops.channels_last import empty, kernels_read
+from xyscannet.ops.channels_last import backend_of, empty
 from xyscannet.ops.library import kernels, operator
-
-
-def _kernels(backend: str, *maps: Tensor):
-    """The kernels of a backend; those of the CPU read not every type, and the definition stands in."""
-    if backend == "cpu" and not kernels_read(*maps):
-        backend = "reference"
-    return kernels("norm", backend)
 
 
 @operator("layer_norm")
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, backend: str) -> Tensor:
     """x (B, C, H, W), weight and bias (C,) -> (B, C, H, W), channels-last."""
     out = empty(x, x.shape[1])
-    _kernels(backend, x).forward(x, weight, bias, eps, out)
+    kernels("norm", backend_of(backend, x)).forward(x, weight, bias, eps, out)
     return out
 
 
@@ -33,7 +26,7 @@ def layer_norm_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of x, weight and bias of `layer_norm`."""
     grads = _gradients(x, weight)
-    _kernels(backend, x, grad).backward(x, weight, grad, eps, grads)
+    kernels("norm", backend_of(backend, x, grad)).backward(x, weight, grad, eps, grads)
     return grads
 
 

@@ -83,6 +83,27 @@ def _decay_anywhere(delta, decay):
     return exp2(delta * decay)
 
 
+@njit(error_model="numpy")
+def _load_four(values, i, step):
+    return load(values, i), load(values, i + step), load(values, i + 2 * step), load(values, i + 3 * step)
+
+
+@njit(error_model="numpy")
+def _store_four(values, i, step, v0, v1, v2, v3):
+    store(values, i, v0)
+    store(values, i + step, v1)
+    store(values, i + 2 * step, v2)
+    store(values, i + 3 * step, v3)
+
+
+@njit(error_model="numpy")
+def _weigh_four(weights, j, v0, v1, v2, v3):
+    """The sum of four vectors, each times its weight of those from j on."""
+    return (v0 * spread(weights, j) + v1 * spread(weights, j + 1)) + (
+        v2 * spread(weights, j + 2) + v3 * spread(weights, j + 3)
+    )
+
+
 def _forward_tile(decay_of):
     """Run every state through a tile: h <- decay_of(delta, decay) h + du b, y <- y + c h. Four states at a time."""
 
@@ -90,12 +111,9 @@ def _forward_tile(decay_of):
     def tile(steps, width, wide, states, decay, delta, du, b, c, y, h):
         for e in range(0, width, LANES):
             for n in range(0, states, 4):
-                i0 = n * width + e
-                i1 = i0 + width
-                i2 = i1 + width
-                i3 = i2 + width
-                a0, a1, a2, a3 = load(decay, i0), load(decay, i1), load(decay, i2), load(decay, i3)
-                h0, h1, h2, h3 = load(h, i0), load(h, i1), load(h, i2), load(h, i3)
+                state = n * width + e
+                a0, a1, a2, a3 = _load_four(decay, state, width)
+                h0, h1, h2, h3 = _load_four(h, state, width)
                 for t in range(steps):
                     i = t * width + e
                     j = t * wide + n
@@ -105,13 +123,8 @@ def _forward_tile(decay_of):
                     h1 = decay_of(d, a1) * h1 + v * spread(b, j + 1)
                     h2 = decay_of(d, a2) * h2 + v * spread(b, j + 2)
                     h3 = decay_of(d, a3) * h3 + v * spread(b, j + 3)
-                    upper = h0 * spread(c, j) + h1 * spread(c, j + 1)
-                    lower = h2 * spread(c, j + 2) + h3 * spread(c, j + 3)
-                    store(y, i, load(y, i) + upper + lower)
-                store(h, i0, h0)
-                store(h, i1, h1)
-                store(h, i2, h2)
-                store(h, i3, h3)
+                    store(y, i, load(y, i) + _weigh_four(c, j, h0, h1, h2, h3))
+                _store_four(h, state, width, h0, h1, h2, h3)
 
     return tile
 
@@ -194,102 +207,58 @@ def scan_forward(tensors, branches, shape, real, first_task, last_task):
 
 
 def _backward_tile(decay_of):
-    """Four states at a time, as forward; see `tile`."""
+    """One tile of the backward scan, its states recomputed from those at its start (h). Four states at a time.
+
+    sharp is `decay` as decay_of takes it. g is the gradient of the state after the tile, and of the state before it on
+    return. y gathers the output, gdu, gdelta the gradients of du and delta, ga that of A, gb and gc (vectors, summed
+    later) those of B and C. rate and before hold what each step decayed by and to.
+    """
 
     @njit(error_model="numpy")
     def tile(
-        steps,
-        width,
-        wide,
-        states,
-        decay,
-        sharp,
-        delta,
-        du,
-        b,
-        c,
-        gy,
-        y,
-        h,
-        g,
-        before,
-        rate,
-        gdu,
-        gdelta,
-        ga,
-        gb,
-        gc,
-    ):
-        """One tile of the backward scan, its states recomputed from those at its start (h).
-
-        g is the gradient of the state after the tile, and of the state before it on return. y gathers the output,
-        gdu, gdelta the gradients of du and delta, ga that of A, gb and gc (vectors, summed later) those of B and C.
-        """
+        steps, width, wide, states, decay, sharp, delta, du, b, c, gy, y, h, g,
+        before, rate, gdu, gdelta, ga, gb, gc,
+    ):  # fmt: skip
         for e in range(0, width, LANES):
             for n in range(0, states, 4):
-                i0 = n * width + e
-                i1 = i0 + width
-                i2 = i1 + width
-                i3 = i2 + width
-                a0, a1, a2, a3 = load(sharp, i0), load(sharp, i1), load(sharp, i2), load(sharp, i3)
-                h0, h1, h2, h3 = load(h, i0), load(h, i1), load(h, i2), load(h, i3)
+                state = n * width + e
+                a0, a1, a2, a3 = _load_four(sharp, state, width)
+                h0, h1, h2, h3 = _load_four(h, state, width)
                 for t in range(steps):
                     i = t * width + e
                     j = t * wide + n
-                    k = 4 * t * LANES
                     d, v, grad = load(delta, i), load(du, i), load(gy, i)
                     r0, r1, r2, r3 = decay_of(d, a0), decay_of(d, a1), decay_of(d, a2), decay_of(d, a3)
-                    store(rate, k, r0)
-                    store(rate, k + LANES, r1)
-                    store(rate, k + 2 * LANES, r2)
-                    store(rate, k + 3 * LANES, r3)
+                    _store_four(rate, 4 * t * LANES, LANES, r0, r1, r2, r3)
                     r0, r1, r2, r3 = r0 * h0, r1 * h1, r2 * h2, r3 * h3
-                    store(before, k, r0)
-                    store(before, k + LANES, r1)
-                    store(before, k + 2 * LANES, r2)
-                    store(before, k + 3 * LANES, r3)
+                    _store_four(before, 4 * t * LANES, LANES, r0, r1, r2, r3)
                     h0, h1 = r0 + v * spread(b, j), r1 + v * spread(b, j + 1)
                     h2, h3 = r2 + v * spread(b, j + 2), r3 + v * spread(b, j + 3)
-                    upper = h0 * spread(c, j) + h1 * spread(c, j + 1)
-                    lower = h2 * spread(c, j + 2) + h3 * spread(c, j + 3)
-                    store(y, i, load(y, i) + upper + lower)
-                    m = j * LANES
-                    store(gc, m, load(gc, m) + grad * h0)
-                    store(gc, m + LANES, load(gc, m + LANES) + grad * h1)
-                    store(gc, m + 2 * LANES, load(gc, m + 2 * LANES) + grad * h2)
-                    store(gc, m + 3 * LANES, load(gc, m + 3 * LANES) + grad * h3)
-                a0, a1, a2, a3 = load(decay, i0), load(decay, i1), load(decay, i2), load(decay, i3)
-                h0, h1, h2, h3 = load(g, i0), load(g, i1), load(g, i2), load(g, i3)
-                s0, s1, s2, s3 = load(ga, i0), load(ga, i1), load(ga, i2), load(ga, i3)
+                    store(y, i, load(y, i) + _weigh_four(c, j, h0, h1, h2, h3))
+                    s0, s1, s2, s3 = _load_four(gc, j * LANES, LANES)
+                    _store_four(
+                        gc, j * LANES, LANES, s0 + grad * h0, s1 + grad * h1, s2 + grad * h2, s3 + grad * h3
+                    )
+                a0, a1, a2, a3 = _load_four(decay, state, width)
+                h0, h1, h2, h3 = _load_four(g, state, width)
+                q0, q1, q2, q3 = _load_four(ga, state, width)
                 for t in range(steps - 1, -1, -1):
                     i = t * width + e
                     j = t * wide + n
-                    k = 4 * t * LANES
-                    m = j * LANES
                     d, v, grad = load(delta, i), load(du, i), load(gy, i)
                     h0, h1 = h0 + grad * spread(c, j), h1 + grad * spread(c, j + 1)
                     h2, h3 = h2 + grad * spread(c, j + 2), h3 + grad * spread(c, j + 3)
-                    store(gb, m, load(gb, m) + h0 * v)
-                    store(gb, m + LANES, load(gb, m + LANES) + h1 * v)
-                    store(gb, m + 2 * LANES, load(gb, m + 2 * LANES) + h2 * v)
-                    store(gb, m + 3 * LANES, load(gb, m + 3 * LANES) + h3 * v)
-                    upper = h0 * spread(b, j) + h1 * spread(b, j + 1)
-                    lower = h2 * spread(b, j + 2) + h3 * spread(b, j + 3)
-                    store(gdu, i, load(gdu, i) + upper + lower)
-                    r0, r1 = h0 * load(before, k), h1 * load(before, k + LANES)
-                    r2, r3 = h2 * load(before, k + 2 * LANES), h3 * load(before, k + 3 * LANES)
-                    s0, s1, s2, s3 = s0 + r0 * d, s1 + r1 * d, s2 + r2 * d, s3 + r3 * d
+                    s0, s1, s2, s3 = _load_four(gb, j * LANES, LANES)
+                    _store_four(gb, j * LANES, LANES, s0 + h0 * v, s1 + h1 * v, s2 + h2 * v, s3 + h3 * v)
+                    store(gdu, i, load(gdu, i) + _weigh_four(b, j, h0, h1, h2, h3))
+                    r0, r1, r2, r3 = _load_four(before, 4 * t * LANES, LANES)
+                    r0, r1, r2, r3 = h0 * r0, h1 * r1, h2 * r2, h3 * r3
+                    q0, q1, q2, q3 = q0 + r0 * d, q1 + r1 * d, q2 + r2 * d, q3 + r3 * d
                     store(gdelta, i, load(gdelta, i) + (r0 * a0 + r1 * a1) + (r2 * a2 + r3 * a3))
-                    h0, h1 = h0 * load(rate, k), h1 * load(rate, k + LANES)
-                    h2, h3 = h2 * load(rate, k + 2 * LANES), h3 * load(rate, k + 3 * LANES)
-                store(g, i0, h0)
-                store(g, i1, h1)
-                store(g, i2, h2)
-                store(g, i3, h3)
-                store(ga, i0, s0)
-                store(ga, i1, s1)
-                store(ga, i2, s2)
-                store(ga, i3, s3)
+                    r0, r1, r2, r3 = _load_four(rate, 4 * t * LANES, LANES)
+                    h0, h1, h2, h3 = h0 * r0, h1 * r1, h2 * r2, h3 * r3
+                _store_four(g, state, width, h0, h1, h2, h3)
+                _store_four(ga, state, width, q0, q1, q2, q3)
 
     return tile
 
