@@ -112,9 +112,10 @@ class Stage(_Section):
 
 
 class OptimiserConfig(_Section):
-    """Adam or AdamW under a cosine from `lr` to `min_lr`, after a linear warm-up."""
+    """Adam, AdamW or Muon under a cosine from `lr` to `min_lr`, after a linear warm-up."""
 
-    kind: Literal["adam", "adamw"] = "adam"
+    kind: Literal["adam", "adamw", "muon"] = "adam"
+    """muon takes the matrices inside the network, and Adam the rest."""
     lr: float = Field(2.2e-4, gt=0)
     min_lr: float = Field(1e-7, ge=0)
     betas: tuple[float, float] = (0.9, 0.999)
@@ -150,6 +151,8 @@ class TrainConfig(_Section):
     """A name of the zoo, or the fields of XYScanNetConfig."""
     start_from: str | None = None
     """Weights to start from, a file or its address; random where null."""
+    initial: Literal["torch", "unit-variance"] = "torch"
+    """Random weights: as the layers draw them, or so that signals keep their size."""
     data: DataConfig = Field(default_factory=DataConfig)
     stages: tuple[Stage, ...] = ()
     optimiser: OptimiserConfig = Field(default_factory=OptimiserConfig)

@@ -19,6 +19,7 @@ from xyscannet.data.photos import prefetch
 from xyscannet.errors import ConfigError, InputError, XYScanError
 from xyscannet.files import held
 from xyscannet.models import zoo
+from xyscannet.models.initial import unit_variance_
 from xyscannet.ops.hardware import bf16_is_fast
 from xyscannet.training import parts
 from xyscannet.training.board import Board
@@ -318,6 +319,8 @@ class Trainer:
                 raise ConfigError(f"start_from: {start_from} holds a network of another configuration")
         else:
             model = zoo.build(self.network_config)
+            if self.config.initial == "unit-variance":
+                unit_variance_(model)
         layout = torch.channels_last if self.config.channels_last else torch.contiguous_format
         return model.to(self.device, torch.float32, memory_format=layout).train()
 
@@ -354,6 +357,11 @@ class Trainer:
             raise ConfigError("the state to resume is of another network than the configuration's")
         if then.seed != self.config.seed:
             raise ConfigError(f"the state to resume has seed {then.seed}, not {self.config.seed}")
+        kinds = then.optimiser.kind, self.config.optimiser.kind
+        if "muon" in kinds and kinds[0] != kinds[1]:
+            raise ConfigError(
+                f"the state to resume is of {kinds[0]}, whose momenta {kinds[1]} cannot take over"
+            )
         self.model.load_state_dict(state["model"])
         self.ema.module.load_state_dict(state["ema"])
         groups = [{k: v for k, v in group.items() if k != "params"} for group in self.optimiser.param_groups]
