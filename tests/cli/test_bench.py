@@ -207,6 +207,21 @@ def test_too_little_memory_is_a_row(tiny, monkeypatch):
     assert "out of memory" in small(tiny).stdout
 
 
+def test_a_stopped_run_leaves_the_rows_that_it_had(tiny, tmp_path, monkeypatch):
+    finished = bench._result
+
+    def stopping(case, *others):
+        if case.height == 24:
+            raise KeyboardInterrupt
+        return finished(case, *others)
+
+    monkeypatch.setattr(bench, "_result", stopping)
+    table, record = tmp_path / "a.csv", tmp_path / "a.json"
+    small(tiny, "--sizes", "16x24,24x24", "--no-parity", "--csv", table, "--json", record, code=130)
+    assert [each["case"]["height"] for each in json.loads(record.read_text())["results"]] == [16]
+    assert len(table.read_text().splitlines()) == 2
+
+
 def test_json_on_stdout_is_alone(tiny):
     result = small(tiny, "--json", "-")
     record = json.loads(result.stdout)

@@ -171,6 +171,16 @@ def command(
     networks = list(dict.fromkeys(map(find, asked)))
     execution = listed(forms, "--forms") if forms else None
     common = {"device": place, "repeats": repeats}
+
+    def write(sheet: report.Sheet) -> None:
+        where = _machine(place), console.given()
+        if json_path is not None and not to_stdout:
+            write_text(json_path, report.json_text(sheet, *where))
+        if csv_path is not None:
+            write_text(csv_path, report.csv_text(sheet))
+        if markdown is not None:
+            write_text(markdown, report.markdown_text(sheet, *where))
+
     if trace is not None and ops:
         raise ConfigError("--trace and --ops are two different measurements; ask for one")
     if trace is not None:
@@ -192,10 +202,9 @@ def command(
     else:
         common |= {"batch": batch, "tell": console.say}
         passes = [False, True] if with_training else [train]
-        measured = [
-            result
-            for each in passes
-            for result in bench.run(
+        measured: list[bench.Result] = []
+        for each in passes:
+            results = bench.run(
                 networks,
                 shapes,
                 kinds,
@@ -206,8 +215,10 @@ def command(
                 train=each,
                 **common,
             )
-        ]
-        sheet = report.networks(bench.with_ratios(measured))
+            for result in results:
+                measured.append(result)
+                sheet = report.networks(bench.with_ratios(measured))
+                write(sheet)  # after every row, for runs that are stopped
     where = _machine(place), console.given()
     if to_stdout:
         sys.stdout.write(report.json_text(sheet, *where))
@@ -215,12 +226,7 @@ def command(
         tables.show(sheet.header, sheet.rows, right=sheet.figures)
         for note in sheet.notes:
             console.say(note)
-    if json_path is not None and not to_stdout:
-        write_text(json_path, report.json_text(sheet, *where))
-    if csv_path is not None:
-        write_text(csv_path, report.csv_text(sheet))
-    if markdown is not None:
-        write_text(markdown, report.markdown_text(sheet, *where))
+    write(sheet)
     if plot is not None:
         caption = report.draw(drawings, measured, *where)
         write_text(plot.with_suffix(".txt"), f"{caption}\n")

@@ -14,6 +14,7 @@ from xyscannet.errors import ConfigError, InputError, UnavailableError
 from xyscannet.files import write_bytes
 
 if TYPE_CHECKING:
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
     from xyscannet.reports.results import Evaluation
@@ -111,6 +112,15 @@ def style(index: int) -> tuple[str, object, str]:
         STYLES[(place + round * step) % len(STYLES)][i] for i, step in enumerate((0, 1, 2))
     )
     return colour, line, marker
+
+
+def logarithmic(axis: Axis) -> None:
+    """Number a logarithmic axis of a page in plain digits, at 1, 2 and 5 of each decade."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def legend(figure: Figure, handles: Sequence[object], labels: Sequence[str], columns: int) -> None:

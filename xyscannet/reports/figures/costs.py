@@ -81,8 +81,6 @@ def cost_curves(
 
 def _panel(axes, title: str, lines: dict[str, list[tuple[float, float]]]) -> list:
     """Draw the lines on logarithmic axes; a handle of each for the legend."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
     axes.set_xscale("log")
     axes.set_yscale("log")
     handles = []
@@ -94,9 +92,7 @@ def _panel(axes, title: str, lines: dict[str, list[tuple[float, float]]]) -> lis
     axes.set_ylabel(title)
     axes.margins(0.12)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.set_minor_formatter(NullFormatter())
+        canvas.logarithmic(axis)
     axes.grid(color="0.9", linewidth=0.4)
     axes.spines[["top", "right"]].set_visible(False)
     _proportional(axes, [point for points in lines.values() for point in points])

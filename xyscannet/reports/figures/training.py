@@ -39,6 +39,7 @@ def curves(
         left.plot(at, losses, color="0.75", linewidth=0.6, label="each logged step")
         left.plot(at, _smoothed(losses), color="black", linewidth=1.2, label="running mean")
         left.set_yscale("log")
+        canvas.logarithmic(left.yaxis)
         left.set_xlabel("step")
         left.set_ylabel("loss")
         left.legend(frameon=False, fontsize=7)
