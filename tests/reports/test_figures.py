@@ -130,7 +130,9 @@ def test_training_curves_show_loss_and_validation(tmp_path: Path) -> None:
     records += [{"event": "validation", "step": n, "psnr": 25 + n / 40, "psnr_blur": 25.0} for n in (20, 40)]
     caption = curves([tmp_path / "c.png", tmp_path / "c.svg"], records, name="mine")
     drawn = (tmp_path / "c.svg").read_text()
-    assert "<!-- 0.05 -->" in drawn and "mathdefault" not in drawn  # a number on the loss's axis, not its markup
+    assert (
+        "<!-- 0.05 -->" in drawn and "mathdefault" not in drawn
+    )  # a number on the loss's axis, not its markup
     assert "mine: loss over 39 steps" in caption and "best 26.00 dB at step 40" in caption
     assert (tmp_path / "c.png").stat().st_size > 5000 and "<svg" in (tmp_path / "c.svg").read_text()
     with pytest.raises(ConfigError, match="no training step"):
