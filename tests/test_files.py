@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import stat
+import threading
+from pathlib import Path
+
 import pytest
 
 from xyscannet.errors import ConfigError, InputError
-from xyscannet.files import held, write_text
+from xyscannet.files import held, write_bytes, write_text
 
 
 def test_text_replaces_text_and_leaves_nothing_beside_it(tmp_path):
@@ -55,3 +60,15 @@ def test_a_folder_that_cannot_be_made_is_one_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="cannot be written"), held(tmp_path / "file" / "out"):
         pass
+
+
+def test_what_is_no_file_is_written_to_and_stays(tmp_path: Path) -> None:
+    """A pipe, or a device such as /dev/stdout, is not replaced by a file."""
+    pipe, heard = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: heard.append(pipe.read_bytes()), daemon=True)
+    reader.start()
+    write_bytes(pipe, b"told")
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    reader.join(10)
+    assert heard == [b"told"] and list(tmp_path.iterdir()) == [pipe]

@@ -16,13 +16,22 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 
+def is_stream(path: str | Path) -> bool:
+    """Whether a path is a pipe or a device, such as /dev/stdout, which is written to as it stands."""
+    path = Path(path)
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
 def write_bytes(path: str | Path, data: bytes) -> None:
-    """Write under a temporary name in the same folder and move it into place.
+    """Write under a temporary name in the same folder and move it into place; a stream takes the bytes as it stands.
 
     Raises InputError where that is not possible; a file that stood there before is then untouched.
     """
     path, temporary = Path(path), None
     try:
+        if is_stream(path):
+            path.write_bytes(data)
+            return
         with tempfile.NamedTemporaryFile(
             dir=path.absolute().parent, prefix=f".{path.name}.", delete=False
         ) as file:

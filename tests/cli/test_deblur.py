@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import stat
 import struct
+import threading
 import zlib
 from pathlib import Path
 
@@ -112,6 +115,18 @@ def test_json_records_on_stdout(deblur) -> None:
     assert (good["input"], good["output"], good["status"]) == ("in/a.png", "out/a.png", "done")
     assert good["size"] == [28, 20] and good["plan"]["mode"] == "whole" and good["seconds"] > 0
     assert bad["status"] == "failed" and "in/b.png" in bad["error"] and bad["plan"] is None
+
+
+def test_json_into_a_pipe(deblur) -> None:
+    picture("in/a.png")
+    pipe, heard = Path("pipe"), []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: heard.append(pipe.read_text()), daemon=True)
+    reader.start()
+    assert deblur("in", "out", "--json", "pipe").exit_code == 0
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    reader.join(10)
+    assert [json.loads(each)["status"] for each in heard] == ["done"]
 
 
 def test_json_file(deblur) -> None:

@@ -15,7 +15,7 @@ from tests.data.miniature import picture
 from xyscan_cli import options
 from xyscan_cli.app import COMMANDS, app
 from xyscannet.errors import ConfigError
-from xyscannet.training.config import load_config
+from xyscannet.training.recipes import load_config
 
 THERE = "memory://box/place"
 

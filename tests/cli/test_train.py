@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from xyscan_cli.app import app
 from xyscannet import checkpoint
-from xyscannet.training.config import load_config
+from xyscannet.training.recipes import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ["--set", "model={width: 8, encoder_blocks: [1, 0, 0], decoder_blocks: [1, 0, 0], d_state: 4}"]

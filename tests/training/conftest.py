@@ -9,7 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from xyscannet.training.config import TrainConfig, parse_config
+from xyscannet.training.config import TrainConfig
+from xyscannet.training.recipes import parse_config
 from xyscannet.training.samples import Batch
 
 

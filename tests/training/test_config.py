@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from xyscannet.errors import ConfigError
-from xyscannet.training.config import TrainConfig, load_config, network_config, parse_config, recipes
+from xyscannet.training.config import TrainConfig, network_config
+from xyscannet.training.recipes import load_config, parse_config, recipes
 
 
 @pytest.mark.parametrize("name", ["smoke", "default-s"])

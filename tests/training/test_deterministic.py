@@ -11,9 +11,9 @@ import torch
 from torch.utils import deterministic as filling
 
 from tests.training.conftest import DrawnPairs
-from xyscannet.training.config import parse_config
 from xyscannet.training.deterministic import deterministic
 from xyscannet.training.loop import Trainer
+from xyscannet.training.recipes import parse_config
 
 
 def curve(folder: Path) -> list[tuple[float, float]]:

@@ -11,9 +11,10 @@ from torch import nn
 from xyscannet.errors import ConfigError
 from xyscannet.models import zoo
 from xyscannet.training import parts
-from xyscannet.training.config import OptimiserConfig, network_config, parse_config
+from xyscannet.training.config import OptimiserConfig, network_config
 from xyscannet.training.loop import Interrupted, Trainer
 from xyscannet.training.muon import Muon, is_matrix, orthogonalise
+from xyscannet.training.recipes import parse_config
 
 from .conftest import DrawnPairs
 
@@ -70,10 +71,10 @@ def test_matrices_step_as_with_the_muon_of_torch(decay: float) -> None:
         assert (one - two).norm() < 0.03 * (two - value).norm()
 
 
-def test_what_is_no_matrix_steps_as_with_adam() -> None:
-    options = {"lr": 0.01, "betas": (0.9, 0.99), "eps": 1e-12}
+def test_what_is_no_matrix_steps_as_with_adamw() -> None:
+    options = {"lr": 0.01, "betas": (0.9, 0.99), "eps": 1e-12, "weight_decay": 0.1}
     plain, mixed = _network(), _network()
-    expected = _train(plain, torch.optim.Adam(plain.parameters(), **options))
+    expected = _train(plain, torch.optim.AdamW(plain.parameters(), **options))
     found = _train(mixed, Muon([{"params": list(mixed.parameters())}], **options))
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
 

@@ -11,7 +11,8 @@ from PIL import Image
 
 from tests.data.miniature import gopro_sequences, picture
 from xyscannet.errors import ConfigError, InputError
-from xyscannet.training.config import PairsConfig, parse_config
+from xyscannet.training.config import PairsConfig
+from xyscannet.training.recipes import parse_config
 from xyscannet.training.samples import find_pairs, source_of
 from xyscannet.training.validate import ValidationPairs
 

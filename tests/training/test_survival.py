@@ -13,8 +13,9 @@ from tests.training.conftest import DrawnPairs
 from tests.training.test_loop import assert_same, log_of, newest
 from xyscannet import checkpoint
 from xyscannet.errors import ConfigError, InputError
-from xyscannet.training.config import TrainConfig, parse_config
+from xyscannet.training.config import TrainConfig
 from xyscannet.training.loop import DivergedError, Interrupted, Trainer
+from xyscannet.training.recipes import parse_config
 from xyscannet.training.state import find_state, states
 
 

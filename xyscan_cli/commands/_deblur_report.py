@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from xyscan_cli import console, networks
 from xyscan_cli.console import shown
 from xyscannet.errors import ConfigError
+from xyscannet.files import is_stream
 
 if TYPE_CHECKING:
     import torch
@@ -189,7 +190,7 @@ def print_failures(failed: Sequence[Record]) -> None:
 
 
 class Records:
-    """Where `--json` goes: nowhere, stdout, or a file that is moved into place when the run is over."""
+    """Where `--json` goes: nowhere, stdout, a stream, or a file that is moved into place when the run is over."""
 
     def __init__(self, path: Path | None, exist: str, jobs: Jobs) -> None:
         self._path, self._file, self._lost = path, None, False
@@ -198,6 +199,9 @@ class Records:
         taken = {job.input.resolve() for job in jobs.jobs} | {job.output.resolve() for job in jobs.jobs}
         if path.resolve() in taken:
             raise ConfigError(f"--json {shown(path)} is also an input or an output")
+        if is_stream(path):
+            self._temporary = path
+            return
         if exist == "error" and path.exists():
             raise ConfigError(f"--json {shown(path)} exists; choose --exist skip or --exist overwrite")
         self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -226,12 +230,13 @@ class Records:
             return
         try:
             self._file.close()
-            if not self._lost:
+            if not self._lost and self._temporary != self._path:
                 os.replace(self._temporary, self._path)
         except OSError as error:
             self._lose(error)
         finally:
-            self._temporary.unlink(missing_ok=True)
+            if self._temporary != self._path:
+                self._temporary.unlink(missing_ok=True)
 
     def _lose(self, error: OSError) -> None:
         """Say once that the records are lost; the pictures are not."""

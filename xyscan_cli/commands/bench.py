@@ -126,7 +126,8 @@ def command(
     Competitors take turns after a warm-up; GPU times are synchronised. The ratios of time and memory are to the
     first row of the same size, type and pass. GMACs are the multiply-accumulates of a forward's convolutions and
     matrix products, G scan the state updates of its scans, in 1e9, both counted by torch's dispatcher. Memory is what
-    one forward or training step adds to the weights; where there is too little, the row says so. The scan's rate is in
+    one forward or training step adds to the weights; where there is too little, the row says so. Files are written anew
+    after every row, so that a run that is stopped leaves what it had. The scan's rate is in
     state updates a second, its scans run alone. Errors are against the network in float64 with the reference scan: of
     a 64x96 image in [0, 1], or of all gradients of a training step.
 

@@ -69,7 +69,7 @@ def command(
     the step, save the state and exit with 130. `accelerate launch -m xyscan_cli train ...` trains on many GPUs.
     """
     from xyscannet.errors import ConfigError
-    from xyscannet.training.config import description, load_config, recipes
+    from xyscannet.training.recipes import description, load_config, recipes
 
     if list_recipes:
         for name in recipes():

@@ -18,8 +18,6 @@ from xyscannet import checkpoint
 from xyscannet.data.photos import prefetch
 from xyscannet.errors import ConfigError, InputError, XYScanError
 from xyscannet.files import held
-from xyscannet.models import zoo
-from xyscannet.models.initial import unit_variance_
 from xyscannet.ops.hardware import bf16_is_fast
 from xyscannet.training import parts
 from xyscannet.training.board import Board
@@ -94,7 +92,9 @@ class Trainer:
             )
         torch.manual_seed(config.seed)
         self.network_config = network_config(config.model)
-        self.model = self._make_model(start=state is None)
+        model = parts.make_model(config, self.network_config, start=state is None)
+        layout = torch.channels_last if config.channels_last else torch.contiguous_format
+        self.model = model.to(self.device, torch.float32, memory_format=layout).train()
         self.ema = Ema(self.model, config.ema_decay)
         self.optimiser = parts.make_optimiser(config.optimiser, self.model)
         self.loss = parts.make_loss(config.loss, self.device)
@@ -310,19 +310,6 @@ class Trainer:
         if self._board:
             self._board.add_images(examples, self.step)
         return figures
-
-    def _make_model(self, *, start: bool) -> nn.Module:
-        start_from = self.config.start_from
-        if start_from and start:
-            model = checkpoint.load_model(start_from).train().requires_grad_(True)
-            if model.config != self.network_config:
-                raise ConfigError(f"start_from: {start_from} holds a network of another configuration")
-        else:
-            model = zoo.build(self.network_config)
-            if self.config.initial == "unit-variance":
-                unit_variance_(model)
-        layout = torch.channels_last if self.config.channels_last else torch.contiguous_format
-        return model.to(self.device, torch.float32, memory_format=layout).train()
 
     def _check_parts(self) -> None:
         """Every step's crops must divide among the processes and their parts."""

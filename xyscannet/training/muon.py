@@ -9,22 +9,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-STEPS, COLOURS = 5, 3
+_STEPS = 5
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _RMS = 0.2  # of an Adam step of the same rate
+_COLOURS = 3
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:
     """The matrices (N, rows, columns) with all their singular values brought near 1; zeros stay zeros.
 
-    Five Newton-Schulz steps of the quintic of Jordan et al. (2024), which brings singular values above some
-    thousandth of the largest into 0.7 to 1.2. float32 in and out.
+    Five Newton-Schulz steps of the quintic of Jordan et al. (2024), which bring singular values above a hundredth of
+    the largest into 0.6 to 1.3. float32 in and out.
     """
     a, b, c = _COEFFICIENTS
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if tall else matrices
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
-    for _ in range(STEPS):
+    for _ in range(_STEPS):
         gram = x @ x.mT
         x = a * x + (b * gram + c * (gram @ gram)) @ x
     return x.mT if tall else x
@@ -36,25 +37,34 @@ def is_matrix(name: str, parameter: nn.Parameter) -> bool:
     Left to Adam are vectors, depth-wise kernels, the convolutions from and to the picture's colours, A's logarithms
     (a table, no map), the projection of delta, whose scale is set at the start, and SS2D's stacks.
     """
-    maps = parameter.ndim in (2, 4) and min(parameter.shape[:2]) > COLOURS
+    maps = parameter.ndim in (2, 4) and min(parameter.shape[:2]) > _COLOURS
     return maps and not name.endswith(("A_log", "dt_proj.weight"))
 
 
-class Muon(torch.optim.Adam):
-    """Muon (Jordan et al. 2024) for the groups marked `orthogonal`, Adam for the others, at one learning rate.
+class Muon(torch.optim.AdamW):
+    """Muon (Jordan et al. 2024) for the groups marked `orthogonal`, AdamW for the others, at one learning rate.
 
-    A step on a matrix is lr x 0.2 x sqrt(max(rows, columns)) x the orthogonalised momentum, whose size is that of an
-    Adam step (Liu et al. 2025). Convolutions count as matrices (outputs, inputs x height x width).
+    A step on a matrix is lr x 0.2 x sqrt(max(rows, columns)) x the orthogonalised momentum, of about the size of an
+    Adam step in the middle of training (Liu et al. 2025). Convolutions are matrices (outputs, inputs x height x
+    width).
 
     Args:
-        groups: as of `torch.optim.Adam`; `orthogonal` True for matrices, False where absent.
+        groups: as of `torch.optim.AdamW`; `orthogonal` True for matrices, False where absent.
         momentum: of the matrices, with Nesterov's look ahead.
-        others: of Adam, and the learning rate.
+        weight_decay: of all groups that name none, decoupled.
+        others: of AdamW, and the learning rate.
     """
 
-    def __init__(self, groups: Iterable[dict[str, Any]], *, momentum: float = 0.95, **others: Any) -> None:
+    def __init__(
+        self,
+        groups: Iterable[dict[str, Any]],
+        *,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+        **others: Any,
+    ) -> None:
         groups = [{"orthogonal": False, "momentum": momentum, **group} for group in groups]
-        super().__init__(groups, **others)
+        super().__init__(groups, weight_decay=weight_decay, **others)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
@@ -70,7 +80,7 @@ class Muon(torch.optim.Adam):
                     self._step_matrices(alike, group)
                     gradients.update({p: p.grad for p in alike})
         for parameter in gradients:
-            parameter.grad = None  # which Adam passes over
+            parameter.grad = None  # which AdamW passes over
         super().step()
         for parameter, gradient in gradients.items():
             parameter.grad = gradient
@@ -83,7 +93,7 @@ class Muon(torch.optim.Adam):
         for p in parameters:
             state = self.state[p]
             if not state:
-                # Adam's loading of a state wants a number of steps of every parameter
+                # AdamW's loading of a state wants a number of steps of every parameter
                 state["step"], state["momentum_buffer"] = torch.zeros(()), torch.zeros_like(p)
             state["step"] += 1
             buffer = state["momentum_buffer"].lerp_(p.grad, 1 - momentum)

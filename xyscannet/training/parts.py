@@ -1,41 +1,59 @@
-"""A run's optimiser and loss, made from its configuration."""
+"""A run's network, optimiser and loss, made from its configuration."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 
+from xyscannet import checkpoint
+from xyscannet.errors import ConfigError
 from xyscannet.losses import DeblurLoss, LossConfig
 from xyscannet.metrics import perceptual
-from xyscannet.training.config import OptimiserConfig
+from xyscannet.models import XYScanNetConfig, zoo
+from xyscannet.models.init import lecun_normal_
+from xyscannet.training.config import OptimiserConfig, TrainConfig
 from xyscannet.training.muon import Muon, is_matrix
+
+_OPTIMISERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "muon": Muon}
+
+
+def make_model(config: TrainConfig, network: XYScanNetConfig, *, start: bool) -> nn.Module:
+    """The network to train, float32 and on the CPU, with gradients.
+
+    Args:
+        network: its configuration.
+        start: with the weights to start from, where there are any; False where a state will replace them.
+
+    Raises ConfigError for weights of another configuration, and what loading them raises.
+    """
+    if config.start_from and start:
+        model = checkpoint.load_model(config.start_from).train().requires_grad_(True)
+        if model.config != network:
+            raise ConfigError(f"start_from: {config.start_from} holds a network of another configuration")
+        return model
+    model = zoo.build(network)
+    return lecun_normal_(model) if config.init == "lecun-normal" else model
 
 
 def make_optimiser(options: OptimiserConfig, model: nn.Module) -> torch.optim.Optimizer:
     """Adam, AdamW or Muon; vectors (norms, biases, D) are not decayed."""
-    if options.kind == "muon":
-        return _muon(options, model)
-    kind = torch.optim.AdamW if options.kind == "adamw" else torch.optim.Adam
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [
-        {"params": decayed, "weight_decay": options.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    return kind(groups, lr=options.lr, betas=options.betas, eps=options.eps, foreach=True)
-
-
-def _muon(options: OptimiserConfig, model: nn.Module) -> Muon:
-    matrices, tables, vectors = [], [], []
+    matrices, others, vectors = [], [], []
     for name, parameter in model.named_parameters():
-        chosen = vectors if parameter.ndim <= 1 else matrices if is_matrix(name, parameter) else tables
-        chosen.append(parameter)
-    groups = [
-        {"params": matrices, "orthogonal": True, "weight_decay": options.weight_decay},
-        {"params": tables, "weight_decay": options.weight_decay},
+        if parameter.ndim <= 1:
+            vectors.append(parameter)
+        elif options.kind == "muon" and is_matrix(name, parameter):
+            matrices.append(parameter)
+        else:
+            others.append(parameter)
+    groups = (
+        [{"params": matrices, "orthogonal": True, "weight_decay": options.weight_decay}] if matrices else []
+    )
+    groups += [
+        {"params": others, "weight_decay": options.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
-    return Muon(groups, lr=options.lr, betas=options.betas, eps=options.eps, foreach=True)
+    kind = _OPTIMISERS[options.kind]
+    return kind(groups, lr=options.lr, betas=options.betas, eps=options.eps, foreach=True)
 
 
 def make_loss(config: LossConfig, device: torch.device) -> DeblurLoss:

@@ -27,8 +27,9 @@ from xyscannet.files import write_text
 from xyscannet.metrics import registry
 from xyscannet.reports.ablations import Cell, cell_from_json, cell_to_json
 from xyscannet.reports.results import Evaluation, to_json
-from xyscannet.training.config import TrainConfig, network_config, parse_config
+from xyscannet.training.config import TrainConfig, network_config
 from xyscannet.training.loop import Interrupted, Trainer
+from xyscannet.training.recipes import parse_config
 
 logger = logging.getLogger("xyscannet")
 

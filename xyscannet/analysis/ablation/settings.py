@@ -10,7 +10,8 @@ import torch
 from xyscannet.analysis.ablation.variants import OURS
 from xyscannet.errors import ConfigError
 from xyscannet.inference import pick_dtype
-from xyscannet.training.config import TrainConfig, load_config, network_config, parse_config
+from xyscannet.training.config import TrainConfig, network_config
+from xyscannet.training.recipes import load_config, parse_config
 
 RECIPE = "ablation"
 IDLE = ("name", "seed", "log_every", "save_every", "keep_states", "keep_last", "tensorboard", "validation")

@@ -17,7 +17,8 @@ from xyscannet.errors import ConfigError, UnavailableError
 from xyscannet.models import XYScanNetConfig
 from xyscannet.reports import paper
 from xyscannet.reports.ablations import Ablation, Cell, Variant
-from xyscannet.training.config import load_config, network_config
+from xyscannet.training.config import network_config
+from xyscannet.training.recipes import load_config
 
 
 def tabulate(

@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import nn
 
+from tests.training.conftest import DrawnPairs
 from xyscannet.models import XYScanNet, XYScanNetConfig
-from xyscannet.models.initial import unit_variance_
+from xyscannet.models.init import lecun_normal_
 from xyscannet.models.vssm import VSSM
-from xyscannet.training.config import parse_config
 from xyscannet.training.loop import Trainer
+from xyscannet.training.recipes import parse_config
 
 CONFIG = XYScanNetConfig(width=16, encoder_blocks=(1, 1, 1), decoder_blocks=(1, 1, 1))
 
@@ -37,7 +38,7 @@ def test_scanning_branches_start_alive(image: torch.Tensor) -> None:
     torch.manual_seed(0)
     plain = _branches(XYScanNet(CONFIG), image)
     torch.manual_seed(0)
-    drawn = _branches(unit_variance_(XYScanNet(CONFIG)), image)
+    drawn = _branches(lecun_normal_(XYScanNet(CONFIG)), image)
     assert len(drawn) == 6
     # the Intra-Scanners, each the first of its block, lie behind the most maps
     assert max(plain[::2]) < 0.005
@@ -48,7 +49,7 @@ def test_what_has_a_start_of_its_own_keeps_it(image: torch.Tensor) -> None:
     torch.manual_seed(0)
     plain = XYScanNet(CONFIG)
     before = {name: value.clone() for name, value in plain.state_dict().items()}
-    after = unit_variance_(plain).state_dict()
+    after = lecun_normal_(plain).state_dict()
     kept = {name for name in before if torch.equal(before[name], after[name])}
     drawn = {name.split(".")[-2] for name in set(before) - kept}
     assert drawn == {
@@ -66,9 +67,9 @@ def test_training_starts_from_it_where_asked(tmp_path: Path) -> None:
         "iterations": 1,
     }
     expected = XYScanNetConfig(width=8, encoder_blocks=(1, 0, 0), decoder_blocks=(1, 0, 0))
-    for initial, same in (("unit-variance", True), ("torch", False)):
-        config = parse_config({**values, "initial": initial, "seed": 4, "data": {"photos": ["unused"]}})
+    for init, same in (("lecun-normal", True), ("default", False)):
+        config = parse_config({**values, "init": init, "seed": 4, "data": {"photos": ["unused"]}})
         torch.manual_seed(4)
-        model = unit_variance_(XYScanNet(expected))
-        found = Trainer(config, tmp_path / initial, samples=object()).model  # type: ignore[arg-type]
+        model = lecun_normal_(XYScanNet(expected))
+        found = Trainer(config, tmp_path / init, samples=DrawnPairs()).model
         assert torch.equal(found.patch_embed.weight, model.patch_embed.weight) is same

@@ -1,4 +1,4 @@
-"""Starting weights other than torch's, for training in a short time."""
+"""Random weights other than those that the layers draw, for training in a short time."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ _KEPT = ("x_proj", "dt_proj", "output")
 _ENDS = ("project_out", "proj_out")
 
 
-def unit_variance_(model: nn.Module) -> nn.Module:
+def lecun_normal_(model: nn.Module) -> nn.Module:
     """Draw the maps of an XYScanNet anew so that signals keep their size through them; in place, returned.
 
-    torch's start (He et al. 2015 with a = sqrt(5)) makes every map's output sqrt(3) times smaller than its input.
-    A scanner lies behind eight maps and three products: its branch starts at a thousandth of the residual stream,
-    and hardly grows while the rest learns. Here weights are normal with a variance of 1 / inputs (LeCun et al. 1998),
-    those at the end of a branch `BRANCH` times as large. The projections of delta, B and C, the fusions, the norms
-    and the last convolution, which is zero, stay as they are.
+    torch's start (He et al. 2015 with a = sqrt(5)) makes every map's output sqrt(3) times smaller than its input. An
+    Intra-Scanner lies behind eight maps and three products: at the lowest level its branch starts at some thousandths
+    of the residual stream, and hardly grows while the rest learns. Here weights are normal with a variance of
+    1 / inputs (LeCun et al. 1998), those at the end of a branch `BRANCH` times as large. The projections of delta, B
+    and C, the fusions, the norms and the last convolution, which is zero, stay as they are.
     """
     for name, module in model.named_modules():
         if not isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear) or name.startswith("fusion"):
