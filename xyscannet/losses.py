@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -20,10 +21,16 @@ def charbonnier(x: Tensor, y: Tensor, eps: float = 1e-3) -> Tensor:
     return torch.sqrt((x.float() - y.float()).square() + eps * eps).mean()
 
 
+@lru_cache(maxsize=8)
+def _taps(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Kept on the device: a copy to a GPU would end the recording of a CUDA graph."""
+    with torch.inference_mode(False):
+        return torch.tensor(_TAPS, dtype=dtype, device=device)
+
+
 def _smooth(image: Tensor) -> Tensor:
     """5-tap Gaussian along both axes, borders replicated."""
-    channels = image.shape[1]
-    taps = torch.tensor(_TAPS, dtype=image.dtype, device=image.device)
+    channels, taps = image.shape[1], _taps(image.dtype, image.device)
     image = F.pad(image, (2, 2, 2, 2), mode="replicate")
     image = F.conv2d(image, taps.view(1, 1, 1, 5).expand(channels, 1, 1, 5), groups=channels)
     return F.conv2d(image, taps.view(1, 1, 5, 1).expand(channels, 1, 5, 1), groups=channels)

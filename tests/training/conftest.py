@@ -32,8 +32,10 @@ class DrawnPairs:
         origin = tuple(f"step {step} item {item}" for item in chosen)
         return Batch(step, sharp[chosen], blur[chosen], origin=origin)
 
-    def to_device(self, batch: Batch, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        return batch.blur.to(device), batch.sharp.to(device)
+    def to_device(
+        self, batches: Sequence[Batch], device: torch.device
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        return [(batch.blur.to(device), batch.sharp.to(device)) for batch in batches]
 
     def manifest(self) -> dict[str, object]:
         return {"kind": "drawn"}

@@ -46,14 +46,14 @@ def config(**data: object):
 def test_stored_pairs_are_cut_flipped_and_turned_alike(pairs: Path) -> None:
     source = source_of(config(pairs=[{"root": str(pairs)}]), CPU)
     batch = source.make(3, 16, 6, range(6))
-    blur, sharp = source.to_device(batch, CPU)
+    blur, sharp = source.to_device([batch], CPU)[0]
     assert blur.shape == (6, 3, 16, 16) and blur.dtype == torch.float32
     difference = ((sharp - blur) * 255).round()
     assert (difference[:, 0] == 100).all() and (difference[:, 1:] == 0).all()
     assert len(set(batch.origins)) == 6 and "blur" in batch.origins[0]
     turned = {tuple(image[1:, 0, 0].gt(image[1:, -1, -1]).tolist()) for image in blur}
     assert len(turned) > 1  # not all in one orientation
-    again = source.to_device(source.make(3, 16, 6, range(6)), CPU)
+    again = source.to_device([source.make(3, 16, 6, range(6))], CPU)[0]
     assert torch.equal(again[0], blur)
 
 
@@ -67,12 +67,12 @@ def test_parts_of_a_batch_are_the_whole(kind: str, pairs: Path, photos: Path) ->
     settings = config(**chosen, blur={"path_px": [2, 4], "object_share": 0})
     source = source_of(settings, CPU)
     whole = source.make(5, 16, 6, range(6))
-    blur, _ = source.to_device(whole, CPU)
+    blur, _ = source.to_device([whole], CPU)[0]
     halves = [source.make(5, 16, 6, items) for items in (range(3), range(3, 6))]
     assert sorted(whole.origins) == sorted(halves[0].origins + halves[1].origins)
     order = {name: row for row, name in enumerate(whole.origins)}
     for half in halves:
-        part, _ = source.to_device(half, CPU)
+        part, _ = source.to_device([half], CPU)[0]
         wanted = blur[[order[name] for name in half.origins]]
         assert torch.equal(part, wanted)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -49,6 +49,18 @@ class BlurParameters:
 
     def select(self, index: slice | Tensor) -> BlurParameters:
         return self._map(lambda value: value[index])
+
+    @classmethod
+    def joined(cls, parts: Sequence[BlurParameters]) -> BlurParameters:
+        """The items of all parts, one after the other. Raises ValueError for parts of different sizes."""
+        first = parts[0]
+        if len({(part.height, part.width, part.step_px) for part in parts}) > 1:
+            raise ValueError("blurs of different image sizes or steps cannot be joined")
+        values = {field.name: getattr(first, field.name) for field in fields(first)}
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                values[name] = torch.cat([getattr(part, name) for part in parts])
+        return cls(**values)
 
     def transforms(self) -> Tensor:
         """Homographies (B, T, 3, 3) of the camera's motion, about the image's centre."""

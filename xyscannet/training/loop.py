@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import math
 import time
@@ -15,7 +14,6 @@ import torch
 from torch import nn
 
 from xyscannet import checkpoint
-from xyscannet.data.photos import prefetch
 from xyscannet.errors import ConfigError, InputError, XYScanError
 from xyscannet.files import held
 from xyscannet.ops.hardware import bf16_is_fast
@@ -23,6 +21,8 @@ from xyscannet.training import parts
 from xyscannet.training.board import Board
 from xyscannet.training.config import TrainConfig, network_config
 from xyscannet.training.deterministic import deterministic
+from xyscannet.training.feed import Feed, Ready
+from xyscannet.training.graphs import Gradients
 from xyscannet.training.processes import Processes
 from xyscannet.training.record import Event, RunFolder
 from xyscannet.training.samples import Batch, SampleSource, find_pairs, source_of
@@ -42,6 +42,8 @@ from xyscannet.training.validate import Measured, Validation, ValidationPairs, V
 logger = logging.getLogger("xyscannet.training")
 SHOWN = 4
 """Validation images that TensorBoard shows."""
+TOGETHER = 128
+"""Crops whose blur a GPU renders at once."""
 
 
 class DivergedError(XYScanError):
@@ -108,6 +110,13 @@ class Trainer:
             torch.compile(forward) if config.compile else forward
         )
         self._distributed = forward
+        self.feed = self._make_feed()
+        self._gradients = Gradients(
+            self._backward,
+            lambda: self.optimiser.zero_grad(set_to_none=True),
+            record=self._records(),
+            undisturbed=self.feed.device_use,
+        )
         self._folder: RunFolder | None = None
         self._board: Board | None = None
         self._clock_zero = time.perf_counter() - self.elapsed
@@ -159,19 +168,16 @@ class Trainer:
         total, done = config.iterations, self.step
         self._emit("start", parameters=sum(p.numel() for p in self.model.parameters()), total=total)
         validated = saved = None
-        depth = max(config.data.prefetch, config.data.workers)
-        batches = prefetch(
-            self._make_batch, itertools.count(self.step), depth=depth, threads=config.data.workers
-        )
-        with contextlib.closing(batches):
+        with contextlib.closing(self.feed.from_step(self.step)) as batches:
             while self.progress() < 1:
                 begin, stage = time.perf_counter(), config.stage_at(self.progress())
-                batch, made_in = next(batches)
+                batch = next(batches)
                 waited = time.perf_counter() - begin
                 record = self.train_step(batch)
                 seconds = time.perf_counter() - begin
                 if self.step % config.log_every == 0 or self.step == done + 1:
-                    self._emit("step", **record, **self._rates(record["crops"], seconds, waited, made_in))
+                    rates = self._rates(record["crops"], seconds, waited, batch.seconds)
+                    self._emit("step", **record, **rates)
                 if self.step % config.validation.every == 0:
                     figures, validated = self._validate(), self.step
                 if self.step % config.save_every == 0:
@@ -217,24 +223,26 @@ class Trainer:
         self._emit("saved", path=str(path))
         return True
 
-    def train_step(self, batch: Batch) -> dict[str, Any]:
-        """One optimiser step on this process's part of a batch; the figures are means over all processes."""
+    def train_step(self, ready: Ready) -> dict[str, Any]:
+        """One optimiser step on this process's part of a batch; the figures are means over all processes.
+
+        Raises DivergedError where loss or gradient are not finite; the network's weights are lost then.
+        """
         config = self.config
         rate = learning_rate(config.optimiser, self.step, self.progress())
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        blur, sharp = self.samples.to_device(batch, self.device)
-        self.optimiser.zero_grad(set_to_none=True)
-        values = self._backward(blur, sharp)
+        ready.arrive()
+        values = self._gradients(ready.blur, ready.sharp)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.optimiser.clip_norm or math.inf)
-        means = self.processes.mean(torch.stack([*values.values(), norm.detach()])).tolist()
-        found = dict(zip([*values, "grad_norm"], means))
+        means = self.processes.mean(torch.stack([*values.values(), norm.detach()]))
+        self.optimiser.step()  # launched before waiting for a GPU's figures, which would leave it idle
+        found = dict(zip([*values, "grad_norm"], means.tolist()))
         if not (math.isfinite(found["loss"]) and math.isfinite(found["grad_norm"])):
-            self._report_divergence(batch, found, blur, sharp)
-        self.optimiser.step()
+            self._report_divergence(ready, found)
         self.step += 1
         self.ema.update(self.step)
-        return {**found, "lr": rate, "crops": sharp.shape[0] * self.processes.count}
+        return {**found, "lr": rate, "crops": ready.sharp.shape[0] * self.processes.count}
 
     def _backward(self, blur: torch.Tensor, sharp: torch.Tensor) -> dict[str, torch.Tensor]:
         """Gradients of the mean loss over the crops, part by part; the loss and its terms."""
@@ -265,10 +273,23 @@ class Trainer:
         patch, batch = self.config.shape_at(self.progress() if total is None else step / total)
         return self.samples.make(step, patch, batch, self.processes.part(batch))
 
-    def _make_batch(self, step: int) -> tuple[Batch, float]:
-        torch.set_num_threads(1)  # of this background thread: more would fight with the training thread's
-        begin = time.perf_counter()
-        return self.make_batch(step), time.perf_counter() - begin
+    def _make_feed(self) -> Feed:
+        data, largest = self.config.data, max(batch for _, batch in self.config.shapes)
+        renders = self.device.type == "cuda" and bool(data.photos)
+        return Feed(
+            lambda step: self.make_batch(step),
+            self.samples,
+            self.device,
+            depth=max(data.prefetch, data.workers),
+            threads=data.workers,
+            together=max(1, TOGETHER * self.processes.count // largest) if renders else 1,
+        )
+
+    def _records(self) -> bool:
+        """Whether steps may come from a CUDA graph: of one process on a GPU, in one part."""
+        config, alone = self.config, self.processes.count == 1
+        suits = alone and self.device.type == "cuda" and config.accumulate == 1 and not config.compile
+        return config.graphs and suits
 
     def _rates(self, crops: int, seconds: float, waited: float, made_in: float) -> dict[str, float]:
         """Crops a second in all, of the loader by itself and of the device by itself; the share of waiting."""
@@ -358,12 +379,11 @@ class Trainer:
         self.step, self.elapsed, self.best = state["step"], state["elapsed"], state["best"]
         set_rng_state(state["rng"])
 
-    def _report_divergence(
-        self, batch: Batch, found: dict[str, float], blur: torch.Tensor, sharp: torch.Tensor
-    ) -> None:
+    def _report_divergence(self, ready: Ready, found: dict[str, float]) -> None:
         name = "diverged.pt" if self.processes.main else f"diverged-{self.processes.rank}.pt"
-        report = {"step": self.step, **found, "origin": batch.origins}
-        atomic_save(self.output / name, {**report, "blur": blur.cpu(), "sharp": sharp.cpu()})
+        report = {"step": self.step, **found, "origin": ready.batch.origins}
+        images = {"blur": ready.blur.cpu(), "sharp": ready.sharp.cpu()}
+        atomic_save(self.output / name, {**report, **images})
         self._emit("diverged", **report)
         raise DivergedError(
             f"step {self.step}: the loss ({found['loss']}) or the gradient's norm ({found['grad_norm']}) is not "

@@ -27,7 +27,8 @@ def orthogonalise(matrices: Tensor) -> Tensor:
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
     for _ in range(_STEPS):
         gram = x @ x.mT
-        x = a * x + (b * gram + c * (gram @ gram)) @ x
+        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        x = torch.baddbmm(x, polynomial, x, beta=a)
     return x.mT if tall else x
 
 
@@ -89,18 +90,20 @@ class Muon(torch.optim.AdamW):
     def _step_matrices(self, parameters: list[nn.Parameter], group: dict[str, Any]) -> None:
         rows, columns = parameters[0].shape[0], parameters[0][0].numel()
         momentum, rate = group["momentum"], group["lr"]
-        ahead = []
         for p in parameters:
-            state = self.state[p]
-            if not state:
+            if not self.state[p]:
                 # AdamW's loading of a state wants a number of steps of every parameter
-                state["step"], state["momentum_buffer"] = torch.zeros(()), torch.zeros_like(p)
-            state["step"] += 1
-            buffer = state["momentum_buffer"].lerp_(p.grad, 1 - momentum)
-            ahead.append(p.grad.lerp(buffer, momentum).reshape(rows, columns))
-        size = rate * _RMS * math.sqrt(max(rows, columns))
-        for p, update in zip(parameters, orthogonalise(torch.stack(ahead))):
-            p.mul_(1 - rate * group["weight_decay"]).sub_(update.reshape(p.shape), alpha=size)
+                self.state[p].update(step=torch.zeros(()), momentum_buffer=torch.zeros_like(p))
+        gradients = [p.grad for p in parameters]
+        buffers = [self.state[p]["momentum_buffer"] for p in parameters]
+        torch._foreach_add_([self.state[p]["step"] for p in parameters], 1)
+        torch._foreach_lerp_(buffers, gradients, 1 - momentum)
+        ahead = torch.stack(
+            [x.reshape(rows, columns) for x in torch._foreach_lerp(gradients, buffers, momentum)]
+        )
+        updates = [update.reshape(p.shape) for p, update in zip(parameters, orthogonalise(ahead))]
+        torch._foreach_mul_(parameters, 1 - rate * group["weight_decay"])
+        torch._foreach_add_(parameters, updates, alpha=-rate * _RMS * math.sqrt(max(rows, columns)))
 
 
 def _by_shape(parameters: Iterable[nn.Parameter]) -> Iterable[list[nn.Parameter]]:

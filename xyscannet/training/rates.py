@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import time
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from xyscannet.data.photos import prefetch
 from xyscannet.training.loop import Trainer
 
 
@@ -39,22 +37,20 @@ def measure(trainer: Trainer, *, steps: int = 5, warmup: int = 2, patience: floa
 
     One training step is enough once `patience` seconds have gone, and one to warm up where that takes as long.
 
-    The steps change the trainer's weights: it is of no use for training afterwards. Blur that is rendered on the
-    device counts as the device's.
+    The steps change the trainer's weights: it is of no use for training afterwards. Blur counts as the loader's,
+    wherever it is rendered.
     """
     config, device, step = trainer.config, trainer.device, trainer.step
     patch, batch = config.shape_at(0)
     workers = config.data.workers
-    count = steps * workers
-    made = prefetch(
-        trainer.make_batch, itertools.count(), depth=max(config.data.prefetch, workers), threads=workers
-    )
-    with contextlib.closing(made):
-        for _ in range(config.data.prefetch + workers + 1):  # empty what was made ahead
+    count = max(steps * workers, 2 * trainer.feed.ahead) if device.type == "cuda" else steps * workers
+    with contextlib.closing(trainer.feed.from_step(0)) as made:
+        for _ in range(trainer.feed.ahead + 1):  # empty what was made ahead
             one = next(made)
         begin = time.perf_counter()
         for _ in range(count):
             one = next(made)
+        _synchronise(device)
         loader = (time.perf_counter() - begin) / count
 
     begin = time.perf_counter()
@@ -62,16 +58,20 @@ def measure(trainer: Trainer, *, steps: int = 5, warmup: int = 2, patience: floa
         trainer.train_step(one)
         if time.perf_counter() - begin > patience:
             break
+    _synchronise(device)
     if device.type == "cuda":
-        torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
     begin, done = time.perf_counter(), 0
     while done < steps and (not done or time.perf_counter() - begin < patience):
         trainer.train_step(one)
         done += 1
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    _synchronise(device)
     seconds = (time.perf_counter() - begin) / done
     trainer.step = step
     peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
     return Rates(patch, batch, batch / loader, batch / seconds, seconds, peak)
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

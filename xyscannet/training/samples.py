@@ -53,8 +53,8 @@ class SampleSource(Protocol):
     def make(self, step: int, patch: int, batch: int, items: Sequence[int]) -> Batch:
         """Those items of a step's batch, numbers below `batch`; called by the background threads."""
 
-    def to_device(self, batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
-        """(blur, sharp) on the training device; called by the training thread."""
+    def to_device(self, batches: Sequence[Batch], device: torch.device) -> list[tuple[Tensor, Tensor]]:
+        """(blur, sharp) of batches of one patch size on the training device; called by the background threads."""
 
     def manifest(self) -> dict[str, Any]:
         """What the data are, for the run's folder."""
@@ -97,11 +97,14 @@ class SynthesisedPairs:
         blur, sharp = render(scene, parameters)
         return Batch(step, sharp, blur, parameters, origin)
 
-    def to_device(self, batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
-        sharp = batch.sharp.to(device, non_blocking=True)
-        if batch.blur is not None:
-            return batch.blur.to(device, non_blocking=True), sharp
-        return render(sharp, batch.parameters)
+    def to_device(self, batches: Sequence[Batch], device: torch.device) -> list[tuple[Tensor, Tensor]]:
+        sharp = [batch.sharp.to(device, non_blocking=True) for batch in batches]
+        if self._render_ahead:
+            return [(batch.blur.to(device), target) for batch, target in zip(batches, sharp)]
+        # Rendering is some hundred short kernels, whatever the number of images: all batches at once.
+        blur, target = render(torch.cat(sharp), BlurParameters.joined([each.parameters for each in batches]))
+        sizes = [len(each) for each in sharp]
+        return list(zip(blur.split(sizes), target.split(sizes)))
 
     def manifest(self) -> dict[str, Any]:
         return {
@@ -129,9 +132,11 @@ class StoredPairs:
         blur, sharp = (_stacked([crop[side] for crop in made], self._pin) for side in (0, 1))
         return Batch(step, sharp, blur, origin=tuple(crop[2] for crop in made))
 
-    def to_device(self, batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
-        blur, sharp = (image.to(device, non_blocking=True) for image in (batch.blur, batch.sharp))
-        return blur.float().div_(255), sharp.float().div_(255)
+    def to_device(self, batches: Sequence[Batch], device: torch.device) -> list[tuple[Tensor, Tensor]]:
+        def moved(image: Tensor) -> Tensor:
+            return image.to(device, non_blocking=True).float().div_(255)
+
+        return [(moved(batch.blur), moved(batch.sharp)) for batch in batches]
 
     def manifest(self) -> dict[str, Any]:
         return {
@@ -169,12 +174,16 @@ class MixedPairs:
         first, *others = parts
         return Batch(step, first.sharp, first.blur, first.parameters, first.origin, tuple(others))
 
-    def to_device(self, batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
-        found = [
-            (self._stored if part.sharp.dtype == torch.uint8 else self._synthesised).to_device(part, device)
-            for part in (batch, *batch.others)
-        ]
-        return torch.cat([blur for blur, _ in found]), torch.cat([sharp for _, sharp in found])
+    def to_device(self, batches: Sequence[Batch], device: torch.device) -> list[tuple[Tensor, Tensor]]:
+        parts = [(number, part) for number, batch in enumerate(batches) for part in (batch, *batch.others)]
+        found: list[list[tuple[Tensor, Tensor]]] = [[] for _ in batches]
+        for source in (self._synthesised, self._stored):  # the order in which `make` puts them
+            its = [each for each in parts if (each[1].sharp.dtype == torch.uint8) == (source is self._stored)]
+            if its:
+                pairs = source.to_device([part for _, part in its], device)
+                for (number, _), pair in zip(its, pairs, strict=True):
+                    found[number].append(pair)
+        return [(torch.cat(blurs), torch.cat(sharps)) for blurs, sharps in (zip(*pairs) for pairs in found)]
 
     def manifest(self) -> dict[str, Any]:
         return {**self._synthesised.manifest(), **self._stored.manifest(), "stored_share": self._share}
