@@ -1,7 +1,7 @@
 """Training steps from a CUDA graph: one launch instead of some thousands.
 
-Forward, loss and backward of this network are about two thousand short kernels, whose launching takes a CPU several
-times as long as a large GPU needs to run them on crops. A graph records them once per shape and replays them at once.
+A step of this network is some four thousand short kernels, whose launching takes a CPU several times as long as a large
+GPU needs to run them on crops. A graph records them once per shape and replays them at once.
 """
 
 from __future__ import annotations
@@ -37,15 +37,14 @@ class _Recorded:
         return self.values
 
 
-class Gradients:
+class Recorder:
     """Calls `compute`, and replays it from a CUDA graph when a shape comes for the third time in a row.
 
-    The parameters' gradients then stay where the graph writes them, and the results where it leaves them until the
+    The parameters' gradients then stay where the graph writes them, and the figures where it leaves them until the
     next call. Where nothing can be recorded, each call computes, after clearing the gradients.
 
     Args:
-        compute: of (blur, sharp): leaves gradients in the parameters and returns figures, all on the GPU and without
-            waiting for it.
+        compute: of (blur, sharp): a whole step, which returns figures, all on the GPU and without waiting for it.
         clear: drops the parameters' gradients.
         record: whether to record at all.
         undisturbed: held while recording, so that no other thread launches anything.

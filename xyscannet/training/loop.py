@@ -22,7 +22,7 @@ from xyscannet.training.board import Board
 from xyscannet.training.config import TrainConfig, network_config
 from xyscannet.training.deterministic import deterministic
 from xyscannet.training.feed import Feed, Ready
-from xyscannet.training.graphs import Gradients
+from xyscannet.training.graphs import Recorder
 from xyscannet.training.processes import Processes
 from xyscannet.training.record import Event, RunFolder
 from xyscannet.training.samples import Batch, SampleSource, find_pairs, source_of
@@ -42,8 +42,8 @@ from xyscannet.training.validate import Measured, Validation, ValidationPairs, V
 logger = logging.getLogger("xyscannet.training")
 SHOWN = 4
 """Validation images that TensorBoard shows."""
-TOGETHER = 128
-"""Crops whose blur a GPU renders at once."""
+TOGETHER = 4_000_000
+"""Pixels whose blur a GPU renders at once."""
 
 
 class DivergedError(XYScanError):
@@ -98,7 +98,7 @@ class Trainer:
         layout = torch.channels_last if config.channels_last else torch.contiguous_format
         self.model = model.to(self.device, torch.float32, memory_format=layout).train()
         self.ema = Ema(self.model, config.ema_decay)
-        self.optimiser = parts.make_optimiser(config.optimiser, self.model)
+        self.optimiser = parts.make_optimiser(config.optimiser, self.model, recorded=self._records())
         self.loss = parts.make_loss(config.loss, self.device)
         self.step, self.elapsed, self.best = 0, 0.0, -math.inf
         if state is not None:
@@ -111,8 +111,8 @@ class Trainer:
         )
         self._distributed = forward
         self.feed = self._make_feed()
-        self._gradients = Gradients(
-            self._backward,
+        self._update = Recorder(
+            self._compute_update,
             lambda: self.optimiser.zero_grad(set_to_none=True),
             record=self._records(),
             undisturbed=self.feed.device_use,
@@ -230,19 +230,23 @@ class Trainer:
         """
         config = self.config
         rate = learning_rate(config.optimiser, self.step, self.progress())
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
+        parts.set_rate(self.optimiser, rate)
         ready.arrive()
-        values = self._gradients(ready.blur, ready.sharp)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.optimiser.clip_norm or math.inf)
-        means = self.processes.mean(torch.stack([*values.values(), norm.detach()]))
-        self.optimiser.step()  # launched before waiting for a GPU's figures, which would leave it idle
-        found = dict(zip([*values, "grad_norm"], means.tolist()))
+        values = self._update(ready.blur, ready.sharp)
+        means = self.processes.mean(torch.stack(list(values.values()))).tolist()
+        found = dict(zip(values, means))
         if not (math.isfinite(found["loss"]) and math.isfinite(found["grad_norm"])):
             self._report_divergence(ready, found)
         self.step += 1
         self.ema.update(self.step)
         return {**found, "lr": rate, "crops": ready.sharp.shape[0] * self.processes.count}
+
+    def _compute_update(self, blur: torch.Tensor, sharp: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The optimiser's step on these pairs; the loss, its terms and the gradient's norm, which nothing waits for."""
+        values = self._backward(blur, sharp)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimiser.clip_norm or math.inf)
+        self.optimiser.step()
+        return {**values, "grad_norm": norm.detach()}
 
     def _backward(self, blur: torch.Tensor, sharp: torch.Tensor) -> dict[str, torch.Tensor]:
         """Gradients of the mean loss over the crops, part by part; the loss and its terms."""
@@ -274,7 +278,8 @@ class Trainer:
         return self.samples.make(step, patch, batch, self.processes.part(batch))
 
     def _make_feed(self) -> Feed:
-        data, largest = self.config.data, max(batch for _, batch in self.config.shapes)
+        data = self.config.data
+        largest = max(batch * patch**2 for patch, batch in self.config.shapes) // self.processes.count
         renders = self.device.type == "cuda" and bool(data.photos)
         return Feed(
             lambda step: self.make_batch(step),
@@ -282,7 +287,7 @@ class Trainer:
             self.device,
             depth=max(data.prefetch, data.workers),
             threads=data.workers,
-            together=max(1, TOGETHER * self.processes.count // largest) if renders else 1,
+            together=max(1, TOGETHER // largest) if renders else 1,
         )
 
     def _records(self) -> bool:
@@ -372,10 +377,8 @@ class Trainer:
             )
         self.model.load_state_dict(state["model"])
         self.ema.module.load_state_dict(state["ema"])
-        groups = [{k: v for k, v in group.items() if k != "params"} for group in self.optimiser.param_groups]
-        self.optimiser.load_state_dict(state["optimiser"])
-        for group, configured in zip(self.optimiser.param_groups, groups, strict=True):
-            group.update(configured)
+        held, own = state["optimiser"], self.optimiser.state_dict()
+        self.optimiser.load_state_dict({**held, "param_groups": own["param_groups"]})
         self.step, self.elapsed, self.best = state["step"], state["elapsed"], state["best"]
         set_rng_state(state["rng"])
 

@@ -53,7 +53,7 @@ class Muon(torch.optim.AdamW):
         groups: as of `torch.optim.AdamW`; `orthogonal` True for matrices, False where absent.
         momentum: of the matrices, with Nesterov's look ahead.
         weight_decay: of all groups that name none, decoupled.
-        others: of AdamW, and the learning rate.
+        others: of AdamW, and the learning rate; with `capturable` a CUDA graph can hold the step, as with AdamW's.
     """
 
     def __init__(
@@ -93,7 +93,8 @@ class Muon(torch.optim.AdamW):
         for p in parameters:
             if not self.state[p]:
                 # AdamW's loading of a state wants a number of steps of every parameter
-                self.state[p].update(step=torch.zeros(()), momentum_buffer=torch.zeros_like(p))
+                device = p.device if group["capturable"] else None
+                self.state[p].update(step=torch.zeros((), device=device), momentum_buffer=torch.zeros_like(p))
         gradients = [p.grad for p in parameters]
         buffers = [self.state[p]["momentum_buffer"] for p in parameters]
         torch._foreach_add_([self.state[p]["step"] for p in parameters], 1)
@@ -101,9 +102,11 @@ class Muon(torch.optim.AdamW):
         ahead = torch.stack(
             [x.reshape(rows, columns) for x in torch._foreach_lerp(gradients, buffers, momentum)]
         )
-        updates = [update.reshape(p.shape) for p, update in zip(parameters, orthogonalise(ahead))]
-        torch._foreach_mul_(parameters, 1 - rate * group["weight_decay"])
-        torch._foreach_add_(parameters, updates, alpha=-rate * _RMS * math.sqrt(max(rows, columns)))
+        factor = rate * (_RMS * math.sqrt(max(rows, columns)))
+        updates = [each.reshape(p.shape) for p, each in zip(parameters, orthogonalise(ahead) * factor)]
+        if group["weight_decay"]:
+            torch._foreach_mul_(parameters, 1 - rate * group["weight_decay"])
+        torch._foreach_sub_(parameters, updates)
 
 
 def _by_shape(parameters: Iterable[nn.Parameter]) -> Iterable[list[nn.Parameter]]:

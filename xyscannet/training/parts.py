@@ -35,8 +35,13 @@ def make_model(config: TrainConfig, network: XYScanNetConfig, *, start: bool) ->
     return lecun_normal_(model) if config.init == "lecun-normal" else model
 
 
-def make_optimiser(options: OptimiserConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """Adam, AdamW or Muon; vectors (norms, biases, D) are not decayed."""
+def make_optimiser(
+    options: OptimiserConfig, model: nn.Module, *, recorded: bool = False
+) -> torch.optim.Optimizer:
+    """Adam, AdamW or Muon; vectors (norms, biases, D) are not decayed.
+
+    With `recorded` its steps can be part of a CUDA graph: all it counts with is on the GPU, learning rates too.
+    """
     matrices, others, vectors = [], [], []
     for name, parameter in model.named_parameters():
         if parameter.ndim <= 1:
@@ -52,8 +57,23 @@ def make_optimiser(options: OptimiserConfig, model: nn.Module) -> torch.optim.Op
         {"params": others, "weight_decay": options.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
-    kind = _OPTIMISERS[options.kind]
-    return kind(groups, lr=options.lr, betas=options.betas, eps=options.eps, foreach=True)
+    kind, shared = _OPTIMISERS[options.kind], {"betas": options.betas, "eps": options.eps, "foreach": True}
+    if not recorded:
+        return kind(groups, lr=options.lr, **shared)
+    rate = torch.tensor(options.lr, device=next(model.parameters()).device)
+    optimiser = kind(groups, lr=rate, capturable=True, **shared)
+    # The first steps of a shape run outside of a graph, where torch would take the option for a mistake.
+    optimiser._warned_capturable_if_run_uncaptured = True
+    return optimiser
+
+
+def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    """Give every group a learning rate; in place where a CUDA graph reads it."""
+    for group in optimiser.param_groups:
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
 
 
 def make_loss(config: LossConfig, device: torch.device) -> DeblurLoss:
