@@ -7,6 +7,7 @@ GPU needs to run them on crops. A graph records them once per shape and replays 
 from __future__ import annotations
 
 import logging
+from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
@@ -38,10 +39,11 @@ class _Recorded:
 
 
 class Recorder:
-    """Calls `compute`, and replays it from a CUDA graph when a shape comes for the third time in a row.
+    """Calls `compute`, and replays it from a CUDA graph when a shape comes for the third time.
 
-    The parameters' gradients then stay where the graph writes them, and the figures where it leaves them until the
-    next call. Where nothing can be recorded, each call computes, after clearing the gradients.
+    The figures stay where the graph leaves them until the next call. The graphs of the two shapes used last are kept,
+    where memory allows, since batches of two stages may alternate for a while. Where nothing can be recorded, each
+    call computes, after clearing the gradients.
 
     Args:
         compute: of (blur, sharp): a whole step, which returns figures, all on the GPU and without waiting for it.
@@ -59,24 +61,33 @@ class Recorder:
         undisturbed: AbstractContextManager[object],
     ) -> None:
         self._compute, self._clear, self._record, self._undisturbed = compute, clear, record, undisturbed
-        self._recorded: _Recorded | None = None
-        self._shape: torch.Size | None = None
-        self._seen = 0
+        self.recorded: OrderedDict[torch.Size, _Recorded] = OrderedDict()
+        self._seen: dict[torch.Size, int] = {}
 
     def __call__(self, blur: Tensor, sharp: Tensor) -> dict[str, Tensor]:
-        if blur.shape != self._shape:
-            self._shape, self._seen, self._recorded = blur.shape, 0, None
-        if self._recorded is None and self._record and self._seen >= _WARMUPS:
+        shape = blur.shape
+        seen = self._seen.get(shape, 0)
+        if self._record and seen >= _WARMUPS and shape not in self.recorded:
+            self._add(shape, blur, sharp)
+        if shape in self.recorded:
+            self.recorded.move_to_end(shape)
+            return self.recorded[shape](blur, sharp)
+        self._seen[shape] = seen + 1
+        self._clear()
+        return self._compute(blur, sharp)
+
+    def _add(self, shape: torch.Size, blur: Tensor, sharp: Tensor) -> None:
+        while len(self.recorded) > 1:
+            self.recorded.popitem(last=False)
+        while self._record and shape not in self.recorded:
             self._clear()
             try:
                 with self._undisturbed:
-                    self._recorded = _Recorded(self._compute, blur, sharp)
+                    self.recorded[shape] = _Recorded(self._compute, blur, sharp)
             except RuntimeError as error:  # out of memory, or an operation that cannot be recorded
-                logger.warning("training goes on without CUDA graphs: %s", error)
-                self._record = False
                 torch.cuda.synchronize(blur.device)
-        if self._recorded is not None:
-            return self._recorded(blur, sharp)
-        self._seen += 1
-        self._clear()
-        return self._compute(blur, sharp)
+                if self.recorded:
+                    self.recorded.clear()
+                else:
+                    logger.warning("training goes on without CUDA graphs: %s", error)
+                    self._record = False

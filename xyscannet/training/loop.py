@@ -226,19 +226,19 @@ class Trainer:
     def train_step(self, ready: Ready) -> dict[str, Any]:
         """One optimiser step on this process's part of a batch; the figures are means over all processes.
 
-        Raises DivergedError where loss or gradient are not finite; the network's weights are lost then.
+        Raises DivergedError where loss or gradient are not finite; the network and its average are lost then.
         """
         config = self.config
         rate = learning_rate(config.optimiser, self.step, self.progress())
         parts.set_rate(self.optimiser, rate)
         ready.arrive()
         values = self._update(ready.blur, ready.sharp)
-        means = self.processes.mean(torch.stack(list(values.values()))).tolist()
-        found = dict(zip(values, means))
+        means = self.processes.mean(torch.stack(list(values.values())))
+        self.ema.update(self.step + 1)
+        found = dict(zip(values, means.tolist()))  # waits for the device, to which the whole step has gone
         if not (math.isfinite(found["loss"]) and math.isfinite(found["grad_norm"])):
             self._report_divergence(ready, found)
         self.step += 1
-        self.ema.update(self.step)
         return {**found, "lr": rate, "crops": ready.sharp.shape[0] * self.processes.count}
 
     def _compute_update(self, blur: torch.Tensor, sharp: torch.Tensor) -> dict[str, torch.Tensor]:
