@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from typing import ClassVar
 
 import pytest
 import torch
@@ -31,7 +32,7 @@ class Steps:
 class Replayed:
     """In the place of a recorded step: twice what the step computes, to tell them apart."""
 
-    made: list[torch.Size] = []
+    made: ClassVar[list[torch.Size]] = []
     fails = 0
 
     def __init__(self, compute, blur, sharp) -> None:

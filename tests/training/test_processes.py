@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 from tests.data.miniature import photographs
 from xyscan_cli.app import app
 from xyscannet.training.loop import Trainer
+from xyscannet.training.processes import Processes
 from xyscannet.training.state import find_state
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -198,3 +199,25 @@ def test_a_miniature_gopro_set_is_learnt_from_scratch(tmp_path: Path) -> None:
     assert found["psnr"] > found["psnr_blur"] + 1.0
     assert seconds < 120
     assert (tmp_path / "run" / "curves.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize(("launched", "cpu"), [(False, False), (True, True)])
+def test_alone_no_device_is_asked_of_accelerate(
+    monkeypatch: pytest.MonkeyPatch, launched: bool, cpu: bool
+) -> None:
+    """It keeps one for the whole program: a run on the CPU after one on a GPU was an error."""
+    asked = []
+
+    class Accelerator:
+        num_processes, process_index, is_main_process = 1, 0, True
+
+        def __init__(self, **options: object) -> None:
+            asked.append(options["cpu"])
+
+    for name in ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "MASTER_ADDR"):
+        monkeypatch.delenv(name, raising=False)
+    if launched:
+        monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.setattr("accelerate.Accelerator", Accelerator)
+    assert Processes("cpu").device == torch.device("cpu")
+    assert asked == [cpu]

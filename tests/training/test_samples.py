@@ -123,3 +123,24 @@ def test_what_does_not_fit_the_cache_is_decoded_again(pairs: Path) -> None:
         one, two = (each.make(step, 16, 6, range(6)) for each in (source, other))
         assert torch.equal(one.blur, two.blur)
     assert source._crops._held <= 3000 and len(source._crops._cache) == 1
+
+
+@pytest.mark.parametrize("kind", ["photos", "both"])
+def test_batches_rendered_together_are_those_rendered_alone(kind: str, pairs: Path, photos: Path) -> None:
+    """As for a GPU, here on the CPU: sharp crops first, the blur of several steps at once."""
+    chosen: dict = {
+        "photos": [str(photos)],
+        "blur": {"path_px": [2, 4], "object_share": 0.5, "object_px": [2, 4]},
+    }
+    if kind == "both":
+        chosen["pairs"] = [{"root": str(pairs)}]
+    settings = config(**chosen)
+    ahead, later = source_of(settings, CPU), source_of(settings, torch.device("meta"))
+    steps = range(3, 6)
+    expected = [ahead.to_device([ahead.make(step, 16, 6, range(6))], CPU)[0] for step in steps]
+    made = [later.make(step, 16, 6, range(6)) for step in steps]
+    found = later.to_device(made, CPU)
+    for step, (blur, sharp), (blur_alone, sharp_alone) in zip(steps, found, expected, strict=True):
+        assert torch.equal(sharp, sharp_alone), step
+        assert (blur - blur_alone).abs().max() < 1e-6
+    assert [batch.origins for batch in made] == [ahead.make(step, 16, 6, range(6)).origins for step in steps]

@@ -151,7 +151,7 @@ def sample_blur(
     drift = motion.smooth_path(curvature, torch.zeros_like(jitter), 2, generator)
     drift_length = logarithmic(config.object_px) * moving
     drift = drift * (drift_length / motion.lengths(drift[:, :, None])[:, 0].clamp_min(1e-9)).view(-1, 1, 1)
-    drift = drift * _within(drift.norm(dim=-1), _REACH * config.object_px[1])
+    drift = drift * _within(motion.distances(drift), _REACH * config.object_px[1])
 
     side = min(height, width)
     shape = torch.cat(
@@ -176,7 +176,7 @@ def sample_blur(
     points = motion.tracks(
         motion.homographies(angles * scale, shift * scale, focal, principal), height, width
     )
-    away = (points - points[:, motion.MIDDLE, None]).norm(dim=-1).amax(-1)  # (B, T)
+    away = motion.distances(points - points[:, motion.MIDDLE, None]).amax(-1)  # (B, T)
     scale = scale * _within(away, _REACH * config.path_px[1])
 
     kind, between = uniform(), 1 + (camera.SRGB_EXPONENT - 1) * uniform()

@@ -148,12 +148,12 @@ def _expose(scene: Tensor, parameters: BlurParameters, top: int, bottom: int) ->
     excess = camera.highlight_excess(encoded, light, parameters.gain[index])
     bright = bool(excess.any())
     times, weights = times[index], weights[index].float()
-    matrices = motion.at_times(path[index], times)  # (B, N, 3, 3)
     size = scene.shape[-2:]
     view = _View(parameters.height, parameters.width, top, bottom, size, device)
+    matrices = view.to_grid(motion.at_times(path[index], times))  # (B, N, 3, 3)
     if objects:
         behind = torch.tensor(objects, device=device)
-        object_matrices = motion.at_times(drifting[index][behind], times[behind])
+        object_matrices = view.to_grid(motion.at_times(drifting[index][behind], times[behind]))
         masks = _masks(parameters.object_shape[index][behind].float(), *view.scene_points())
         cutout = torch.cat((light[behind], masks), 1)  # (b, 4, H + 2m, W + 2m)
         cutout_excess = excess[behind]
@@ -194,17 +194,22 @@ class _View:
         self.y = torch.arange(top, bottom, device=device, dtype=torch.float32)[:, None] - (height - 1) / 2
         self.middle = (top + bottom - 1) / 2 - (height - 1) / 2  # of these rows, about the image's centre
         self.size = size
+        self._to_grid = torch.tensor(  # from pixels about the image's centre to what `grid_sample` takes
+            [[2 / size[1], 0, 0], [0, 2 / size[0], -2 * self.middle / size[0]], [0, 0, 1]],
+            dtype=torch.float64,
+            device=device,
+        )
+
+    def to_grid(self, transforms: Tensor) -> Tensor:
+        """What `grid` takes (..., 3, 3), of homographies (..., 3, 3) about the image's centre."""
+        return (self._to_grid @ transforms).float()
 
     def grid(self, transforms: Tensor) -> Tensor:
-        """Sampling grid (A, h, W, 2) of homographies (A, 3, 3) about the image's centre."""
-        scene_height, scene_width = self.size
-        x, y, w = (
-            transforms[:, row, 0].float().view(-1, 1, 1) * self.x
-            + transforms[:, row, 1].float().view(-1, 1, 1) * self.y
-            + transforms[:, row, 2].float().view(-1, 1, 1)
-            for row in range(3)
-        )
-        return torch.stack((x / w * (2 / scene_width), (y / w - self.middle) * (2 / scene_height)), -1)
+        """Sampling grid (A, h, W, 2) of transforms (A, 3, 3), in few operations: a GPU runs it for every sub-frame."""
+        along_x, along_y, at_zero = transforms.unbind(2)  # (A, 3) each
+        rows = torch.addcmul(at_zero[..., None], along_x[..., None], self.x)  # (A, 3, W)
+        points = torch.addcmul(rows[:, :, None], along_y[..., None, None], self.y)  # (A, 3, h, W)
+        return (points[:, :2] / points[:, 2:]).permute(0, 2, 3, 1)
 
     def scene_points(self) -> tuple[Tensor, Tensor]:
         """x (W',) and y (h', 1) of the scene's pixels about the image's centre."""

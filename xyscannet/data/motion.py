@@ -80,7 +80,12 @@ def tracks(transforms: Tensor, height: int, width: int) -> Tensor:
 
 def lengths(points: Tensor) -> Tensor:
     """Length in pixels of each track of (B, T, P, 2): (B, P)."""
-    return (points[:, 1:] - points[:, :-1]).norm(dim=-1).sum(1)
+    return distances(points[:, 1:] - points[:, :-1]).sum(1)
+
+
+def distances(offsets: Tensor) -> Tensor:
+    """Lengths (...) of offsets (..., 2); `norm` takes ten times as long."""
+    return torch.hypot(offsets[..., 0], offsets[..., 1])
 
 
 def place_frames(points: Tensor, step: float) -> tuple[list[int], Tensor, Tensor]:
@@ -90,7 +95,7 @@ def place_frames(points: Tensor, step: float) -> tuple[list[int], Tensor, Tensor
     share of the exposure each frame stands for (0 beyond an item's own number).
     """
     T = points.shape[1]
-    travelled = (points[:, 1:] - points[:, :-1]).norm(dim=-1).amax(-1).cumsum(1)  # (B, T - 1)
+    travelled = distances(points[:, 1:] - points[:, :-1]).amax(-1).cumsum(1)  # (B, T - 1)
     travelled = torch.cat((torch.zeros_like(travelled[:, :1]), travelled), 1)
     total = travelled[:, -1]
     counts = [

@@ -155,10 +155,14 @@ class Crops:
 
     def batch(self, step: int, items: Iterable[int] | None = None) -> Tensor:
         """The crops of one training step, or of some of its items; the same for the same seed and step."""
+        return self.bytes(step, items).float().div_(255)
+
+    def bytes(self, step: int, items: Iterable[int] | None = None) -> Tensor:
+        """What `batch` gives, as uint8."""
         first = step * self.batch_size
         items = range(self.batch_size) if items is None else items
         crops = np.stack([self.crop(first + item) for item in items])  # (B, P, P, 3)
-        return torch.from_numpy(crops).permute(0, 3, 1, 2).contiguous().float().div_(255)
+        return torch.from_numpy(crops).permute(0, 3, 1, 2).contiguous()
 
     def crop(self, index: int) -> np.ndarray:
         """Crop number `index` as (P, P, 3) uint8 RGB."""

@@ -35,9 +35,9 @@ class Processes:
                 "training needs accelerate: pip install 'xyscannet[train]' (or pip install accelerate)"
             ) from error
         device = torch.device(device)
-        self._accelerator = Accelerator(
-            cpu=device.type == "cpu", mixed_precision="no", device_placement=False
-        )
+        # Accelerate keeps one device for the whole program: alone, which it is does not matter here.
+        cpu = device.type == "cpu" and _launched()
+        self._accelerator = Accelerator(cpu=cpu, mixed_precision="no", device_placement=False)
         self.count, self.rank = self._accelerator.num_processes, self._accelerator.process_index
         self.device = self._accelerator.device if self.count > 1 else device
         self.main = self._accelerator.is_main_process
@@ -79,9 +79,16 @@ class Processes:
             self._accelerator.end_training()
 
 
+def _launched() -> bool:
+    """Whether a launcher started this process as one of several, or of one."""
+    return any(
+        name in os.environ
+        for name in ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+    )
+
+
 def _launched_alone() -> bool:
     """Whether accelerate's launcher gave an address to meet other processes at, and started none."""
     environment = os.environ
     met = "MASTER_ADDR" in environment and environment.get("ACCELERATE_USE_CPU", "").lower() == "true"
-    sizes = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
-    return met and not any(name in environment for name in sizes)
+    return met and not _launched()

@@ -28,7 +28,7 @@ _STREAM = 0x317  # of the random numbers that choose between photographs and pai
 
 @dataclass(frozen=True)
 class Batch:
-    """Pairs of one step: blur and sharp (B, 3, H, W) float32 in [0, 1], and where each was cut.
+    """Pairs of one step: blur and sharp (B, 3, H, W) float32 in [0, 1] or uint8, and where each was cut.
 
     Where `blur` is still None, `sharp` has the margin of the blur `parameters`, to be rendered on the training
     device. `others` are further pairs of the same step.
@@ -40,6 +40,11 @@ class Batch:
     parameters: BlurParameters | None = None
     origin: tuple[str, ...] = ()
     others: tuple[Batch, ...] = ()
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether the pairs come from the disk."""
+        return self.blur is not None and self.blur.dtype == torch.uint8
 
     @property
     def origins(self) -> list[str]:
@@ -86,24 +91,24 @@ class SynthesisedPairs:
 
     def make(self, step: int, patch: int, batch: int, items: Sequence[int]) -> Batch:
         crops = self._crops[patch, batch]
-        scene = crops.batch(step, items)
         generator = torch.Generator().manual_seed(_seed_of(self._seed, step))
         parameters = sample_blur(self._data.blur, batch, patch, patch, generator)
         if len(items) != batch:
             parameters = parameters.select(torch.as_tensor(items))
         origin = tuple(crops.origin(step * batch + item) for item in items)
         if not self._render_ahead:
+            scene = crops.bytes(step, items)
             return Batch(step, scene.pin_memory() if self._pin else scene, None, parameters, origin)
-        blur, sharp = render(scene, parameters)
+        blur, sharp = render(crops.batch(step, items), parameters)
         return Batch(step, sharp, blur, parameters, origin)
 
     def to_device(self, batches: Sequence[Batch], device: torch.device) -> list[tuple[Tensor, Tensor]]:
-        sharp = [batch.sharp.to(device, non_blocking=True) for batch in batches]
         if self._render_ahead:
-            return [(batch.blur.to(device), target) for batch, target in zip(batches, sharp)]
-        # Rendering is some hundred short kernels, whatever the number of images: all batches at once.
-        blur, target = render(torch.cat(sharp), BlurParameters.joined([each.parameters for each in batches]))
-        sizes = [len(each) for each in sharp]
+            return [(batch.blur.to(device), batch.sharp.to(device)) for batch in batches]
+        # Rendering is some thousand short operations, whatever the number of images: all batches at once.
+        scenes = torch.cat([batch.sharp.to(device, non_blocking=True) for batch in batches]).float().div_(255)
+        blur, target = render(scenes, BlurParameters.joined([batch.parameters for batch in batches]))
+        sizes = [len(batch.sharp) for batch in batches]
         return list(zip(blur.split(sizes), target.split(sizes)))
 
     def manifest(self) -> dict[str, Any]:
@@ -178,7 +183,7 @@ class MixedPairs:
         parts = [(number, part) for number, batch in enumerate(batches) for part in (batch, *batch.others)]
         found: list[list[tuple[Tensor, Tensor]]] = [[] for _ in batches]
         for source in (self._synthesised, self._stored):  # the order in which `make` puts them
-            its = [each for each in parts if (each[1].sharp.dtype == torch.uint8) == (source is self._stored)]
+            its = [each for each in parts if each[1].is_stored == (source is self._stored)]
             if its:
                 pairs = source.to_device([part for _, part in its], device)
                 for (number, _), pair in zip(its, pairs, strict=True):
