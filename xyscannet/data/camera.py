@@ -76,30 +76,26 @@ def add_noise(encoded: Tensor, full_well: Tensor, read_noise: Tensor, seeds: Ten
     """Shot and read noise, added in linear light whatever the response; result clamped to [0, 1].
 
     encoded (B, 3, H, W); full_well (B,) photo-electrons at white, 0 = no noise; read_noise (B,) electrons RMS;
-    seeds (B,) one per image. Shot noise is Gaussian of the Poisson variance.
+    seeds (B,) one per image; these on any device. Shot noise is Gaussian of the Poisson variance.
     """
     noisy = encoded.clamp(0, 1)
     chosen = [i for i, electrons in enumerate(full_well.tolist()) if electrons > 0]
     if not chosen:
         return noisy
-    if len(chosen) == len(noisy):
-        part, index = noisy, slice(None)
-    else:
-        index = torch.tensor(chosen, device=encoded.device)
-        part = noisy[index]
+    rows = torch.tensor(chosen, device=full_well.device)
+    index = rows.to(encoded.device) if len(chosen) < len(noisy) else None
+    part = noisy if index is None else noisy[index]
     seed_list = seeds.tolist()
     draws = torch.empty_like(part)
     for row, item in enumerate(chosen):
         generator = torch.Generator(device=encoded.device).manual_seed(seed_list[item])
         draws[row].normal_(generator=generator)
-    well = full_well[index].view(-1, 1, 1, 1)
+    well, read = (each[rows].to(encoded.device).view(-1, 1, 1, 1) for each in (full_well, read_noise))
     exponent = torch.full((len(part),), SRGB_EXPONENT, device=encoded.device)
     light = to_light(part, exponent)
-    sigma = (light * well + read_noise[index].view(-1, 1, 1, 1) ** 2).clamp_min(0).sqrt() / well
+    sigma = (light * well + read**2).clamp_min(0).sqrt() / well
     part = to_encoded(light + sigma * draws, exponent).clamp(0, 1)
-    if isinstance(index, slice):
-        return part
-    return noisy.index_copy(0, index, part)
+    return part if index is None else noisy.index_copy(0, index, part)
 
 
 @lru_cache(maxsize=8)
@@ -133,8 +129,9 @@ def jpeg(images: Tensor, quality: Tensor) -> Tensor:
     chosen = [i for i, q in enumerate(quality.tolist()) if q > 0]
     if not chosen:
         return images
-    index = torch.tensor(chosen, device=images.device)
-    part, q = images[index], quality[index].float()
+    rows = torch.tensor(chosen, device=quality.device)
+    index, q = rows.to(images.device), quality[rows].float().to(images.device)
+    part = images[index]
     height, width = part.shape[-2:]
     part = F.pad(part, (0, -width % 16, 0, -height % 16), mode="replicate")
     r, g, b = (torch.round(part.clamp(0, 1) * 255)).unbind(1)

@@ -103,7 +103,8 @@ def render(sharp: Tensor, parameters: BlurParameters) -> tuple[Tensor, Tensor]:
         raise ValueError(f"sharp has shape {tuple(sharp.shape)}, not {expected}")
     with torch.autocast(sharp.device.type, enabled=False):
         scene = sharp.float()
-        parameters = parameters.to(scene.device)
+        # What decides is looked at on the CPU: a GPU would have to be waited for each time.
+        parameters = parameters.to("cpu")
         target = scene[..., m : m + height, m : m + width].contiguous()
         bands = _bands(height, width)
         blur = torch.empty_like(target)
@@ -141,20 +142,21 @@ def _expose(scene: Tensor, parameters: BlurParameters, top: int, bottom: int) ->
     # Items with many sub-frames first: at sub-frame k those still exposed are the first ones of the batch.
     order = sorted(range(len(counts)), key=lambda item: -counts[item])
     counts = [counts[item] for item in order]
-    index = torch.tensor(order, device=device)
+    index = torch.tensor(order)
     objects = [row for row, flag in enumerate(moving[index].tolist()) if flag]
-    encoded, exponent = scene[index], parameters.exponent[index]
-    light = camera.to_light(encoded, exponent)
-    excess = camera.highlight_excess(encoded, light, parameters.gain[index])
-    bright = bool(excess.any())
-    times, weights = times[index], weights[index].float()
-    size = scene.shape[-2:]
-    view = _View(parameters.height, parameters.width, top, bottom, size, device)
+    times, weights = times[index], weights[index].float().to(device)
+    view = _View(parameters.height, parameters.width, top, bottom, scene.shape[-2:], device)
     matrices = view.to_grid(motion.at_times(path[index], times))  # (B, N, 3, 3)
+
+    encoded, exponent = scene[index.to(device)], parameters.exponent[index].to(device)
+    light = camera.to_light(encoded, exponent)
+    excess = camera.highlight_excess(encoded, light, parameters.gain[index].to(device))
+    bright = bool(excess.any())
     if objects:
-        behind = torch.tensor(objects, device=device)
+        behind = torch.tensor(objects)
         object_matrices = view.to_grid(motion.at_times(drifting[index][behind], times[behind]))
-        masks = _masks(parameters.object_shape[index][behind].float(), *view.scene_points())
+        masks = _masks(parameters.object_shape[index][behind].float().to(device), *view.scene_points())
+        behind = behind.to(device)
         cutout = torch.cat((light[behind], masks), 1)  # (b, 4, H + 2m, W + 2m)
         cutout_excess = excess[behind]
 
@@ -177,7 +179,7 @@ def _expose(scene: Tensor, parameters: BlurParameters, top: int, bottom: int) ->
             frame[rows] = torch.lerp(frame[rows], front, mask)
         total[:active] += weights[:active, k].view(-1, 1, 1, 1) * frame
     encoded = camera.to_encoded(total.clamp(max=1), exponent)
-    return encoded[torch.argsort(index)]
+    return encoded[torch.argsort(index).to(device)]
 
 
 def _sample(images: Tensor, grid: Tensor, mode: str) -> Tensor:
@@ -197,12 +199,11 @@ class _View:
         self._to_grid = torch.tensor(  # from pixels about the image's centre to what `grid_sample` takes
             [[2 / size[1], 0, 0], [0, 2 / size[0], -2 * self.middle / size[0]], [0, 0, 1]],
             dtype=torch.float64,
-            device=device,
         )
 
     def to_grid(self, transforms: Tensor) -> Tensor:
-        """What `grid` takes (..., 3, 3), of homographies (..., 3, 3) about the image's centre."""
-        return (self._to_grid @ transforms).float()
+        """What `grid` takes (..., 3, 3), of homographies (..., 3, 3) about the image's centre, on the CPU."""
+        return (self._to_grid @ transforms).float().to(self.x.device)
 
     def grid(self, transforms: Tensor) -> Tensor:
         """Sampling grid (A, h, W, 2) of transforms (A, 3, 3), in few operations: a GPU runs it for every sub-frame."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 WIDTH = 7.0  # inches: both columns of a two-column page
 DPI = 300
+_FONT, _LEAST_FONT = 8, 5  # points
 # Okabe and Ito's colours, dark and light in turn, each with a line of its own.
 STYLES = (
     ("#0072B2", "-", "o"),
@@ -32,7 +33,7 @@ STYLES = (
     ("#56B4E9", (0, (1, 1)), "X"),
 )
 _SETTINGS = {
-    "font.size": 8,
+    "font.size": _FONT,
     "axes.titlesize": 8,
     "axes.labelsize": 8,
     "xtick.labelsize": 7,
@@ -141,6 +142,12 @@ def shortened(text: str, length: int) -> str:
     """The text on one line, its beginning cut where it is longer: the ends of file names differ."""
     text = " ".join(text.split())
     return text if len(text) <= length else "…" + text[1 - max(length, 2) :]
+
+
+def fitted(text: str, length: int) -> tuple[str, float]:
+    """The text on one line and its size in points: smaller where it is longer than `length`, cut where too long."""
+    text = shortened(text, length * _FONT // _LEAST_FONT)
+    return text, _FONT if len(text) <= length else max(_LEAST_FONT, _FONT * length / len(text))
 
 
 def origin(evaluations: Sequence[Evaluation]) -> str:

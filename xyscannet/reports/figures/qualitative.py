@@ -82,8 +82,8 @@ def qualitative_grid(
         top = figure.get_figheight()
         for index, heading in enumerate(headings):
             place = (_MARGIN + index * (width + _GAP) + width / 2) / canvas.WIDTH
-            text = canvas.shortened(heading, int(width * 13))
-            figure.text(place, 1 - 0.06 / top, text, ha="center", va="top")
+            text, size = canvas.fitted(heading, int(width * 13))
+            figure.text(place, 1 - 0.06 / top, text, ha="center", va="top", size=size)
         bottom = top - _HEADING
         for sample, boxes, height in zip(samples, chosen, heights, strict=True):
             _row(figure, sample, boxes, width, height, bottom, most)
@@ -194,7 +194,7 @@ def _row(
                 text = "∞" if math.isinf(value) else f"{value:.2f}"
                 weight = "bold" if value == best[index] else "normal"
             else:
-                text, weight = "PSNR (dB)", "normal"
+                text, weight = "PSNR (dB)" if side > 0.6 else "dB", "normal"
             y = (top - whole - crop - label / 2) / figure.get_figheight()
             figure.text(
                 (place + side / 2) / canvas.WIDTH, y, text, ha="center", va="center", size=7, weight=weight
