@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from xyscannet import losses
 from xyscannet.errors import InputError, UnavailableError
 from xyscannet.losses import (
     DeblurLoss,
@@ -159,3 +160,15 @@ def test_lpips_term_takes_images_in_minus_one_to_one() -> None:
     total.backward()
     with pytest.raises(ValueError, match="LPIPS"):
         DeblurLoss(LossConfig(lpips=0.5))
+
+
+def test_the_edge_loss_has_gradients_after_a_first_use_without() -> None:
+    """Its taps are kept from the first use, whatever mode that was in."""
+    losses._taps.cache_clear()
+    image = torch.rand(1, 3, 8, 8)
+    with torch.inference_mode():
+        expected = losses.edge(image, torch.zeros_like(image))
+    image.requires_grad_()
+    found = losses.edge(image, torch.zeros_like(image))
+    found.backward()
+    assert found.item() == expected.item() and image.grad.abs().sum() > 0

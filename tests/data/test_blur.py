@@ -244,3 +244,18 @@ def test_wrong_settings_and_shapes_are_refused() -> None:
         BlurConfig.preset("weak")
     with pytest.raises(ValueError, match="sharp has shape"):
         render(torch.zeros(1, 3, 40, 40), shifted(41, 41, straight(3)))
+
+
+def test_joined_blurs_are_rendered_as_each_alone_and_need_one_size() -> None:
+    parts = [
+        sample_blur(BlurConfig(path_px=(2, 5), object_px=(2, 4)), 2, 24, 32, generator(seed))
+        for seed in (1, 2)
+    ]
+    margin = BlurConfig(path_px=(2, 5), object_px=(2, 4)).margin
+    scene = texture(24 + 2 * margin, 32 + 2 * margin, batch=4)
+    together, _ = render(scene, BlurParameters.joined(parts))
+    for number, part in enumerate(parts):
+        alone, _ = render(scene[2 * number : 2 * number + 2], part)
+        assert (together[2 * number : 2 * number + 2] - alone).abs().max() < 1e-6
+    with pytest.raises(ValueError, match="different image sizes"):
+        BlurParameters.joined([parts[0], sample_blur(BlurConfig(), 1, 24, 24, generator(3))])

@@ -10,6 +10,7 @@ from PIL import Image
 
 from xyscannet.errors import ConfigError, InputError
 from xyscannet.reports import figures
+from xyscannet.reports.figures import canvas
 from xyscannet.reports.figures.charts import ratios
 from xyscannet.reports.results import Column, Evaluation, ImageResult, Summary
 
@@ -137,3 +138,11 @@ def test_training_curves_show_loss_and_validation(tmp_path: Path) -> None:
     assert (tmp_path / "c.png").stat().st_size > 5000 and "<svg" in (tmp_path / "c.svg").read_text()
     with pytest.raises(ConfigError, match="no training step"):
         curves(tmp_path / "d.png", records[-2:])
+
+
+def test_headings_shrink_before_they_are_cut() -> None:
+    assert canvas.fitted("Wiener", 12) == ("Wiener", 8)
+    text, size = canvas.fitted("Richardson-Lucy", 12)
+    assert text == "Richardson-Lucy" and 5 < size < 8
+    text, size = canvas.fitted("a" * 30 + "-end", 12)
+    assert text.startswith("…") and text.endswith("-end") and len(text) <= 12 * 8 / 5 and size >= 5

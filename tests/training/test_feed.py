@@ -8,7 +8,7 @@ import itertools
 import pytest
 import torch
 
-from xyscannet.training.feed import Feed
+from xyscannet.training.feed import RENDERED, Feed, rendered_together
 
 from .conftest import DrawnPairs
 
@@ -72,3 +72,11 @@ def test_a_fault_is_raised_where_its_batch_is_due() -> None:
         assert len(list(itertools.islice(batches, 4))) == 4
         with pytest.raises(ValueError, match="spoilt"):
             next(batches)
+
+
+def test_the_largest_step_bounds_what_is_rendered_at_once() -> None:
+    shapes = ((128, 16), (256, 8))
+    steps = rendered_together(shapes, 1)
+    assert steps * 8 * 256**2 <= RENDERED < (steps + 1) * 8 * 256**2
+    assert rendered_together(shapes, 4) * 2 * 256**2 <= RENDERED and rendered_together(shapes, 4) >= 4 * steps
+    assert rendered_together(((4096, 8),), 1) == 1

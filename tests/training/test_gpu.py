@@ -67,13 +67,13 @@ def test_recorded_steps_are_the_plain_ones(tiny: dict, tmp_path: Path, kind: str
     curves = {}
     for graphs in (False, True):
         optimiser = {"kind": kind, "lr": 2e-3, "warmup": 2}
-        config = parse_config({**tiny, "optimiser": optimiser, "iterations": 10, "graphs": graphs})
+        config = parse_config({**tiny, "optimiser": optimiser, "iterations": 10, "cuda_graphs": graphs})
         events: list[dict] = []
         trainer = Trainer(
             config, tmp_path / str(graphs), device="cuda", samples=DrawnPairs(), on_event=events.append
         )
         trainer.run()
-        assert bool(trainer._update.recorded) is graphs
+        assert trainer.update.is_recorded is graphs
         curves[graphs] = [(each["loss"], each["grad_norm"]) for each in events if each["event"] == "step"]
     for found, expected in zip(curves[True], curves[False], strict=True):
         assert found == pytest.approx(expected, rel=1e-3)

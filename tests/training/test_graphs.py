@@ -47,7 +47,7 @@ class Replayed:
 
 @pytest.fixture
 def stand_in(monkeypatch):
-    monkeypatch.setattr(graphs, "_Recorded", Replayed)
+    monkeypatch.setattr(graphs, "CudaGraph", Replayed)
     monkeypatch.setattr(Replayed, "made", [])
     monkeypatch.setattr(Replayed, "fails", 0)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device=None: None)

@@ -211,9 +211,9 @@ def test_bf16_keeps_fp32_weights_and_learns(tiny: dict, run_folder: Path) -> Non
 def test_auto_precision_is_the_faster_one(
     tiny: dict, run_folder: Path, monkeypatch: pytest.MonkeyPatch, fast: bool, precision: str
 ) -> None:
-    monkeypatch.setattr("xyscannet.training.loop.bf16_is_fast", lambda device: fast)
+    monkeypatch.setattr("xyscannet.training.update.bf16_is_fast", lambda device: fast)
     trainer = Trainer(parse_config({**tiny, "precision": "auto"}), run_folder, samples=DrawnPairs())
-    with trainer._autocast():
+    with trainer.update.autocast():
         product = torch.ones(2, 2) @ torch.ones(2, 2)
     assert product.dtype == {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
     trainer.run()
@@ -223,7 +223,7 @@ def test_auto_precision_is_the_faster_one(
 def test_slow_bf16_is_told(
     tiny: dict, run_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("xyscannet.training.loop.bf16_is_fast", lambda device: False)
+    monkeypatch.setattr("xyscannet.training.update.bf16_is_fast", lambda device: False)
     Trainer(parse_config({**tiny, "precision": "bf16"}), run_folder, samples=DrawnPairs())
     assert "much slower than fp32" in caplog.text
 

@@ -70,7 +70,7 @@ def plan(trainer: Any, rates: Any) -> list[str]:
     parameters = sum(p.numel() for p in trainer.model.parameters()) / 1e6
     stages = ", then ".join(f"{patch} px x {batch}" for patch, batch in config.shapes)
     lines = [
-        f"network: {parameters:.2f} M parameters, {trainer.precision}",
+        f"network: {parameters:.2f} M parameters, {trainer.update.precision}",
         f"processes: {trainer.processes.count}, on {trainer.device}",
         f"crops: {stages}; in each process {config.accumulate} part(s) of a step",
         f"data: {json.dumps(trainer.samples.manifest(), ensure_ascii=False)}",

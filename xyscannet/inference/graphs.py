@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from xyscannet.models import XYScanNetConfig
+from xyscannet.ops.cuda_graph import CudaGraph
 
 logger = logging.getLogger("xyscannet.inference")
 
@@ -21,23 +22,18 @@ _WARMUPS = 2  # calls before recording: compile kernels, let libraries choose th
 
 
 class _Recorded:
-    """A forward for one size and type, replayed on its own input and output memory."""
+    """A forward for one size and type, from a CUDA graph; results are the caller's own."""
 
     def __init__(self, network: Callable[[Tensor], Tensor], x: Tensor, dtype: torch.dtype | None) -> None:
-        self.graph = torch.cuda.CUDAGraph()
-        self.input = x.clone(memory_format=torch.preserve_format)
-        torch.cuda.synchronize(x.device)
-        # A cast weight in autocast's cache would be freed when the caller's context ends, under the graph.
-        cast = torch.autocast("cuda", dtype=dtype, enabled=dtype is not None, cache_enabled=False)
-        # On a stream of this device, undisturbed by the threads of other devices.
-        stream = torch.cuda.Stream(x.device)
-        with torch.cuda.graph(self.graph, stream=stream, capture_error_mode="thread_local"), cast:
-            self.output = network(self.input)
+        def forward(image: Tensor) -> Tensor:
+            # A cast weight in autocast's cache would be freed when the caller's context ends, under the graph.
+            with torch.autocast("cuda", dtype=dtype, enabled=dtype is not None, cache_enabled=False):
+                return network(image)
+
+        self._graph = CudaGraph(forward, x)
 
     def __call__(self, x: Tensor) -> Tensor:
-        self.input.copy_(x)
-        self.graph.replay()
-        return self.output.clone(memory_format=torch.preserve_format)
+        return self._graph(x).clone(memory_format=torch.preserve_format)
 
 
 class CudaGraphs(nn.Module):

@@ -44,3 +44,9 @@ class Board:
     def close(self) -> None:
         """Write what is still in memory."""
         self._writer.close()
+
+
+def centre(image: torch.Tensor, side: int = 256) -> torch.Tensor:
+    """The middle of an image (3, H, W), at most side x side, to be shown."""
+    top, left = (max(size - side, 0) // 2 for size in image.shape[-2:])
+    return image[:, top : top + side, left : left + side]

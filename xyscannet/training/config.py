@@ -155,7 +155,7 @@ class TrainConfig(_Section):
     """bf16 is by autocast, weights stay fp32; auto takes it where the device multiplies it fast."""
     channels_last: bool = True
     compile: bool = False
-    graphs: bool = True
+    cuda_graphs: bool = True
     """On one GPU, replay training steps from CUDA graphs; not with `compile` or `accumulate`."""
     deterministic: bool = False
     """Only algorithms that give the same bits each time: two runs of one seed then have one loss curve."""

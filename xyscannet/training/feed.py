@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +13,14 @@ from torch import Tensor
 
 from xyscannet.data.photos import prefetch
 from xyscannet.training.samples import Batch, SampleSource
+
+RENDERED = 4_000_000
+"""Pixels whose blur a GPU renders at once."""
+
+
+def rendered_together(shapes: Iterable[tuple[int, int]], processes: int) -> int:
+    """How many steps' crops a GPU renders at once, for the largest of the steps' (patch, batch)."""
+    return max(1, RENDERED * processes // max(batch * patch**2 for patch, batch in shapes))
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,7 @@ class Feed:
     Args:
         make: the batch of a step.
         together: how many steps' batches go to the device at once.
+        device_use: held while a background thread launches work on a GPU.
         depth: batches made ahead, at least.
     """
 
@@ -61,13 +69,13 @@ class Feed:
         depth: int,
         threads: int,
         together: int = 1,
+        device_use: AbstractContextManager[object] | None = None,
     ) -> None:
         self._make, self._samples, self._device = make, samples, device
         self._threads, self._together = threads, together
         self._depth = max(-(-depth // together), threads)
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self.device_use = threading.Lock()
-        """Held while a background thread launches work on the device."""
+        self._device_use = device_use or nullcontext()
 
     @property
     def ahead(self) -> int:
@@ -103,7 +111,7 @@ class Feed:
                 (batch, pair, None)
                 for batch, pair in zip(batches, self._samples.to_device(batches, self._device))
             ]
-        with self.device_use, torch.cuda.stream(self._stream):
+        with self._device_use, torch.cuda.stream(self._stream):
             pairs = self._samples.to_device(batches, self._device)
             written = self._stream.record_event()
         return [(batch, pair, written) for batch, pair in zip(batches, pairs)]

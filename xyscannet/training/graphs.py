@@ -14,28 +14,12 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
+from xyscannet.ops.cuda_graph import CudaGraph
+
 logger = logging.getLogger("xyscannet.training")
 
 Compute = Callable[[Tensor, Tensor], dict[str, Tensor]]
 _WARMUPS = 2  # steps before recording: compile kernels, let libraries choose theirs
-
-
-class _Recorded:
-    """`compute` for one shape, replayed on its own input and output memory."""
-
-    def __init__(self, compute: Compute, blur: Tensor, sharp: Tensor) -> None:
-        self.graph = torch.cuda.CUDAGraph()
-        self.blur, self.sharp = blur.clone(), sharp.clone()
-        stream = torch.cuda.Stream(blur.device)
-        torch.cuda.synchronize(blur.device)
-        with torch.cuda.graph(self.graph, stream=stream, capture_error_mode="thread_local"):
-            self.values = compute(self.blur, self.sharp)
-
-    def __call__(self, blur: Tensor, sharp: Tensor) -> dict[str, Tensor]:
-        self.blur.copy_(blur)
-        self.sharp.copy_(sharp)
-        self.graph.replay()
-        return self.values
 
 
 class Recorder:
@@ -61,7 +45,7 @@ class Recorder:
         undisturbed: AbstractContextManager[object],
     ) -> None:
         self._compute, self._clear, self._record, self._undisturbed = compute, clear, record, undisturbed
-        self.recorded: OrderedDict[torch.Size, _Recorded] = OrderedDict()
+        self.recorded: OrderedDict[torch.Size, CudaGraph[dict[str, Tensor]]] = OrderedDict()
         self._seen: dict[torch.Size, int] = {}
 
     def __call__(self, blur: Tensor, sharp: Tensor) -> dict[str, Tensor]:
@@ -83,7 +67,7 @@ class Recorder:
             self._clear()
             try:
                 with self._undisturbed:
-                    self.recorded[shape] = _Recorded(self._compute, blur, sharp)
+                    self.recorded[shape] = CudaGraph(self._compute, blur, sharp)
             except RuntimeError as error:  # out of memory, or an operation that cannot be recorded
                 torch.cuda.synchronize(blur.device)
                 if self.recorded:

@@ -5,30 +5,27 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from xyscannet import checkpoint
 from xyscannet.errors import ConfigError, InputError, XYScanError
 from xyscannet.files import held
-from xyscannet.ops.hardware import bf16_is_fast
 from xyscannet.training import parts
-from xyscannet.training.board import Board
+from xyscannet.training.board import Board, centre
 from xyscannet.training.config import TrainConfig, network_config
 from xyscannet.training.deterministic import deterministic
-from xyscannet.training.feed import Feed, Ready
-from xyscannet.training.graphs import Recorder
+from xyscannet.training.feed import Feed, Ready, rendered_together
 from xyscannet.training.processes import Processes
 from xyscannet.training.record import Event, RunFolder
 from xyscannet.training.samples import Batch, SampleSource, find_pairs, source_of
 from xyscannet.training.state import (
     STATE_VERSION,
-    Ema,
     atomic_save,
     find_state,
     learning_rate,
@@ -37,13 +34,12 @@ from xyscannet.training.state import (
     state_path,
     states,
 )
+from xyscannet.training.update import Update
 from xyscannet.training.validate import Measured, Validation, ValidationPairs, ValidationSet, evaluate
 
 logger = logging.getLogger("xyscannet.training")
 SHOWN = 4
 """Validation images that TensorBoard shows."""
-TOGETHER = 4_000_000
-"""Pixels whose blur a GPU renders at once."""
 
 
 class DivergedError(XYScanError):
@@ -84,7 +80,6 @@ class Trainer:
         self.config, self.output, self._command = config, Path(output), command
         self.processes = Processes(device)
         self.device = self.processes.device
-        self.precision = _precision(config.precision, self.device)
         self._check_parts()
         self._on_event, self._should_stop = on_event, should_stop
         state = None if resume is None else find_state(resume, self.output)
@@ -97,25 +92,23 @@ class Trainer:
         model = parts.make_model(config, self.network_config, start=state is None)
         layout = torch.channels_last if config.channels_last else torch.contiguous_format
         self.model = model.to(self.device, torch.float32, memory_format=layout).train()
-        self.ema = Ema(self.model, config.ema_decay)
-        self.optimiser = parts.make_optimiser(config.optimiser, self.model, recorded=self._records())
-        self.loss = parts.make_loss(config.loss, self.device)
+        device_use = threading.Lock()
+        self.update = Update(config, self.model, self.processes, device_use)
+        self.ema, self.optimiser = self.update.ema, self.update.optimiser
         self.step, self.elapsed, self.best = 0, 0.0, -math.inf
         if state is not None:
             self._restore(state)
         self.samples = samples if samples is not None else source_of(config, self.device)
         self.validation = validation if validation is not None else _validation_of(config)
-        forward = self.processes.prepare(self.model)
-        self._forward: Callable[[torch.Tensor], torch.Tensor] = (
-            torch.compile(forward) if config.compile else forward
-        )
-        self._distributed = forward
-        self.feed = self._make_feed()
-        self._update = Recorder(
-            self._compute_update,
-            lambda: self.optimiser.zero_grad(set_to_none=True),
-            record=self._records(),
-            undisturbed=self.feed.device_use,
+        renders = self.device.type == "cuda" and bool(config.data.photos)
+        self.feed = Feed(
+            self.make_batch,
+            self.samples,
+            self.device,
+            depth=max(config.data.prefetch, config.data.workers),
+            threads=config.data.workers,
+            together=rendered_together(config.shapes, self.processes.count) if renders else 1,
+            device_use=device_use,
         )
         self._folder: RunFolder | None = None
         self._board: Board | None = None
@@ -145,7 +138,7 @@ class Trainer:
         stack.enter_context(held(self.output))
         facts = {
             "network": self.network_config.to_dict(),
-            "precision": self.precision,
+            "precision": self.update.precision,
             "data": self.samples.manifest(),
         }
         folder = RunFolder(self.output)
@@ -228,73 +221,19 @@ class Trainer:
 
         Raises DivergedError where loss or gradient are not finite; the network and its average are lost then.
         """
-        config = self.config
-        rate = learning_rate(config.optimiser, self.step, self.progress())
-        parts.set_rate(self.optimiser, rate)
+        rate = learning_rate(self.config.optimiser, self.step, self.progress())
         ready.arrive()
-        values = self._update(ready.blur, ready.sharp)
-        means = self.processes.mean(torch.stack(list(values.values())))
-        self.ema.update(self.step + 1)
-        found = dict(zip(values, means.tolist()))  # waits for the device, to which the whole step has gone
+        found = self.update(ready.blur, ready.sharp, rate, self.step + 1)
         if not (math.isfinite(found["loss"]) and math.isfinite(found["grad_norm"])):
             self._report_divergence(ready, found)
         self.step += 1
         return {**found, "lr": rate, "crops": ready.sharp.shape[0] * self.processes.count}
-
-    def _compute_update(self, blur: torch.Tensor, sharp: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The optimiser's step on these pairs; the loss, its terms and the gradient's norm, which nothing waits for."""
-        values = self._backward(blur, sharp)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimiser.clip_norm or math.inf)
-        self.optimiser.step()
-        return {**values, "grad_norm": norm.detach()}
-
-    def _backward(self, blur: torch.Tensor, sharp: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Gradients of the mean loss over the crops, part by part; the loss and its terms."""
-        values: dict[str, torch.Tensor] = {}
-        size = sharp.shape[0] // self.config.accumulate
-        pieces = list(zip(blur.split(size), sharp.split(size)))
-        for number, (blurred, target) in enumerate(pieces, start=1):
-            waiting = (
-                contextlib.nullcontext()
-                if number == len(pieces)
-                else self.processes.no_sync(self._distributed)
-            )
-            with waiting:
-                if self.config.channels_last:
-                    blurred = blurred.contiguous(memory_format=torch.channels_last)
-                with self._autocast():
-                    restored = self._forward(blurred)
-                with torch.autocast(self.device.type, enabled=False):
-                    loss, terms = self.loss(restored.float(), target, blurred)
-                (loss / len(pieces)).backward()
-            for name, value in {"loss": loss.detach(), **terms}.items():
-                values[name] = values.get(name, 0) + value / len(pieces)
-        return values
 
     def make_batch(self, step: int) -> Batch:
         """This process's part of a step's batch."""
         total = self.config.iterations
         patch, batch = self.config.shape_at(self.progress() if total is None else step / total)
         return self.samples.make(step, patch, batch, self.processes.part(batch))
-
-    def _make_feed(self) -> Feed:
-        data = self.config.data
-        largest = max(batch * patch**2 for patch, batch in self.config.shapes) // self.processes.count
-        renders = self.device.type == "cuda" and bool(data.photos)
-        return Feed(
-            lambda step: self.make_batch(step),
-            self.samples,
-            self.device,
-            depth=max(data.prefetch, data.workers),
-            threads=data.workers,
-            together=max(1, TOGETHER // largest) if renders else 1,
-        )
-
-    def _records(self) -> bool:
-        """Whether steps may come from a CUDA graph: of one process on a GPU, in one part."""
-        config, alone = self.config, self.processes.count == 1
-        suits = alone and self.device.type == "cuda" and config.accumulate == 1 and not config.compile
-        return config.graphs and suits
 
     def _rates(self, crops: int, seconds: float, waited: float, made_in: float) -> dict[str, float]:
         """Crops a second in all, of the loader by itself and of the device by itself; the share of waiting."""
@@ -306,9 +245,6 @@ class Trainer:
             "data_wait": waited / seconds,
         }
 
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
-
     def _validate(self) -> dict[str, float]:
         if self.validation is None:
             return {}
@@ -316,13 +252,13 @@ class Trainer:
 
         def keep(name: str, *images: torch.Tensor) -> None:
             if len(examples) < SHOWN:
-                examples[name] = torch.cat([_centre(image) for image in images], 2)
+                examples[name] = torch.cat([centre(image) for image in images], 2)
 
         measured = evaluate(
             self.ema.module,
             self.validation,
             device=self.device,
-            precision=self.precision,
+            precision=self.update.precision,
             share=(self.processes.rank, self.processes.count),
             keep=keep if self._board else None,
         )
@@ -416,23 +352,9 @@ class Trainer:
             self._on_event(record)
 
 
-def _precision(asked: str, device: torch.device) -> str:
-    """ "fp32" or "bf16": what was asked for, or for "auto" the faster one."""
-    fast = bf16_is_fast(device)
-    if asked == "bf16" and not fast:
-        logger.warning("bf16 is asked for, which the %s here computes much slower than fp32", device.type)
-    return asked if asked != "auto" else "bf16" if fast else "fp32"
-
-
 def _validation_of(config: TrainConfig) -> Validation | None:
     if config.validation.pairs is not None:
         return ValidationPairs(find_pairs(config.validation.pairs), config.validation.images)
     if config.data.validation:
         return ValidationSet.from_folder(config.data.validation, config.validation)
     return None
-
-
-def _centre(image: torch.Tensor, side: int = 256) -> torch.Tensor:
-    """The middle of an image (3, H, W), at most side x side."""
-    top, left = (max(size - side, 0) // 2 for size in image.shape[-2:])
-    return image[:, top : top + side, left : left + side]

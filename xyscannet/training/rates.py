@@ -42,8 +42,7 @@ def measure(trainer: Trainer, *, steps: int = 5, warmup: int = 2, patience: floa
     """
     config, device, step = trainer.config, trainer.device, trainer.step
     patch, batch = config.shape_at(0)
-    workers = config.data.workers
-    count = max(steps * workers, 2 * trainer.feed.ahead) if device.type == "cuda" else steps * workers
+    count = max(steps * config.data.workers, 2 * trainer.feed.ahead)
     with contextlib.closing(trainer.feed.from_step(0)) as made:
         for _ in range(trainer.feed.ahead + 1):  # empty what was made ahead
             one = next(made)
