@@ -13,6 +13,7 @@ from xyscannet.models.layers import pointwise
 from xyscannet.models.mamba import Mamba
 from xyscannet.ops.convolution import pointwise_conv
 from xyscannet.ops.line_gate import line_gate
+from xyscannet.ops.line_means import line_means
 
 
 class Scanner(nn.Module):
@@ -83,9 +84,7 @@ class InterScanner(Scanner):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv_in(x)  # (B, C, H, W)
-        rows, columns = x.chunk(2, dim=1)
-        down = rows.mean(3).transpose(1, 2)  # (B, H, C/2)
-        across = columns.mean(2).transpose(1, 2)  # (B, W, C/2)
+        down, across = line_means(x)  # (B, H, C/2), (B, W, C/2)
         return self.gated(x, self.scan(down), self.scan(across))
 
     def gated(self, x: Tensor, down: Tensor, across: Tensor) -> Tensor:

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 from xyscannet.errors import ConfigError
 from xyscannet.models.fusion import AFF, KLFF
-from xyscannet.models.layers import LayerNorm2d
+from xyscannet.models.layers import GDFN, LayerNorm2d
 from xyscannet.models.scanners import IntraScanner
 from xyscannet.models.vssm import VSSM
 from xyscannet.models.xyscannet import XYScanNet, block_shares, pad_to_multiple
 from xyscannet.ops.kl_gate.reference import kl_divergence, resize_nearest
+from xyscannet.ops.line_means import line_means
 
 ELEMENTS, FEW_ELEMENTS = 2**22, 2**20  # channels x pixels of a strip: the faster, and where memory is short
 LEAST = 16  # times its halo
@@ -48,6 +49,12 @@ class _Strip:
         """The strip out of a whole map."""
         unit = x.shape[self.dim] // self.count
         return x.narrow(self.dim, self.first * unit, (self.last - self.first) * unit)
+
+    def all_but(self, units: int, length: int) -> tuple[int, int]:
+        """`length` pixels of the strip in two: all of it but its last units, and these."""
+        size = length // (self.last - self.first)
+        rest = min(units * size, length)
+        return length - rest, rest
 
     def crop(self, x: Tensor) -> Tensor:
         """The strip out of what was made of a window."""
@@ -82,6 +89,7 @@ class Strips(nn.Module):
             raise ConfigError("a network that scans a map as one sequence (ss2d) does not run in strips")
         self.network, self.elements, self.least, self.progress = network, elements, least, progress
         self._done = self._pass = 0.0
+        self._spare: Tensor | None = None
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
@@ -118,8 +126,9 @@ class Strips(nn.Module):
 
     def encoder(self, level: nn.Sequential, x: Tensor) -> Tensor:
         for block in level:
-            self._pass = self._shares[block]
-            self.sweep(block, x, out=x, halo=2)
+            self._pass = self._shares[block] / 2
+            self.feed_forward(block.norm1_ffn, block.ffn1, x)
+            self.feed_forward(block.norm2_ffn, block.ffn2, x)
             self._pass = 0.0
         return x
 
@@ -127,11 +136,16 @@ class Strips(nn.Module):
         for block in level:
             self._pass = self._shares[block] / _PASSES
             self.vssm(block.norm1_ssm, block.vssm1, x)
-            self.sweep(lambda x, block=block: x + block.ffn1(block.norm1_ffn(x)), x, out=x, halo=1)
+            self.feed_forward(block.norm1_ffn, block.ffn1, x)
             self.vssm(block.norm2_ssm, block.vssm2, x)
-            self.sweep(lambda x, block=block: x + block.ffn2(block.norm2_ffn(x)), x, out=x, halo=1)
+            self.feed_forward(block.norm2_ffn, block.ffn2, x)
             self._pass = 0.0
+        self._spare = None
         return x
+
+    def feed_forward(self, norm: LayerNorm2d, ffn: GDFN, x: Tensor) -> None:
+        """`x += ffn(norm(x))`."""
+        self.sweep(lambda x: ffn(norm(x)), x, to=x, halo=1)
 
     def vssm(self, norm: LayerNorm2d, vssm: VSSM, x: Tensor) -> None:
         """`x += vssm(norm(x))`."""
@@ -141,34 +155,40 @@ class Strips(nn.Module):
     def intra(self, norm: LayerNorm2d, vssm: VSSM, x: Tensor) -> None:
         """The columns first, into a map of their own, then the rows."""
         scanner = vssm.scanner
-        columns = self.sweep(lambda x: scanner.columns(vssm.features(norm(x))), x, halo=1, dim=COLUMNS)
+        columns = self.sweep(
+            lambda x: scanner.columns(vssm.features(norm(x))), x, halo=1, dim=COLUMNS, spare=True
+        )
 
-        def add(x: Tensor, columns: Tensor) -> Tensor:
+        def scanned(x: Tensor, columns: Tensor) -> Tensor:
             features, gate = vssm.split(norm(x))
-            scanned = torch.cat([scanner.rows(features), columns], dim=1)
-            return x + vssm.merge(scanner.conv_out(scanned), gate)
+            both = torch.cat([scanner.rows(features), columns], dim=1)
+            return vssm.merge(scanner.conv_out(both), gate)
 
-        self.sweep(add, x, columns, out=x, halo=1)
+        self.sweep(scanned, x, columns, to=x, halo=1)
 
     def inter(self, norm: LayerNorm2d, vssm: VSSM, x: Tensor) -> None:
-        """The means of rows and columns first."""
+        """What the scanner reads, and its rows' and columns' means, first."""
         scanner = vssm.scanner
         down, across = [], 0.0
+
+        def read(x: Tensor, strip: _Strip) -> Tensor:
+            nonlocal across
+            read = scanner.conv_in(vssm.features(norm(x)))
+            rows, columns = line_means(strip.crop(read))  # (1, h, C/2), (1, W, C/2)
+            down.append(rows)
+            across = across + (strip.last - strip.first) * columns.to(real)
+            return read
+
         real = torch.promote_types(x.dtype, torch.float32)
-        for strip in self.strips(x, halo=1):
-            rows, columns = strip.crop(scanner.conv_in(vssm.features(norm(strip.window(x))))).chunk(2, dim=1)
-            down.append(rows.mean(3))  # (1, C/2, h)
-            across = across + columns.sum(2, dtype=real)  # (1, C/2, W)
-        down = scanner.scan(torch.cat(down, dim=2).transpose(1, 2))  # (1, H, C/2)
-        across = scanner.scan((across / x.shape[2]).to(down.dtype).transpose(1, 2))  # (1, W, C/2)
+        features = self.sweep(read, x, halo=1, tell=True, spare=True)
+        across = (across / x.shape[2]).to(down[0].dtype)
+        down, across = scanner.scan(torch.cat(down, dim=1)), scanner.scan(across)  # (1, H, C/2), (1, W, C/2)
 
-        def add(x: Tensor, down: Tensor) -> Tensor:
-            features, gate = vssm.split(norm(x))
-            return x + vssm.merge(
-                scanner.gated(scanner.conv_in(features), down[..., 0].transpose(1, 2), across), gate
-            )
+        def gated(x: Tensor, features: Tensor, down: Tensor) -> Tensor:
+            scanned = scanner.gated(features, down[..., 0].transpose(1, 2), across)
+            return vssm.merge(scanned, vssm.gate(norm(x)))
 
-        self.sweep(add, x, down.transpose(1, 2)[..., None], out=x, halo=1)
+        self.sweep(gated, x, features, down.transpose(1, 2)[..., None], to=x, halo=1)
 
     def fusion(self, fusion: nn.Module, *maps: Tensor, out: Tensor) -> Tensor:
         if not (isinstance(fusion, KLFF) and fusion.gate == "mean"):
@@ -197,29 +217,54 @@ class Strips(nn.Module):
         step: Callable[..., Tensor],
         *maps: Tensor,
         out: Tensor | None = None,
+        to: Tensor | None = None,
         unit: int = 1,
         halo: int = 0,
         dim: int = ROWS,
+        tell: bool = False,
+        spare: bool = False,
     ) -> Tensor:
-        """`step(*maps)` strip by strip, into `out`, which may be one of the maps.
+        """`step(*maps)` strip by strip, into `out` or added to `to`, which may be one of the maps.
 
         Args:
             step: what is made of a window of each map is a window of the result.
             unit: rows of the smallest map that strips are a multiple of; the other maps have as many units.
             halo: units around a strip that its result depends on.
+            tell: the step is given the strip too.
+            spare: a new map takes the memory of the one that was made so before, and which is no longer read.
         """
-        waiting = None
+        write = Tensor.copy_ if to is None else Tensor.add_
+        waiting: list[tuple[Tensor, Tensor]] = []
         for strip in self.strips(*maps, unit=unit, halo=halo, dim=dim):
-            made = strip.crop(step(*map(strip.window, maps)))
-            if out is None:
+            windows = [strip.window(x) for x in maps]
+            made = strip.crop(step(*windows, strip) if tell else step(*windows))
+            if out is None and to is None:
                 shape = list(made.shape)
                 shape[dim] = made.shape[dim] // (strip.last - strip.first) * strip.count
-                out = made.new_empty([shape[i] for i in (0, 2, 3, 1)]).permute(0, 3, 1, 2)
-            if waiting:  # written only now, since the halo of this strip reaches into the one before
-                waiting[0].copy_(waiting[1])
-            waiting = strip.place(out), made
-        waiting[0].copy_(waiting[1])
-        return out
+                out = self._new(made, shape, spare)
+            for target, rest in waiting:
+                write(target, rest)
+            # The next strip's halo reaches into this one: its last units are written after that is read.
+            sizes = strip.all_but(halo, made.shape[dim])
+            target = strip.place(out if to is None else to).split(sizes, dim)
+            first, last = made.split(sizes, dim)
+            write(target[0], first)
+            waiting = [(target[1], last.clone())]
+        for target, rest in waiting:
+            write(target, rest)
+        return out if to is None else to
+
+    def _new(self, like: Tensor, shape: list[int], spare: bool) -> Tensor:
+        """A map (B, C, H, W), channels-last."""
+        batch, channels, height, width = shape
+        size = batch * height * width * channels
+        if not spare:
+            memory = like.new_empty(size)
+        elif self._spare is None or self._spare.numel() < size or self._spare.dtype != like.dtype:
+            memory = self._spare = like.new_empty(size)
+        else:
+            memory = self._spare[:size]
+        return memory.view(batch, height, width, channels).permute(0, 3, 1, 2)
 
     def strips(self, *maps: Tensor, unit: int = 1, halo: int = 0, dim: int = ROWS) -> Iterator[_Strip]:
         """The strips of a sweep, none smaller than its halo but the last."""

@@ -39,7 +39,14 @@ class VSSM(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """F alone."""
-        proj_in, dwconv = (conv.weight.chunk(2)[0] for conv in (self.proj_in, self.dwconv))
+        return self._half(x, 0)
+
+    def gate(self, x: Tensor) -> Tensor:
+        """Y alone."""
+        return self._half(x, 1)
+
+    def _half(self, x: Tensor, half: int) -> Tensor:
+        proj_in, dwconv = (conv.weight.chunk(2)[half] for conv in (self.proj_in, self.dwconv))
         return depthwise_conv(pointwise_conv(x, proj_in), dwconv)
 
     def merge(self, scanned: Tensor, gate: Tensor) -> Tensor:

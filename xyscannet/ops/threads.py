@@ -19,6 +19,8 @@ from pathlib import Path
 
 import torch
 
+from xyscannet.ops.regions import run_region
+
 _SERIAL_WORK = 50_000
 _REGION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _OPENMP = ("libgomp.so.1", "libiomp5.so", "libomp.so")
@@ -49,7 +51,8 @@ def _openmp() -> Callable | None:
             parallel = ctypes.CDLL(name, mode=os.RTLD_NOLOAD | os.RTLD_NOW).GOMP_parallel
         except (OSError, AttributeError):  # not what torch has loaded, or another kind of OpenMP
             continue
-        parallel.argtypes, parallel.restype = [_REGION, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint], None
+        parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+        parallel.restype = None
         return parallel
     return None
 
@@ -71,7 +74,7 @@ def _on_openmp(parallel: Callable, take: Callable[[], None], threads: int) -> No
         except BaseException as failure:  # an interrupt too; it cannot leave through foreign code
             failures.append(failure)
 
-    parallel(_REGION(region), None, threads, 0)
+    parallel(ctypes.cast(_REGION(region), ctypes.c_void_p), None, threads, 0)
     if failures:
         raise failures[0]
 
@@ -96,13 +99,15 @@ def run_tasks(kernel: Callable, arguments: tuple, tasks: int, work: int) -> None
     if threads <= 1 or work < _SERIAL_WORK:
         kernel(*arguments, 0, tasks)
         return
+    parallel = None if _forked else _openmp()
+    if parallel and run_region(parallel, kernel, arguments, tasks, threads):
+        return
     counter = itertools.count()
 
     def take() -> None:
         while (task := next(counter)) < tasks:
             kernel(*arguments, task, task + 1)
 
-    parallel = None if _forked else _openmp()
     if parallel:
         _on_openmp(parallel, take, threads)
     else:
