@@ -169,8 +169,8 @@ def test_frames_do_not_depend_on_those_beside_them(tmp_path: Path, monkeypatch: 
         restored(source, output, model)
         found.append(clips.read(output)["pixels"].astype(int))
     assert np.abs(found[0] - clips.read(source)["pixels"]).max() > 5
-    for other in found[1:]:
-        assert np.abs(found[0] - other).max() <= 1 and (found[0] != other).mean() < 1e-3
+    for other in found[1:]:  # where rounding falls the other way, one step of chroma is two of red or blue
+        assert np.abs(found[0] - other).max() <= 2 and (found[0] != other).mean() < 1e-3
 
 
 def test_frames_go_through_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

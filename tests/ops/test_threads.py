@@ -6,10 +6,13 @@ import sys
 import threading
 import time
 
+import numpy as np
 import pytest
 import torch
 
 from xyscannet.ops import threads
+from xyscannet.ops.compiling import compiled
+from xyscannet.ops.regions import run_region
 
 LARGE = 10**9
 
@@ -73,3 +76,65 @@ def test_kernels_run_on_the_threads_of_torch():
     threads.run_tasks(kernel, (), 2, LARGE)
     assert len(set(seen)) == 2 and threading.current_thread() in seen
     assert not any(thread.name.startswith("xyscan-ops") for thread in seen)
+
+
+@compiled
+def _note(place, weight, seen, sums, first, last):
+    """seen[task] counts its runs; sums[task] shows what reached the kernel."""
+    (step, (offset, more)), scale = place, weight
+    for task in range(first, last):
+        seen[task] += 1
+        sums[task, 1] = step + offset * more + scale * task
+
+
+@compiled
+def _fails(seen, first, last):
+    seen[first] += 1
+    if first == 3:
+        raise ValueError("no")
+
+
+def _places(tasks):
+    return (7, (-(2**40), 3)), 0.5, np.zeros(tasks, np.int64), np.zeros((tasks, 2), np.float32)
+
+
+openmp = pytest.mark.skipif(threads._openmp() is None, reason="torch's threads are not OpenMP's here")
+
+
+@openmp
+@pytest.mark.parametrize(("tasks", "count"), [(1, 2), (50, 2), (50, 3), (3, 8)])
+def test_compiled_kernels_get_what_they_were_given_on_every_thread(tasks, count):
+    place, weight, seen, sums = _places(tasks)
+    assert run_region(threads._openmp(), _note, (place, weight, seen, sums), tasks, count)
+    assert (seen == 1).all() and not sums[:, 0].any()
+    np.testing.assert_array_equal(sums[:, 1], np.float32(7 - 3 * 2**40 + 0.5 * np.arange(tasks)))
+
+
+@openmp
+def test_arguments_of_other_types_have_code_of_their_own():
+    for real in (np.float32, np.float64):
+        place, weight, seen, sums = _places(4)
+        assert run_region(threads._openmp(), _note, (place, weight, seen, sums.astype(real)), 4, 2)
+        assert (seen == 1).all()
+
+
+@openmp
+def test_what_cannot_be_taken_apart_is_left_to_python():
+    place, weight, seen, sums = _places(8)
+    strided = np.zeros(16, np.int64)[::2]
+    parallel = threads._openmp()
+    assert not run_region(parallel, _note, (place, weight, strided, sums), 8, 2)
+    assert not run_region(parallel, _note, (place, np.float32(1), seen, sums), 8, 2)
+    assert not run_region(parallel, lambda first, last: None, (), 8, 2)
+    assert not strided.any() and not seen.any()
+    threads.run_tasks(_note, (place, weight, strided, sums), 8, LARGE)
+    assert (strided == 1).all()
+
+
+@openmp
+def test_what_a_compiled_kernel_raises_reaches_the_caller():
+    with pytest.raises(ValueError, match="no"):
+        threads.run_tasks(_fails, (np.zeros(8, np.int64),), 8, LARGE)
+    place, weight, seen, sums = _places(8)
+    threads.run_tasks(_note, (place, weight, seen, sums), 8, LARGE)
+    assert (seen == 1).all()

@@ -21,6 +21,7 @@ from xyscannet.ops.depthwise import depthwise_conv, depthwise_silu_gate
 from xyscannet.ops.gate import silu_mul
 from xyscannet.ops.kl_gate import kl_gated_sum
 from xyscannet.ops.line_gate import line_gate
+from xyscannet.ops.line_means import line_means
 from xyscannet.ops.mixer import mamba_mixer
 from xyscannet.ops.norm import layer_norm
 
@@ -142,21 +143,32 @@ def _lines(place: Place) -> Call:
 
 @dataclass(frozen=True)
 class Operator:
-    """`make(place)` gives the function and its inputs; its output is as large as the first input, or half of it."""
+    """`make(place)` gives the function and its inputs; `made(first input)` counts the numbers of its output."""
 
     make: Callable[[Place], Call]
-    halves: bool = False
+    made: Callable[[Tensor], int] = Tensor.numel
+
+
+def _half(x: Tensor) -> int:
+    return x.numel() // 2
+
+
+def _lines_of(x: Tensor) -> int:
+    """A number for each row of half of the channels, and for each column of the others."""
+    batch, channels, height, width = x.shape
+    return batch * channels // 2 * (height + width)
 
 
 OPERATORS: dict[str, Operator] = {
     "scan, intra": Operator(lambda place: _scan(place, place.slices, ("x", "y"))),
     "scan, inter": Operator(lambda place: _scan(place, place.line, ("x",))),
     "causal conv1d": Operator(_conv1d),
-    "mixer": Operator(_mixer, halves=True),
+    "mixer": Operator(_mixer, made=_half),
     "layer norm": Operator(_norm),
-    "depth-wise + gate": Operator(_gdfn, halves=True),
+    "depth-wise + gate": Operator(_gdfn, made=_half),
     "depth-wise": Operator(_depthwise),
     "silu gate": Operator(_gate),
+    "line means": Operator(lambda place: (line_means, (place.image(place.config.width),)), made=_lines_of),
     "line gates": Operator(_lines),
     "KL gates": Operator(_fusion),
 }
@@ -292,7 +304,7 @@ def _for_mamba_ssm(inputs: tuple[Tensor, ...]) -> Call:
 def _traffic(operator: Operator, place: Place, train: bool) -> int:
     """Bytes of inputs and outputs; see `OperatorResult.bytes`."""
     _, inputs = operator.make(replace(place, device=torch.device("meta")))
-    given, made = sum(map(_bytes, inputs)), _bytes(inputs[0]) // (2 if operator.halves else 1)
+    given, made = sum(map(_bytes, inputs)), operator.made(inputs[0]) * inputs[0].element_size()
     return given + made if not train else 3 * given + 2 * made
 
 

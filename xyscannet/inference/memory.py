@@ -77,22 +77,22 @@ def _branch(config: XYScanNetConfig) -> float:
 def live_numbers_in_strips(height: int, width: int, config: XYScanNetConfig, elements: int) -> float:
     """Numbers that are alive at the peak of a forward in strips of `elements` over a (height, width) image.
 
-    Of maps there are the three levels and a smaller copy of the first at the fusions, or the residual stream and the
-    Intra-Scanner's columns, as wide as the mixer's inner half in a folded network. What a strip makes comes on top.
+    Of maps there are the three levels and a smaller copy of the first at the fusions, or the residual stream and what
+    a scanner keeps: the columns' part (as wide as the mixer's inner half in a folded network), or all that it reads.
+    What a strip makes comes on top.
     """
     channels, pixels = config.width, height * width
     directions = 1 + config.bidirectional
-    fusing = 2.0 * channels * pixels
-    scanning = decoding = channels * pixels
-    feed_forward = channels * (3 + 3 * config.ffn_expansion)
-    strip = _window(height, width, channels, elements, halo=1) * feed_forward
+    step = channels * (3 + 3 * config.ffn_expansion)
+    kept = channels if "inter" in config.scanners else 0.0
     if "intra" in config.scanners:
-        scanning += max(config.expand, 1) * channels / 2 * pixels
-        scan = channels * (3.5 + config.bidirectional) + directions * _branch(config)
-        ways = (height, width), (width, height)
-        strip = max(_window(*way, channels, elements, halo=1) * scan for way in ways)
-    encoder = _window(height, width, channels, elements, halo=2) * feed_forward
-    return max(fusing + 8 * min(elements, channels * pixels), scanning + strip, decoding + encoder)
+        kept = max(kept, max(config.expand, 1) * channels / 2)
+        step = max(step, channels * (3.5 + config.bidirectional) + directions * _branch(config))
+    strip = (
+        max(_window(*way, channels, elements, halo=1) for way in ((height, width), (width, height))) * step
+    )
+    fusing = 2.0 * channels * pixels + 8 * min(elements, channels * pixels)
+    return max(fusing, (channels + kept) * pixels + strip)
 
 
 def _window(length: int, across: int, channels: int, elements: int, halo: int) -> int:

@@ -171,16 +171,16 @@ class Strips(nn.Module):
         scanner = vssm.scanner
         down, across = [], 0.0
 
-        def read(x: Tensor, strip: _Strip) -> Tensor:
+        def take_means(strip: Tensor) -> None:
             nonlocal across
-            read = scanner.conv_in(vssm.features(norm(x)))
-            rows, columns = line_means(strip.crop(read))  # (1, h, C/2), (1, W, C/2)
+            rows, columns = line_means(strip)  # (1, h, C/2), (1, W, C/2)
             down.append(rows)
-            across = across + (strip.last - strip.first) * columns.to(real)
-            return read
+            across = across + strip.shape[ROWS] * columns.to(real)
 
         real = torch.promote_types(x.dtype, torch.float32)
-        features = self.sweep(read, x, halo=1, tell=True, spare=True)
+        features = self.sweep(
+            lambda x: scanner.conv_in(vssm.features(norm(x))), x, halo=1, spare=True, see=take_means
+        )
         across = (across / x.shape[2]).to(down[0].dtype)
         down, across = scanner.scan(torch.cat(down, dim=1)), scanner.scan(across)  # (1, H, C/2), (1, W, C/2)
 
@@ -221,8 +221,8 @@ class Strips(nn.Module):
         unit: int = 1,
         halo: int = 0,
         dim: int = ROWS,
-        tell: bool = False,
         spare: bool = False,
+        see: Callable[[Tensor], None] = lambda strip: None,
     ) -> Tensor:
         """`step(*maps)` strip by strip, into `out` or added to `to`, which may be one of the maps.
 
@@ -230,14 +230,14 @@ class Strips(nn.Module):
             step: what is made of a window of each map is a window of the result.
             unit: rows of the smallest map that strips are a multiple of; the other maps have as many units.
             halo: units around a strip that its result depends on.
-            tell: the step is given the strip too.
             spare: a new map takes the memory of the one that was made so before, and which is no longer read.
+            see: called with each strip of the result.
         """
         write = Tensor.copy_ if to is None else Tensor.add_
         waiting: list[tuple[Tensor, Tensor]] = []
         for strip in self.strips(*maps, unit=unit, halo=halo, dim=dim):
-            windows = [strip.window(x) for x in maps]
-            made = strip.crop(step(*windows, strip) if tell else step(*windows))
+            made = strip.crop(step(*map(strip.window, maps)))
+            see(made)
             if out is None and to is None:
                 shape = list(made.shape)
                 shape[dim] = made.shape[dim] // (strip.last - strip.first) * strip.count

@@ -11,6 +11,7 @@ from __future__ import annotations
 import array
 import ctypes
 import struct
+import threading
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -109,17 +110,19 @@ def _take_apart(arguments: tuple, values: list[int], kinds: list[str], signature
 
 
 _codes: dict[tuple, tuple[int, int]] = {}
+_lock = threading.Lock()
 
 
 def _code(kernel: Callable, arguments: tuple, kinds: list[str], signature: tuple) -> tuple[int, int]:
     """The addresses of the region and of the kernel compiled for arguments of this signature."""
     key = kernel, signature
     if key not in _codes:
-        types = (*map(numba.typeof, arguments), numba.int64, numba.int64)
-        kernel.compile(types)
-        compiled = kernel.overloads[types]
-        address = compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
-        _codes[key] = _region("".join(kinds)), address
+        with _lock:
+            types = (*map(numba.typeof, arguments), numba.int64, numba.int64)
+            kernel.compile(types)
+            compiled = kernel.overloads[types]
+            address = compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
+            _codes[key] = _region("".join(kinds)), address
     return _codes[key]
 
 
