@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from xyscannet import checkpoint
-from xyscannet.analysis import bench
+from xyscannet.analysis import bench, forms
 from xyscannet.errors import ConfigError, UnavailableError
 from xyscannet.models import XYScanNet, XYScanNetConfig
 
@@ -119,11 +119,12 @@ def test_forms_and_training_take_turns(tiny, monkeypatch):
         torch, "compile", partial(torch.compile, backend="eager")
     )  # traces, and needs no C++ compiler; what is compiled is tested in tests/models/test_compile.py
     options = {"repeats": 1, "memory": False}
-    forms = ["fused", "eager-loop", "compiled"]
-    results = list(bench.run([str(tiny)], [(16, 24)], ["fp32"], ["cpu"], forms=forms, **options))
+    named = ["fused", "eager-loop", "strips", "compiled"]
+    results = list(bench.run([str(tiny)], [(16, 24)], ["fp32"], ["cpu"], forms=named, **options))
     assert [(r.case.form, r.case.scan) for r in results] == [
         ("fused", "cpu"),
         ("eager-loop", "loop"),
+        ("strips", "cpu"),
         ("compiled", "cpu"),
     ]
     assert all(result.psnr > 80 and result.seconds > 0 for result in results)
@@ -148,6 +149,7 @@ def test_forms_and_training_take_turns(tiny, monkeypatch):
     [
         ("fusd", False, ConfigError, "not one of"),
         ("fused", True, ConfigError, "for inference"),
+        ("strips", True, ConfigError, "for inference"),
         ("graph", False, UnavailableError, "cuda only"),
         ("eager-cuda", False, UnavailableError, "cuda only"),
     ],
@@ -155,6 +157,12 @@ def test_forms_and_training_take_turns(tiny, monkeypatch):
 def test_forms_that_cannot_be(tiny, form, train, error, message):
     with pytest.raises(error, match=message):
         next(bench.run([str(tiny)], [(16, 16)], ["fp32"], ["cpu"], forms=[form], train=train))
+
+
+def test_sequences_of_the_whole_map_have_no_strips():
+    network = XYScanNet(XYScanNetConfig(width=4, scanners=("ss2d", "ss2d")))
+    with pytest.raises(ConfigError, match="does not run in strips"):
+        forms.check("strips", network, torch.device("cpu"), False)
 
 
 def test_a_training_step_trains_a_copy(tiny):
@@ -195,9 +203,9 @@ def test_too_little_memory_is_a_row(tiny, monkeypatch):
 
     call = bench.call
     monkeypatch.setattr(bench, "call", fail)
-    forms = ["unfused", "fused"]
+    named = ["unfused", "fused"]
     options = {"repeats": 1, "memory": False}
-    failed, fine = bench.run([str(tiny)], [(16, 16)], ["fp32"], ["cpu"], forms=forms, **options)
+    failed, fine = bench.run([str(tiny)], [(16, 16)], ["fp32"], ["cpu"], forms=named, **options)
     assert failed.failure == "out of memory" and failed.seconds is None and failed.gflops is None
     assert fine.seconds > 0
 

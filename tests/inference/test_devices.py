@@ -141,6 +141,7 @@ def test_names_of_devices(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_they_divide_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xyscannet.inference.plan.BETTER_IN_STRIPS", 10**6)
     monkeypatch.setattr("xyscannet.inference.plan.available_memory", lambda device: 2**30)
 
     def plan(sharing: int):

@@ -146,7 +146,10 @@ def test_in_strips_as_planned(network: XYScanNet) -> None:
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_out_of_memory_goes_on_in_strips(network: XYScanNet, error: Exception) -> None:
+def test_out_of_memory_goes_on_in_strips(
+    network: XYScanNet, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xyscannet.inference.plan.BETTER_IN_STRIPS", 10**6)
     image, said, calls = torch.rand(1, 3, 512, 512), [], []
     whole = restore(network, image)
 

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from xyscannet.analysis.eager import check_eager, eager_forward
 from xyscannet.errors import ConfigError, UnavailableError
 from xyscannet.models import XYScanNet
+from xyscannet.models.strips import Strips
+from xyscannet.models.strips import check as check_strips
 
 Forward = Callable[[Tensor], Tensor]
 RECOMPILES = 256  # of one forward in one process: every size, type and backend is a compilation of its own
@@ -67,6 +69,10 @@ def _eager_cuda(network: XYScanNet) -> Forward:
     return lambda image: eager_forward(network, image, aligned)
 
 
+def _in_strips(network: XYScanNet) -> Forward:
+    return Strips(network.fuse())
+
+
 def _compiled(network: nn.Module) -> Forward:
     import torch._dynamo
 
@@ -118,6 +124,7 @@ _FORMS = (
     ),
     Form("unfused", "the network as it is trained", lambda network: network, peers=True),
     Form("fused", "linear pairs folded", lambda network: network.fuse(), trains=False),
+    Form("strips", "folded, in strips, as CPUs take larger images", _in_strips, trains=False),
     Form(
         "compiled",
         "folded (not in training), under torch.compile(fullgraph=True); another project's network as it is, in as "
@@ -146,6 +153,8 @@ def check(name: str, network: nn.Module, device: torch.device, train: bool) -> N
         raise UnavailableError(
             f"--forms: {name} runs on {', '.join(form.devices)} only, not on {device.type}"
         )
+    if name == "strips":
+        check_strips(network.config)
     if name.startswith("eager"):
         check_eager(network.config)
     if form.scan == "mamba-ssm":

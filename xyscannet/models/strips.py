@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from xyscannet.errors import ConfigError
+from xyscannet.models.config import XYScanNetConfig
 from xyscannet.models.fusion import AFF, KLFF
 from xyscannet.models.layers import GDFN, LayerNorm2d
 from xyscannet.models.scanners import IntraScanner
@@ -62,6 +63,12 @@ class _Strip:
         return x.narrow(self.dim, (self.first - self.low) * unit, (self.last - self.first) * unit)
 
 
+def check(config: XYScanNetConfig) -> None:
+    """Raises ConfigError where a network scans a map as one sequence ("ss2d"): it does not run in strips."""
+    if "ss2d" in config.scanners:
+        raise ConfigError("a network that scans a map as one sequence (ss2d) does not run in strips")
+
+
 class Strips(nn.Module):
     """An `XYScanNet`, fused or not, run in strips: input and output as the network's, equal but for rounding.
 
@@ -85,8 +92,7 @@ class Strips(nn.Module):
         progress: Callable[[float], None] = lambda share: None,
     ) -> None:
         super().__init__()
-        if "ss2d" in network.config.scanners:
-            raise ConfigError("a network that scans a map as one sequence (ss2d) does not run in strips")
+        check(network.config)
         self.network, self.elements, self.least, self.progress = network, elements, least, progress
         self._done = self._pass = 0.0
         self._spare: Tensor | None = None
