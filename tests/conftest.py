@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import tempfile
@@ -60,6 +61,12 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
         return (yield)
     with item.config.stash[_TURNS].turn(alone=item.get_closest_marker("timing") is not None):
         return (yield)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What was imported stays: collecting garbage, as measurements do before each call, need not look at it."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
