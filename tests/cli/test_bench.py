@@ -14,6 +14,7 @@ from xyscan_cli.app import app
 from xyscan_cli.commands import _bench_report
 from xyscannet import checkpoint
 from xyscannet.analysis import bench, operators
+from xyscannet.analysis.forms import FORMS
 from xyscannet.models import XYScanNet, XYScanNetConfig, peers
 
 TINY = XYScanNetConfig(width=8, encoder_blocks=(1, 0, 1), decoder_blocks=(1, 0, 1), d_state=4)
@@ -267,3 +268,8 @@ def test_json_without_infinities(tiny, monkeypatch):
 )
 def test_wrong_options(arguments, code, message):
     assert message in " ".join(run(*arguments, code=code).stderr.split())
+
+
+def test_the_help_names_every_form():
+    text = " ".join(CliRunner().invoke(app, ["bench", "--help"]).output.replace("│", " ").split())
+    assert f"How to execute: {', '.join(FORMS)}." in text

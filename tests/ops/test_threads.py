@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from xyscannet.models import XYScanNet, XYScanNetConfig
 from xyscannet.ops import threads
 from xyscannet.ops.compiling import compiled
 from xyscannet.ops.regions import run_region
@@ -129,6 +130,19 @@ def test_what_cannot_be_taken_apart_is_left_to_python():
     assert not strided.any() and not seen.any()
     threads.run_tasks(_note, (place, weight, strided, sums), 8, LARGE)
     assert (strided == 1).all()
+
+
+@openmp
+@pytest.mark.parametrize("gate", ["element", "mean"])
+def test_no_kernel_of_a_network_is_left_to_python(gate, monkeypatch):
+    def leave(*_):
+        raise AssertionError("left to Python")
+
+    monkeypatch.setattr(threads, "_on_openmp", leave)
+    monkeypatch.setattr(threads, "_SERIAL_WORK", 0)
+    blocks = {"encoder_blocks": (1, 1, 1), "decoder_blocks": (1, 1, 1)}
+    model = XYScanNet(XYScanNetConfig(width=8, gate=gate, **blocks))
+    model(torch.rand(1, 3, 32, 40)).sum().backward()
 
 
 @openmp

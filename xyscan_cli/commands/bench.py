@@ -49,7 +49,7 @@ def command(
         typer.Option(
             "--forms",
             metavar="NAME,...",
-            help="How to execute: eager-loop, eager-cuda, unfused, fused, compiled, graph. "
+            help="How to execute: eager-loop, eager-cuda, unfused, fused, strips, compiled, graph. "
             "Default fused; unfused with --train.",
         ),
     ] = None,

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from xyscannet.analysis.eager import check_eager, eager_forward
 from xyscannet.errors import ConfigError, UnavailableError
 from xyscannet.models import XYScanNet
-from xyscannet.models.strips import Strips
-from xyscannet.models.strips import check as check_strips
+from xyscannet.models.strips import Strips, runs_in_strips
 
 Forward = Callable[[Tensor], Tensor]
 RECOMPILES = 256  # of one forward in one process: every size, type and backend is a compilation of its own
@@ -153,8 +152,8 @@ def check(name: str, network: nn.Module, device: torch.device, train: bool) -> N
         raise UnavailableError(
             f"--forms: {name} runs on {', '.join(form.devices)} only, not on {device.type}"
         )
-    if name == "strips":
-        check_strips(network.config)
+    if name == "strips" and not runs_in_strips(network.config):
+        raise ConfigError("--forms: strips: a scan of the map as one sequence (ss2d) does not run in strips")
     if name.startswith("eager"):
         check_eager(network.config)
     if form.scan == "mamba-ssm":

@@ -88,9 +88,8 @@ def live_numbers_in_strips(height: int, width: int, config: XYScanNetConfig, ele
     if "intra" in config.scanners:
         kept = max(kept, max(config.expand, 1) * channels / 2)
         step = max(step, channels * (3.5 + config.bidirectional) + directions * _branch(config))
-    strip = (
-        max(_window(*way, channels, elements, halo=1) for way in ((height, width), (width, height))) * step
-    )
+    ways = (height, width), (width, height)
+    strip = max(_window(*way, channels, elements, halo=1) for way in ways) * step
     fusing = 2.0 * channels * pixels + 8 * min(elements, channels * pixels)
     return max(fusing, (channels + kept) * pixels + strip)
 

@@ -11,7 +11,7 @@ import torch
 from xyscannet.errors import ConfigError, InputError, UnavailableError
 from xyscannet.inference.memory import available_memory, mebibytes, peak_bytes
 from xyscannet.models import XYScanNetConfig
-from xyscannet.models.strips import ELEMENTS, FEW_ELEMENTS
+from xyscannet.models.strips import ELEMENTS, FEW_ELEMENTS, runs_in_strips
 from xyscannet.ops.hardware import bf16_is_fast
 
 OVERLAP = 96  # pixels that neighbouring tiles share
@@ -95,7 +95,7 @@ def plan_image(
     def peak(tile_height: int, tile_width: int, strips: int) -> int:
         return peak_bytes(tile_height, tile_width, config, dtype=dtype, device=device, strips=strips)
 
-    in_strips = "ss2d" not in config.scanners
+    in_strips = runs_in_strips(config)
     whole, fast, small = (
         ImagePlan(strips, (height, width), (1, 1), 0, peak(height, width, strips), "")
         for strips in (0, ELEMENTS, FEW_ELEMENTS)

@@ -63,10 +63,9 @@ class _Strip:
         return x.narrow(self.dim, (self.first - self.low) * unit, (self.last - self.first) * unit)
 
 
-def check(config: XYScanNetConfig) -> None:
-    """Raises ConfigError where a network scans a map as one sequence ("ss2d"): it does not run in strips."""
-    if "ss2d" in config.scanners:
-        raise ConfigError("a network that scans a map as one sequence (ss2d) does not run in strips")
+def runs_in_strips(config: XYScanNetConfig) -> bool:
+    """Whether a network does; one that scans a map as one sequence ("ss2d") does not."""
+    return "ss2d" not in config.scanners
 
 
 class Strips(nn.Module):
@@ -92,7 +91,8 @@ class Strips(nn.Module):
         progress: Callable[[float], None] = lambda share: None,
     ) -> None:
         super().__init__()
-        check(network.config)
+        if not runs_in_strips(network.config):
+            raise ConfigError("a network that scans a map as one sequence (ss2d) does not run in strips")
         self.network, self.elements, self.least, self.progress = network, elements, least, progress
         self._done = self._pass = 0.0
         self._spare: Tensor | None = None

@@ -1,9 +1,9 @@
 """Compiled kernels as OpenMP's parallel regions, without Python between a task and the next.
 
-A thread that asks Python for its next task waits for the interpreter's lock, some 50 us each time, and passes the
-kernel's arguments anew. Here a few machine instructions, made once for each kind of argument list, count the tasks and
-call the kernel's own code by numba's calling convention: the address of the result, the address of the exception, then
-the arguments, tuples and arrays taken apart; not zero is returned where it failed.
+A thread that asks Python for its next task waits for the interpreter's lock and passes the kernel's arguments anew: 32
+tasks on two threads cost 0.2 ms. Here a few machine instructions, made once for each kind of argument list, count the
+tasks and call the kernel's own code by numba's calling convention: the address of the result, the address of the
+exception, then the arguments, tuples and arrays taken apart; not zero is returned where it failed.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ def _image_sums(maps: tuple[Tensor, Tensor, Tensor], divergence: bool) -> Tensor
     """(B, 2), float64: rows first, then the rows of each image, in a fixed order."""
     batch, _, height, _ = maps[0].shape
     found = np.zeros((batch * height, 2), real_type(maps[0]))
-    _run(kernels.sums, maps, divergence, found)
+    _run(kernels.sums, maps, int(divergence), found)
     return torch.from_numpy(found).double().view(batch, height, 2).sum(1)
 
 
