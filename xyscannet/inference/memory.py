@@ -9,13 +9,15 @@ from pathlib import Path
 import torch
 
 from xyscannet.models import XYScanNetConfig
-from xyscannet.models.strips import LEAST
+from xyscannet.models.strips import LEAST, runs_in_strips
+from xyscannet.ops.backends import own_backend
 from xyscannet.ops.hardware import bf16_is_fast
 
 MIB = 2**20
 # Gaps in glibc's heap, which tensors below 32 MiB leave: at most so much after whole maps; after strips so much and so
-# many times a strip
+# many times a strip. Fewer where steps keep to the cache.
 HEAP_SLACK, STRIPS_SLACK, STRIP_SLACK = 128 * MIB, 40 * MIB, 17
+TILED_SLACK = 48 * MIB, 16 * MIB, 8
 
 
 def peak_bytes(
@@ -32,35 +34,49 @@ def peak_bytes(
     `strips` is channels x pixels of the strips that it works through, 0 for none.
 
     What lives at the peak is counted exactly (see `live_numbers`, `live_numbers_in_strips`); on a CPU gaps in the heap
-    come on top, up to 128 MiB, in strips 40 MiB and seventeen times a strip, and where the processor has no bfloat16,
-    15 % for torch's conversions. Both vary from run to run: below 250 MiB by more than 15 % of the peak.
+    come on top, in float32 up to 48 MiB, in strips 16 MiB and eight times a strip, and where the processor has no
+    bfloat16, 15 % for torch's conversions. Both vary from run to run: below 250 MiB by more than 15 % of the peak.
     """
     multiple = config.size_multiple
     height, width = (math.ceil(n / multiple) * multiple for n in (height, width))
+    tiled = runs_in_strips(config) and steps_in_cache(dtype, device)
     if strips:
-        numbers = live_numbers_in_strips(height, width, config, strips)
+        numbers = live_numbers_in_strips(height, width, config, strips, tiled)
     else:
-        numbers = live_numbers(config) * height * width
+        numbers = live_numbers(config, tiled) * height * width
     live = numbers * (4 if dtype == torch.float32 else 2) + 12 * height * width  # the result is float32
     if torch.device(device).type == "cpu":
         live *= 1.15 if dtype == torch.bfloat16 and not bf16_is_fast(device) else 1.0
         strip = min(strips, config.width * height * width) * (4 if dtype == torch.float32 else 2)
-        slack = STRIPS_SLACK + STRIP_SLACK * strip if strips else HEAP_SLACK
+        heap, base, times = TILED_SLACK if tiled else (HEAP_SLACK, STRIPS_SLACK, STRIP_SLACK)
+        slack = base + times * strip if strips else heap
         live += min(1.2 * live, slack)
     return int(live)
 
 
-def live_numbers(config: XYScanNetConfig) -> float:
+def steps_in_cache(dtype: torch.dtype, device: torch.device | str) -> bool:
+    """Whether the steps of blocks keep to the cache what they make in between (`xyscannet.ops.blocks`)."""
+    return torch.device(device).type == "cpu" and dtype == torch.float32 and own_backend("cpu") == "cpu"
+
+
+def live_numbers(config: XYScanNetConfig, tiled: bool = False) -> float:
     """Numbers a pixel of the image that are alive at the peak of a forward over the whole of it.
 
-    The peak lies at level 1: in the Intra-Scanner of a decoder block, before the scan returns; in the feed-forward
-    part after it; or in a fusion that concatenates all levels. In multiples of the width C, `held` counts the three
-    levels, both skips, the decoder's input and the two maps of the block's own.
+    The peak lies at level 1: in the Intra-Scanner of a decoder block, before the scan returns; in the Inter-Scanner or
+    the feed-forward part after it; or in a fusion that concatenates all levels. In multiples of the width C, `held`
+    counts the three levels, both skips, the decoder's input and, where a step's parts are maps, the two of the block's
+    own. `tiled` says that they are not.
     """
     width, directions = config.width, 1 + config.bidirectional
+    fusion = 15.75 * width if config.fusion == "aff" else 0
+    if tiled:
+        held = 5.25 + (config.decoder_blocks[0] > 1)
+        copied = 8 * config.expand / 2 if config.bidirectional else 0  # of what in_proj makes
+        kinds = {"intra": 1 + (4 + 2 * directions) * config.expand / 2 + copied, "inter": 3}
+        # The second scanner's block keeps its input beside what the first has made of it.
+        return max(*(width * (held + i + kinds[kind]) for i, kind in enumerate(config.scanners)), fusion)
     held = 7.25 + (config.decoder_blocks[0] > 1)
     feed_forward = width * (held + max(1 + 3 * config.ffn_expansion, 5))  # or where a VSSM splits
-    fusion = 15.75 * width if config.fusion == "aff" else 0
     scan = 0.0
     if "intra" in config.scanners:
         copied = 2 * config.bidirectional  # the branches, once more for the way back
@@ -74,24 +90,32 @@ def _branch(config: XYScanNetConfig) -> float:
     return 5 * inner + math.ceil(config.width / 2 / 16) + 2 * config.d_state
 
 
-def live_numbers_in_strips(height: int, width: int, config: XYScanNetConfig, elements: int) -> float:
+def live_numbers_in_strips(
+    height: int, width: int, config: XYScanNetConfig, elements: int, tiled: bool = False
+) -> float:
     """Numbers that are alive at the peak of a forward in strips of `elements` over a (height, width) image.
 
     Of maps there are the three levels and a smaller copy of the first at the fusions, or the residual stream and what
     a scanner keeps: the columns' part (as wide as the mixer's inner half in a folded network), or all that it reads.
-    What a strip makes comes on top.
+    What a strip makes comes on top, at the blocks or where the map is resized for the last level; `tiled` as in
+    `live_numbers`.
     """
     channels, pixels = config.width, height * width
     directions = 1 + config.bidirectional
-    step = channels * (3 + 3 * config.ffn_expansion)
+    step = channels * (2.0 if tiled else 3 + 3 * config.ffn_expansion)
     kept = channels if "inter" in config.scanners else 0.0
     if "intra" in config.scanners:
-        kept = max(kept, max(config.expand, 1) * channels / 2)
-        step = max(step, channels * (3.5 + config.bidirectional) + directions * _branch(config))
+        inner = config.expand * channels / 2
+        kept = max(kept, inner, channels / 2)
+        made = channels + inner * (8 if config.bidirectional else 3)
+        if not tiled:
+            made = channels * (3.5 + config.bidirectional) + directions * _branch(config)
+        step = max(step, made)
     ways = (height, width), (width, height)
     strip = max(_window(*way, channels, elements, halo=1) for way in ways) * step
     fusing = 2.0 * channels * pixels + 8 * min(elements, channels * pixels)
-    return max(fusing, (channels + kept) * pixels + strip)
+    resizing = channels * (1.5 * pixels + 3.9 * _window(height, width, channels, elements, halo=2))
+    return max(fusing, resizing, (channels + kept) * pixels + strip)
 
 
 def _window(length: int, across: int, channels: int, elements: int, halo: int) -> int:

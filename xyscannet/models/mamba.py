@@ -58,11 +58,18 @@ class Mamba(nn.Module):
             init_scan(self.A_log, self.dt_proj.weight, self.dt_proj.bias)
 
     def forward(self, x: Tensor, directions: tuple[str, ...]) -> Tensor:
-        return linear_channels_last(self.inner(x, directions), self.out_proj.weight)  # (B, H, W, K, d_model)
+        return self.project_out(self.inner(x, directions))
+
+    def project_out(self, y: Tensor) -> Tensor:
+        """(B, H, W, K, E) -> (B, H, W, K, d_model)."""
+        return linear_channels_last(y, self.out_proj.weight)
 
     def inner(self, x: Tensor, directions: tuple[str, ...]) -> Tensor:
         """Everything before out_proj: (B, H, W, K, d_model) -> (B, H, W, K, E)."""
-        xz = linear_channels_last(x, self.in_proj.weight)  # (B, H, W, K, 2E)
+        return self.scan(linear_channels_last(x, self.in_proj.weight), directions)
+
+    def scan(self, xz: Tensor, directions: tuple[str, ...]) -> Tensor:
+        """What lies between in_proj and out_proj: (B, H, W, K, 2E) -> (B, H, W, K, E)."""
         taps, bias = self.conv1d.weight[:, 0], self.conv1d.bias
         A = -torch.exp(self.A_log.float())  # (E, N)
         projections = self.x_proj.weight, self.dt_proj.weight, self.dt_proj.bias

@@ -6,6 +6,8 @@ Inter-Scanner; the second half the other way. Both halves share one mixer.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -44,14 +46,24 @@ class Scanner(nn.Module):
 
     def mix(self, x: Tensor, directions: tuple[str, ...]) -> Tensor:
         """x (B, H, W, K, C/2) through the mixer, forwards and, where asked, backwards too."""
+        return self._ways(self.mixer, x, directions)
+
+    def mix_projected(self, xz: Tensor, directions: tuple[str, ...]) -> Tensor:
+        """`mix` of what the mixer's in_proj has made of x, (B, H, W, K, 2E)."""
+        return self._ways(self.projected_mixer, xz, directions)
+
+    def _ways(self, mixer: Callable[..., Tensor], x: Tensor, directions: tuple[str, ...]) -> Tensor:
         if not self.bidirectional:
-            return self.mixer(x, directions)
-        both = self.mixer(torch.cat([x, x], dim=3), directions + tuple(f"-{d}" for d in directions))
+            return mixer(x, directions)
+        both = mixer(torch.cat([x, x], dim=3), directions + tuple(f"-{d}" for d in directions))
         forwards, backwards = both.chunk(2, dim=3)
         return forwards + backwards
 
     def mixer(self, x: Tensor, directions: tuple[str, ...]) -> Tensor:
         return self.mamba(x, directions)
+
+    def projected_mixer(self, xz: Tensor, directions: tuple[str, ...]) -> Tensor:
+        return self.mamba.project_out(self.mamba.scan(xz, directions))
 
 
 class IntraScanner(Scanner):
@@ -84,8 +96,12 @@ class InterScanner(Scanner):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv_in(x)  # (B, C, H, W)
-        down, across = line_means(x)  # (B, H, C/2), (B, W, C/2)
-        return self.gated(x, self.scan(down), self.scan(across))
+        return self.gated(x, *self.gates(x))
+
+    def gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What conv_in has made of the map -> how far its rows (B, H, C/2) and columns (B, W, C/2) are let through."""
+        down, across = line_means(x)
+        return self.scan(down), self.scan(across)
 
     def gated(self, x: Tensor, down: Tensor, across: Tensor) -> Tensor:
         return self.conv_out(line_gate(x, down, across))

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from xyscannet.errors import ConfigError
+from xyscannet.models import steps
 from xyscannet.models.config import XYScanNetConfig
 from xyscannet.models.fusion import AFF, KLFF
 from xyscannet.models.layers import GDFN, LayerNorm2d
@@ -151,7 +152,7 @@ class Strips(nn.Module):
 
     def feed_forward(self, norm: LayerNorm2d, ffn: GDFN, x: Tensor) -> None:
         """`x += ffn(norm(x))`."""
-        self.sweep(lambda x: ffn(norm(x)), x, to=x, halo=1)
+        self.sweep(lambda x: steps.feed_forward(norm, ffn, x, False), x, to=x, halo=1)
 
     def vssm(self, norm: LayerNorm2d, vssm: VSSM, x: Tensor) -> None:
         """`x += vssm(norm(x))`."""
@@ -160,15 +161,13 @@ class Strips(nn.Module):
 
     def intra(self, norm: LayerNorm2d, vssm: VSSM, x: Tensor) -> None:
         """The columns first, into a map of their own, then the rows."""
-        scanner = vssm.scanner
         columns = self.sweep(
-            lambda x: scanner.columns(vssm.features(norm(x))), x, halo=1, dim=COLUMNS, spare=True
+            lambda x: steps.half(norm, vssm, x, 1, False)[0], x, halo=1, dim=COLUMNS, spare=True
         )
 
         def scanned(x: Tensor, columns: Tensor) -> Tensor:
-            features, gate = vssm.split(norm(x))
-            both = torch.cat([scanner.rows(features), columns], dim=1)
-            return vssm.merge(scanner.conv_out(both), gate)
+            rows, gate = steps.half(norm, vssm, x, 0, True)
+            return steps.merge(vssm, gate, rows, columns)
 
         self.sweep(scanned, x, columns, to=x, halo=1)
 
@@ -184,15 +183,13 @@ class Strips(nn.Module):
             across = across + strip.shape[ROWS] * columns.to(real)
 
         real = torch.promote_types(x.dtype, torch.float32)
-        features = self.sweep(
-            lambda x: scanner.conv_in(vssm.features(norm(x))), x, halo=1, spare=True, see=take_means
-        )
+        features = self.sweep(lambda x: steps.features(norm, vssm, x), x, halo=1, spare=True, see=take_means)
         across = (across / x.shape[2]).to(down[0].dtype)
         down, across = scanner.scan(torch.cat(down, dim=1)), scanner.scan(across)  # (1, H, C/2), (1, W, C/2)
 
         def gated(x: Tensor, features: Tensor, down: Tensor) -> Tensor:
-            scanned = scanner.gated(features, down[..., 0].transpose(1, 2), across)
-            return vssm.merge(scanned, vssm.gate(norm(x)))
+            gates = down[..., 0].transpose(1, 2), across
+            return steps.merge(vssm, steps.gate(norm, vssm, x), features, gates=gates)
 
         self.sweep(gated, x, features, down.transpose(1, 2)[..., None], to=x, halo=1)
 

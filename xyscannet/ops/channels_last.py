@@ -17,6 +17,19 @@ def kernels_read(*tensors: Tensor) -> bool:
     return all(t.device.type == "cpu" and t.dtype in CODES for t in tensors)
 
 
+def infers_here(x: Tensor, *weights: Tensor) -> bool:
+    """Whether kernels that take several steps at once take these: float32 on a CPU, and nobody wants a gradient.
+
+    Neither does who counts or watches the single steps, on tensors of a kind of its own.
+    """
+    if type(x) is not Tensor and not torch.compiler.is_compiling():
+        return False
+    if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *weights)):
+        return False
+    single = all(t.device.type == "cpu" and t.dtype == torch.float32 for t in (x, *weights))
+    return single and not torch.is_autocast_enabled("cpu")
+
+
 def backend_of(backend: str, *maps: Tensor) -> str:
     """The backend that computes on these maps: the definition where the CPU's kernels do not read one of them."""
     return "reference" if backend == "cpu" and not kernels_read(*maps) else backend

@@ -16,9 +16,10 @@ _logger = logging.getLogger("xyscannet")
 
 
 def _digest() -> str:
-    """Of the sources that every kernel is compiled from."""
+    """Of the sources that kernels are compiled from."""
     folder = Path(__file__).parent
-    sources = [*sorted((folder / "simd").glob("*.py")), folder / "tiles.py"]
+    shared = folder / "cpu_pixels.py", folder / "tiles.py"
+    sources = [*sorted(folder.glob("simd/*.py")), *sorted(folder.glob("*/cpu_*.py")), *shared]
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""The middle of Mamba's mixer: convolution, projections and scan, in two walks over the image on a GPU."""
+"""The middle of Mamba's mixer: convolution, projections and scan; for inference in one walk over the image, or two."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from xyscannet.ops.backends import active_backend
-from xyscannet.ops.library import operator
+from xyscannet.ops.backends import active_backend, own_backend
+from xyscannet.ops.channels_last import infers_here
+from xyscannet.ops.library import kernels, operator
 from xyscannet.ops.mixer import reference
 
 __all__ = ["mamba_mixer"]
@@ -20,14 +21,13 @@ _TYPES = (torch.float32, torch.bfloat16, torch.float16)
 @operator(
     "mixer",
     schema="(Tensor xz, Tensor conv_weight, Tensor conv_bias, Tensor x_proj, Tensor dt_weight, Tensor dt_bias, "
-    "Tensor A, Tensor D, str directions) -> Tensor",
+    "Tensor A, Tensor D, str directions, str backend) -> Tensor",
 )
-def _mixer(xz, conv_weight, conv_bias, x_proj, dt_weight, dt_bias, A, D, directions):
-    """The fused forward in Triton; no gradient."""
-    from xyscannet.ops.mixer import triton
-
+def _mixer(xz, conv_weight, conv_bias, x_proj, dt_weight, dt_bias, A, D, directions, backend):
+    """The fused forward; no gradient."""
     out = xz.new_empty((*xz.shape[:4], xz.shape[4] // 2))
-    triton.forward(xz, conv_weight, conv_bias, x_proj, dt_weight, dt_bias, A, D, directions.split(","), out)
+    weights = (conv_weight, conv_bias, x_proj, dt_weight, dt_bias, A, D)
+    kernels("mixer", backend).forward(xz, *weights, directions.split(","), out)
     return out
 
 
@@ -51,21 +51,25 @@ def mamba_mixer(
     dt_bias (E,); A (E, N); D (E,). Branch k runs along directions[k] ("x", "-x", "y", "-y"). Returns (B, H, W, K, E)
     in xz's type. Differentiable in every input.
 
-    On a GPU without gradients it runs as two kernels: one convolves and projects to delta's rank, B and C; the
-    other walks the rows, convolves again in registers, expands delta and scans. Neither the convolved u nor delta
-    goes through memory, 37 % less of it than operator by operator (C = 48). Few long rows, which are better cut in
-    parts, and everything else run operator by operator.
+    Without gradients a CPU takes float32 in one walk, a tile of steps at a time: nothing but xz and the result goes
+    through memory. A GPU takes two kernels: one convolves and projects to delta's rank, B and C; the other walks the
+    rows, convolves again in registers, expands delta and scans. Neither the convolved u nor delta goes through memory,
+    37 % less of it than operator by operator (C = 48). Few long rows, which are better cut in parts on a GPU, and
+    everything else run operator by operator.
     """
     weights = (conv_weight, conv_bias, x_proj, dt_weight, dt_bias, A, D)
     if _fused(xz, weights, directions):
-        return _mixer(xz, *weights, ",".join(directions))
+        return _mixer(xz, *weights, ",".join(directions), own_backend(xz.device.type))
     return reference.mixer(xz, *weights, directions)
 
 
 def _fused(xz: Tensor, weights: Sequence[Tensor], directions: Sequence[str]) -> bool:
-    if active_backend(xz.device.type) != "triton" or xz.dtype not in _TYPES:
-        return False
+    backend = active_backend(xz.device.type)
+    if backend == "cpu":
+        return infers_here(xz, *weights) and weights[5].shape[1] % 4 == 0  # states that are scanned together
     if torch.is_grad_enabled() and any(x.requires_grad for x in (xz, *weights)):
+        return False
+    if backend != "triton" or xz.dtype not in _TYPES:
         return False
     if weights[0].shape[1] > MOST_TAPS or weights[3].shape[1] > MOST_RANK:
         return False

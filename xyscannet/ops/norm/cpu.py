@@ -10,30 +10,24 @@ from functools import cache
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
 from xyscannet.ops.channels_last import describe, padded, real_type, rows
 from xyscannet.ops.compiling import compiled
-from xyscannet.ops.simd import ITEM_SIZE, LANES, load, read_lanes, splat, store, total, write_lanes
+from xyscannet.ops.simd import (
+    ITEM_SIZE,
+    LANES,
+    load,
+    mean_and_scale,
+    read_lanes,
+    splat,
+    store,
+    total,
+    write_lanes,
+)
 from xyscannet.ops.threads import run_tasks
 
 _GROUPS = 32
-
-
-@njit(inline="always")
-def _statistics(row, valid, channels, eps):
-    """Mean and reciprocal deviation of `channels` values at the start of a flat array padded with zeros."""
-    sums = load(row, 0)
-    for e in range(LANES, channels, LANES):
-        sums = sums + load(row, e)
-    mean = total(sums) / channels
-    centred = (load(row, 0) - mean) * load(valid, 0)
-    squares = centred * centred
-    for e in range(LANES, channels, LANES):
-        centred = (load(row, e) - mean) * load(valid, e)
-        squares = squares + centred * centred
-    return mean, 1.0 / np.sqrt(total(squares) / channels + eps)
 
 
 @compiled
@@ -46,7 +40,7 @@ def _forward(tensors, weight, bias, valid, eps, pixels, groups, first, last):
     for p in range(first * pixels // groups, last * pixels // groups):
         for e in range(0, channels, LANES):
             store(row, e, read_lanes(row, x_code, x + p * x_step + e * x_size, channels - e))
-        mean, scale = _statistics(row, valid, channels, eps)
+        mean, scale = mean_and_scale(row, 0, valid, channels, eps)
         for e in range(0, channels, LANES):
             y = (load(row, e) - mean) * scale * load(weight, e) + load(bias, e)
             write_lanes(out_code, out + p * out_step + e * out_size, y, channels - e)
@@ -64,7 +58,7 @@ def _backward(tensors, weight, valid, eps, pixels, groups, sums, first, last):
         for p in range(group * pixels // groups, (group + 1) * pixels // groups):
             for e in range(0, channels, LANES):
                 store(row, e, read_lanes(row, x_code, x + p * x_step + e * x_size, channels - e))
-            mean, scale = _statistics(row, valid, channels, eps)
+            mean, scale = mean_and_scale(row, 0, valid, channels, eps)
             along, level = splat(row, 0.0), splat(row, 0.0)
             for e in range(0, channels, LANES):
                 d = read_lanes(row, grad_code, grad + p * grad_step + e * grad_size, channels - e)

@@ -8,7 +8,7 @@ a copy. Arithmetic allows contraction (a*b+c as one FMA) and nothing else, so Na
 
 from __future__ import annotations
 
-from xyscannet.ops.simd.functions import LOG2E, NEAR, exp2, exp2_near, sigmoid, softplus
+from xyscannet.ops.simd.functions import LOG2E, NEAR, exp2, exp2_near, mean_and_scale, sigmoid, softplus
 from xyscannet.ops.simd.memory import (
     BF16,
     F32,
@@ -20,6 +20,7 @@ from xyscannet.ops.simd.memory import (
     write_lanes,
     write_one,
 )
+from xyscannet.ops.simd.products import PIXELS, multiply, pack
 from xyscannet.ops.simd.vector import (
     LANES,
     WIDE,
@@ -44,6 +45,7 @@ __all__ = [
     "LANES",
     "LOG2E",
     "NEAR",
+    "PIXELS",
     "WIDE",
     "Vector",
     "exp2",
@@ -52,6 +54,9 @@ __all__ = [
     "load",
     "load_wide",
     "maximum",
+    "mean_and_scale",
+    "multiply",
+    "pack",
     "prefetch",
     "read_lanes",
     "read_one",

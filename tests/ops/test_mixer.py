@@ -1,0 +1,85 @@
+"""The mixer's middle in one walk on a CPU against the operators it is made of, in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.ops.compare import DIRECTIONS, mixer_inputs, rms_ratio
+from xyscannet.ops import use_backend
+from xyscannet.ops.mixer import mamba_mixer
+
+
+@pytest.fixture(autouse=True)
+def _no_gradients() -> Iterator[None]:
+    with torch.no_grad():
+        yield
+
+
+def expected_of(inputs: dict[str, Tensor], directions: tuple[str, ...]) -> Tensor:
+    with use_backend("reference"):
+        return mamba_mixer(**{name: x.double() for name, x in inputs.items()}, directions=directions)
+
+
+@pytest.mark.parametrize("size", [(1, 1, 1), (2, 3, 5), (1, 1, 97), (1, 49, 2), (1, 24, 48)])
+@pytest.mark.parametrize("channels", [4, 12, 24, 48])
+def test_every_direction_at_any_size(size: tuple[int, int, int], channels: int) -> None:
+    inputs = mixer_inputs(*size, branches=4, channels=channels)
+    assert rms_ratio(mamba_mixer(**inputs, directions=DIRECTIONS), expected_of(inputs, DIRECTIONS)) <= 2e-6
+
+
+@pytest.mark.parametrize(
+    "options", [{"rank": 1}, {"rank": 7}, {"states": 4}, {"states": 20}, {"taps": 1}, {"taps": 7}]
+)
+def test_any_rank_states_and_taps(options: dict) -> None:
+    inputs = mixer_inputs(2, 9, 31, 2, 20, **options)
+    assert rms_ratio(mamba_mixer(**inputs, directions=("x", "y")), expected_of(inputs, ("x", "y"))) <= 2e-6
+
+
+@pytest.mark.parametrize("states", [1, 6])
+def test_states_that_are_no_multiple_of_four(states: int) -> None:
+    """They are taken operator by operator."""
+    inputs = mixer_inputs(1, 3, 40, 2, 12, states=states)
+    assert rms_ratio(mamba_mixer(**inputs, directions=("x", "y")), expected_of(inputs, ("x", "y"))) <= 2e-6
+
+
+def test_strong_decay() -> None:
+    """Beyond the range of the short exponential."""
+    inputs = mixer_inputs(1, 2, 60, 2, 24)
+    inputs["A"] = inputs["A"] * 500
+    assert rms_ratio(mamba_mixer(**inputs, directions=("x", "y")), expected_of(inputs, ("x", "y"))) <= 2e-6
+
+
+def test_any_strides() -> None:
+    inputs = mixer_inputs(2, 6, 40, 4, 24)
+    whole = inputs["xz"]
+    for xz in (
+        whole[:, ::2, 3:31, 1:3],
+        whole.transpose(1, 2)[:, :, :, :2],
+        whole.permute(0, 1, 2, 4, 3)[..., :2, :],
+    ):
+        inputs["xz"] = xz if xz.shape[-1] == 48 else xz.transpose(3, 4)
+        packed = {**inputs, "xz": inputs["xz"].contiguous()}
+        ways = ("x", "-y", "y", "-x")[: inputs["xz"].shape[3]]
+        assert torch.equal(mamba_mixer(**inputs, directions=ways), mamba_mixer(**packed, directions=ways))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_row_does_not_depend_on_others(threads: int) -> None:
+    """To the last bit, whatever the threads and even beside NaN."""
+    inputs = mixer_inputs(3, 70, 50, 2, 24)
+    torch.set_num_threads(threads)
+    alone = mamba_mixer(**{**inputs, "xz": inputs["xz"][1:2, 20:21]}, directions=("x", "x"))
+    inputs["xz"][:, 19] = inputs["xz"][:, 21] = inputs["xz"][0] = float("nan")
+    together = mamba_mixer(**inputs, directions=("x", "x"))
+    assert torch.equal(together[1:2, 20:21], alone) and torch.isfinite(alone).all()
+
+
+def test_what_follows_a_nan_is_nan_and_what_is_before_is_not() -> None:
+    inputs = mixer_inputs(1, 2, 90, 1, 24)
+    inputs["xz"][0, 0, 40, 0, 3] = float("nan")
+    found = mamba_mixer(**inputs, directions=("x",))[0, :, :, 0].isnan().any(-1)
+    assert not found[0, :40].any() and found[0, 40:].all() and not found[1].any()
