@@ -150,7 +150,7 @@ def test_out_of_memory_goes_on_in_strips(
     network: XYScanNet, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("xyscannet.inference.plan.BETTER_IN_STRIPS", 10**6)
-    image, said, calls = torch.rand(1, 3, 512, 512), [], []
+    image, said, calls = torch.rand(1, 3, 900, 900), [], []
     whole = restore(network, image)
 
     def fail_once(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:

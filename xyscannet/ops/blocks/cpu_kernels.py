@@ -20,28 +20,54 @@ from xyscannet.ops.simd import (
     WIDE,
     load,
     load_wide,
-    mean_and_scale,
     multiply,
     read_lanes,
     sigmoid,
     splat,
+    spread,
+    square_root,
     store,
+    totals,
 )
 
 RUN = 8  # pixels that are convolved at once; tiles are a multiple of it
 
 
 @njit(error_model="numpy")
-def _normalise(x, pixel, count, channels, norm, eps, out, width):
-    """`count` pixels from address x on, normalised: norm = weight, bias, one for each channel that is there."""
+def _normalise(x, pixel, count, channels, norm, eps, out, width, room):
+    """`count` pixels from address x on, normalised: norm = weight, bias, one for each channel that is there.
+
+    Pixels go together by as many as a vector has lanes: on these stand their means, and their deviations.
+    """
     weight, bias, valid = norm[0], norm[1], norm[2]
-    for p in range(count):
-        at = p * width
-        for e in range(0, channels, LANES):
-            store(out, at + e, read_lanes(out, F32, x + p * pixel + e * SIZE, channels - e))
-        mean, scale = mean_and_scale(out, at, valid, channels, eps)
-        for e in range(0, channels, LANES):
-            store(out, at + e, (load(out, at + e) - mean) * scale * load(weight, e) + load(bias, e))
+    means, scales = LANES * LANES, LANES * LANES + LANES
+    kind = out.dtype.type
+    share, least = splat(out, kind(1.0) / kind(channels)), splat(out, eps)
+    for first in range(0, count, LANES):
+        together = min(LANES, count - first)
+        for p in range(together):
+            at, from_ = (first + p) * width, x + (first + p) * pixel
+            sums = read_lanes(out, F32, from_, channels)
+            store(out, at, sums)
+            for e in range(LANES, channels, LANES):
+                lanes = read_lanes(out, F32, from_ + e * SIZE, channels - e)
+                store(out, at + e, lanes)
+                sums = sums + lanes
+            store(room, p * LANES, sums)
+        store(room, means, totals(room, 0) * share)
+        for p in range(together):
+            at, mean = (first + p) * width, spread(room, means + p)
+            centred = (load(out, at) - mean) * load(valid, 0)
+            squares = centred * centred
+            for e in range(LANES, channels, LANES):
+                centred = (load(out, at + e) - mean) * load(valid, e)
+                squares = squares + centred * centred
+            store(room, p * LANES, squares)
+        store(room, scales, 1.0 / square_root(totals(room, 0) * share + least))
+        for p in range(together):
+            at, mean, scale = (first + p) * width, spread(room, means + p), spread(room, scales + p)
+            for e in range(0, channels, LANES):
+                store(out, at + e, (load(out, at + e) - mean) * scale * load(weight, e) + load(bias, e))
 
 
 @njit(error_model="numpy")
@@ -51,14 +77,14 @@ def _line(span):
 
 
 @njit(error_model="numpy")
-def _project_row(x, pixel, left, span, columns, channels, eps, norm, weight, rows, scratch, hidden, at):
+def _project_row(x, pixel, left, span, columns, channels, eps, norm, weight, rows, scratch, hidden, at, room):
     """Normalised pixels left .. left + span - 1 of a row at address x, times the weight, into `hidden` from `at` on.
 
     Zero beyond the image's edges.
     """
     width = norm.shape[1]
     low, high = max(0, -left), min(span, columns - left)
-    _normalise(x + (left + low) * pixel, pixel, high - low, channels, norm, eps, scratch, width)
+    _normalise(x + (left + low) * pixel, pixel, high - low, channels, norm, eps, scratch, width, room)
     pixels = filled(high - low, PIXELS)
     line = hidden[at : at + _line(span) * rows]
     multiply(scratch, 0, width, pixels, channels, weight, rows, line[low * rows :], rows)
@@ -142,7 +168,7 @@ def feed_forward(x, out, shape, eps, norm, project_in, taps, project_out, first_
     step, span = 2 * half, tile + 2
     width = norm.shape[1]
     line = _line(span) * step
-    hidden = np.zeros(3 * line, norm.dtype)
+    hidden, room = np.zeros(3 * line, norm.dtype), np.zeros(LANES * (LANES + 2), norm.dtype)
     scratch = np.zeros(filled(span, PIXELS) * max(width, half), norm.dtype)
     gate = np.zeros(filled(tile, PIXELS) * half, norm.dtype)
     value = np.zeros(filled(tile, PIXELS) * half, norm.dtype)
@@ -157,7 +183,7 @@ def feed_forward(x, out, shape, eps, norm, project_in, taps, project_out, first_
             else:
                 _project_row(
                     start + y * x_row, x_pixel, left - 1, span, columns, channels, eps, norm,
-                    project_in, step, scratch, hidden, at,
+                    project_in, step, scratch, hidden, at, room,
                 )  # fmt: skip
             if y <= low:
                 continue
@@ -196,7 +222,7 @@ def scan_inputs(
     step, span, pixels = f_wide + y_wide, tile + 2, filled(tile, PIXELS)
     width, branch = norm.shape[1], inner // max(branches, 1)
     line = _line(span) * step
-    hidden = np.zeros(3 * line, norm.dtype)
+    hidden, room = np.zeros(3 * line, norm.dtype), np.zeros(LANES * (LANES + 2), norm.dtype)
     scratch = np.zeros(filled(span, PIXELS) * width, norm.dtype)
     f, g = np.zeros(pixels * f_wide, norm.dtype), np.zeros(pixels * y_wide, norm.dtype)
     mixed, projected = np.zeros(pixels * inner_wide, norm.dtype), np.zeros(pixels * outer_wide, norm.dtype)
@@ -210,7 +236,7 @@ def scan_inputs(
             else:
                 _project_row(
                     start + y * x_row, x_pixel, left - 1, span, columns, channels, eps, norm,
-                    proj_in, step, scratch, hidden, at,
+                    proj_in, step, scratch, hidden, at, room,
                 )  # fmt: skip
             if y <= low:
                 continue

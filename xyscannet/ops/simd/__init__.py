@@ -8,7 +8,16 @@ a copy. Arithmetic allows contraction (a*b+c as one FMA) and nothing else, so Na
 
 from __future__ import annotations
 
-from xyscannet.ops.simd.functions import LOG2E, NEAR, exp2, exp2_near, mean_and_scale, sigmoid, softplus
+from xyscannet.ops.simd.functions import (
+    LOG2E,
+    NEAR,
+    exp2,
+    exp2_near,
+    mean_and_scale,
+    sigmoid,
+    softplus,
+    square_root,
+)
 from xyscannet.ops.simd.memory import (
     BF16,
     F32,
@@ -65,6 +74,7 @@ __all__ = [
     "splat",
     "splat_wide",
     "spread",
+    "square_root",
     "store",
     "total",
     "totals",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import llvmlite.ir as ir
 import numpy as np
 from numba import njit, types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from xyscannet.ops.simd.vector import (
@@ -118,6 +119,17 @@ def softplus(x):
     positive = maximum(x, zero)
     magnitude = maximum(x, zero - x)
     return positive + _log1p_unit(exp2(magnitude * -LOG2E))
+
+
+@intrinsic
+def square_root(typingctx, x):
+    def codegen(context, builder, signature, args):
+        kind = args[0].type
+        name = f"llvm.sqrt.v{kind.count}{'f32' if kind.element == ir.FloatType() else 'f64'}"
+        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind]), name)
+        return builder.call(function, [args[0]])
+
+    return x(x), codegen
 
 
 @njit(inline="always", error_model="numpy")
