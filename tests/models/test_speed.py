@@ -31,7 +31,7 @@ ours = lambda image: made.update(ours=fused(image))
 plain = lambda image: made.update(plain=eager_forward(network, image))
 with torch.inference_mode():
     ours(torch.rand(1, 3, 64, 64)), plain(torch.rand(1, 3, 64, 64))
-    turns = [(run, seconds(lambda: run(image))) for run in (ours, plain, ours, ours, plain, ours)]
+    turns = [(run, seconds(lambda: run(image))) for run in (ours, plain, ours)]
 error = (made["ours"] - made["plain"]).abs().max() / (made["plain"] - image).abs().max()
 found = {name: min(t for each, t in turns if each is run) for name, run in (("ours", ours), ("plain", plain))}
 print(json.dumps({"error": error.item(), **found}))
@@ -40,12 +40,11 @@ print(json.dumps({"error": error.item(), **found}))
 
 @pytest.mark.timing
 @pytest.mark.slow  # the plain formulation takes up to half a minute a forward
-def test_the_network_is_four_times_faster_than_its_plain_formulation_with_a_loop():
+def test_the_network_is_five_times_faster_than_its_plain_formulation_with_a_loop():
     """In a process of its own, since torch's default (small) pages are asked for before it starts.
 
-    Without AVX-512 the convolutions, which both have, take most of our time: there the plain formulation takes 4.2 to
-    4.7 times as long on two threads, 3.8 to 4.1 times on one; 3.4 to 4.0 and 3.5 times with large pages, which help it
-    more. What a busy machine takes off is left out of the limit.
+    It is 8 times on two threads of AVX2 (docs/benchmarks/cpu-goal.md); what a busy machine takes off is left out of the
+    limit.
     """
     threads = str(os.cpu_count() or 1)  # nothing else runs, whatever the other tests' processes were given
     environment = {**os.environ, "THP_MEM_ALLOC_ENABLE": "0", "OMP_NUM_THREADS": threads}
@@ -54,8 +53,7 @@ def test_the_network_is_four_times_faster_than_its_plain_formulation_with_a_loop
     )
     found = json.loads(done.stdout)
     assert found["error"] < 1e-4
-    ratio = 4 if "AVX512" in torch.backends.cpu.get_cpu_capability() else 3.5
-    assert found["plain"] >= ratio * found["ours"], found
+    assert found["plain"] >= 5 * found["ours"], found
 
 
 @pytest.mark.slow  # twelve megapixels

@@ -143,6 +143,8 @@ def test_no_kernel_of_a_network_is_left_to_python(gate, monkeypatch):
     blocks = {"encoder_blocks": (1, 1, 1), "decoder_blocks": (1, 1, 1)}
     model = XYScanNet(XYScanNetConfig(width=8, gate=gate, **blocks))
     model(torch.rand(1, 3, 32, 40)).sum().backward()
+    with torch.inference_mode():
+        model.fuse()(torch.rand(1, 3, 32, 40))
 
 
 @openmp

@@ -16,7 +16,7 @@ from xyscannet.ops.hardware import bf16_is_fast
 
 OVERLAP = 96  # pixels that neighbouring tiles share
 MIN_TILE = 64  # pixels
-# Pixels from which CPUs are faster in strips: what these make in between is not fetched from new memory each time.
+# Pixels from which CPUs take strips, which are as fast there, with half the memory and less.
 BETTER_IN_STRIPS = 2**17
 CPU_SHARE, GPU_SHARE = 0.75, 0.9  # of the free memory that one image's restoration may take
 IMAGE_BYTES = 48  # per pixel: an image as it is read, as float32 input and result, and as it is written
@@ -108,7 +108,7 @@ def plan_image(
     if in_strips and device.type == "cpu" and height * width >= BETTER_IN_STRIPS:
         if fast.memory_bytes <= memory:
             need = mebibytes(fast.memory_bytes)
-            return replace(fast, reason=f"faster than at once, and needs {need}, may take {have}")
+            return replace(fast, reason=f"as fast as at once, and needs {need}, may take {have}")
     elif whole.memory_bytes <= memory:
         return replace(whole, reason=f"needs {need}, may take {have}")
     reason = f"as a whole it needs {need}, but may take {have}"

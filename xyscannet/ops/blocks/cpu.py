@@ -13,7 +13,7 @@ from xyscannet.ops.channels_last import padded
 from xyscannet.ops.packing import filled_up, once, packed, parts_of, whole_vectors
 from xyscannet.ops.threads import run_tasks
 
-_ROWS = 32  # of a band: two more are computed twice
+_FEWEST, _ROWS = 8, 32  # of a band, whose two neighbours are computed twice
 _CACHE = 3 * 2**16  # elements of three rows of a tile that the second-level cache holds beside the weights
 _REAL = np.dtype(np.float32)
 _ABSENT = (0, 0, 0, 0)
@@ -34,13 +34,8 @@ def _taps(weight: Tensor, parts: tuple[int, ...]) -> np.ndarray:
     """(O, 1, 3, 3) as (9, parts, each filled up), flat."""
 
     def make() -> np.ndarray:
-        return (
-            torch.cat([filled_up(part, 0) for part in parts_of(weight, parts)])
-            .t()
-            .contiguous()
-            .numpy()
-            .ravel()
-        )
+        rows = torch.cat([filled_up(part, 0) for part in parts_of(weight, parts)])
+        return rows.t().contiguous().numpy().ravel()
 
     return once(weight, ("taps", parts), make)
 
@@ -65,8 +60,7 @@ def _tiles(images: int, height: int, columns: int, wide: int) -> tuple[int, int,
     most = 64 if 3 * 66 * wide <= _CACHE else 32
     tile = min(most, -(-columns // kernels.RUN) * kernels.RUN)
     tiles = images * -(-columns // tile)
-    threads = torch.get_num_threads()
-    rows = max(1, min(_ROWS, height, height * tiles // threads))
+    rows = min(max(height * tiles // torch.get_num_threads(), _FEWEST), _ROWS, height)
     return tile, rows, tiles * -(-height // rows)
 
 
