@@ -147,8 +147,12 @@ def test_nothing_of_nothing(size: tuple[int, ...]) -> None:
     assert steps.feed_forward(norm_of(24), GDFN(24), torch.zeros(size)).shape == size
 
 
-def test_weights_that_are_written_to_count_at_once() -> None:
-    norm, ffn, x = norm_of(24), prepared(GDFN(24)), image(1, 24, 8, 8)
+@pytest.mark.parametrize("frozen", [True, False])
+def test_weights_that_are_written_to_count_at_once(frozen: bool) -> None:
+    norm, ffn, x = norm_of(24), prepared(GDFN(24)).requires_grad_(not frozen), image(1, 24, 8, 8)
+    if not frozen:
+        steps.feed_forward(norm, ffn, x)
+        ffn.project_in.weight.data.neg_()  # which torch does not count
     steps.feed_forward(norm, ffn, x)
     for change in (
         lambda: ffn.project_out.weight.mul_(3),
@@ -173,7 +177,7 @@ def test_laid_out_weights_go_with_the_network() -> None:
     from xyscannet.ops.packing import _laid_out
 
     before = len(_laid_out)
-    norm, ffn = norm_of(24), GDFN(24)
+    norm, ffn = norm_of(24), GDFN(24).requires_grad_(False)
     steps.feed_forward(norm, ffn, image(1, 24, 8, 8))
     assert len(_laid_out) > before
     del norm, ffn
@@ -191,3 +195,13 @@ def test_where_it_does_not_run() -> None:
     with use_backend("reference"):
         assert not blocks.runs_here(x, weight)
     assert not blocks.runs_here(x.to("meta"), weight.to("meta"))
+
+
+def test_hooks_see_every_module() -> None:
+    norm, vssm, x, seen = norm_of(24), prepared(VSSM(24, "intra")), image(1, 24, 8, 8), []
+    plain = steps.state_space(norm, vssm, x)
+    handle = vssm.scanner.conv_in.register_forward_hook(lambda *_: seen.append(1))
+    assert_near(steps.state_space(norm, vssm, x), plain.double())
+    handle.remove()
+    steps.state_space(norm, vssm, x)
+    assert seen == [1]

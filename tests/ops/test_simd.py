@@ -138,6 +138,9 @@ def test_kernels_on_vectors_of_the_other_width():
         "test_fused_layers.py::test_layer_norm[channels-last-24-dtype0]",
         "test_slice_scan.py::test_every_width_of_channels[24]",
         "test_conv1d.py::test_every_width_of_the_kernel[4]",
+        "test_blocks.py::test_feed_forward[size2-2.7]",
+        "test_blocks.py::test_state_space[size5-intra]",
+        "test_mixer.py::test_every_direction_at_any_size[12-size1]",
         "test_simd.py::test_reductions",
         "test_simd.py::test_totals_of_vectors_that_follow_each_other",
         "test_simd.py::test_several_registers_at_a_time_compute_the_same",
@@ -150,4 +153,4 @@ def test_kernels_on_vectors_of_the_other_width():
         *(str(Path(__file__).parent / each) for each in some),
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0 and "11 passed" in done.stdout, done.stdout[-3000:] + done.stderr[-2000:]
+    assert done.returncode == 0 and "14 passed" in done.stdout, done.stdout[-3000:] + done.stderr[-2000:]

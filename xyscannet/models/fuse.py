@@ -15,11 +15,10 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from xyscannet.models import steps
 from xyscannet.models.fusion import AFF, KLFF
 from xyscannet.models.layers import pointwise
 from xyscannet.models.scanners import IntraScanner
-from xyscannet.models.xyscannet import DecoderBlock, EncoderBlock, Reduce, XYScanNet
+from xyscannet.models.xyscannet import Reduce, XYScanNet
 
 _LAST = {KLFF: "conv_out", AFF: "conv2"}
 
@@ -32,27 +31,6 @@ class FusedIntraScanner(IntraScanner):
 
     def projected_mixer(self, xz: Tensor, directions: tuple[str, ...]) -> Tensor:
         return self.mamba.scan(xz, directions)
-
-
-class FusedEncoderBlock(EncoderBlock):
-    """`EncoderBlock` whose steps are taken as `xyscannet.models.steps` does."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = steps.feed_forward(self.norm1_ffn, self.ffn1, x)
-        return steps.feed_forward(self.norm2_ffn, self.ffn2, x)
-
-
-class FusedDecoderBlock(DecoderBlock):
-    """`DecoderBlock` whose steps are taken as `xyscannet.models.steps` does."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = steps.state_space(self.norm1_ssm, self.vssm1, x)
-        x = steps.feed_forward(self.norm1_ffn, self.ffn1, x)
-        x = steps.state_space(self.norm2_ssm, self.vssm2, x)
-        return steps.feed_forward(self.norm2_ffn, self.ffn2, x)
-
-
-_BLOCKS = {EncoderBlock: FusedEncoderBlock, DecoderBlock: FusedDecoderBlock}
 
 
 class Sum(nn.Module):
@@ -69,8 +47,6 @@ def fuse(network: XYScanNet) -> XYScanNet:
     for module in network.modules():
         if type(module) is IntraScanner:
             _fold_out_proj(module)
-        elif type(module) in _BLOCKS:
-            module.__class__ = _BLOCKS[type(module)]
     for level, up in ((1, network.up2_1), (2, network.up3_2)):
         fusion, reduce = getattr(network, f"fusion_level{level}"), getattr(network, f"reduce_level{level}")
         if isinstance(reduce, Reduce) and type(fusion) in _LAST:

@@ -1,7 +1,8 @@
-"""The steps of the network's blocks for inference: a map in, what a step makes of it out.
+"""The steps of the network's blocks: a map in, what a step makes of it out.
 
-On CPUs everything around a scan stays in the cache (`xyscannet.ops.blocks`); elsewhere, and where gradients are asked
-for, the modules run one after another. Results differ by rounding alone.
+For inference on CPUs everything around a scan stays in the cache (`xyscannet.ops.blocks`); elsewhere, where gradients
+are asked for, and where a hook watches one of them, the modules run one after another. Results differ by
+rounding alone.
 """
 
 from __future__ import annotations
@@ -17,6 +18,15 @@ from xyscannet.ops import blocks
 DIRECTIONS = ("x", "y")  # of the Intra-Scanner's halves
 
 
+def _in_cache(x: Tensor, norm: LayerNorm2d, module: nn.Module) -> bool:
+    """Whether the step of `norm` and `module` is taken in the cache."""
+    if not blocks.runs_here(x, norm.weight):
+        return False
+    return torch.compiler.is_compiling() or not any(
+        each._forward_hooks or each._forward_pre_hooks for each in (norm, *module.modules())
+    )
+
+
 def _norm(norm: LayerNorm2d) -> tuple[Tensor, Tensor, float]:
     return norm.weight, norm.bias, norm.eps
 
@@ -27,7 +37,7 @@ def _projections(vssm: VSSM) -> tuple[Tensor, Tensor, Tensor]:
 
 def feed_forward(norm: LayerNorm2d, ffn: GDFN, x: Tensor, residual: bool = True) -> Tensor:
     """`ffn(norm(x))`, (B, C, H, W), added to x where `residual`."""
-    if blocks.runs_here(x, norm.weight):
+    if _in_cache(x, norm, ffn):
         weights = ffn.project_in.weight, ffn.dwconv.weight, ffn.project_out.weight
         return blocks.feed_forward(x, _norm(norm), *weights, residual)
     made = ffn(norm(x))
@@ -36,7 +46,7 @@ def feed_forward(norm: LayerNorm2d, ffn: GDFN, x: Tensor, residual: bool = True)
 
 def state_space(norm: LayerNorm2d, module: nn.Module, x: Tensor) -> Tensor:
     """`x + module(norm(x))`, module a `VSSM` or `SS2D`."""
-    if not isinstance(module, VSSM) or not blocks.runs_here(x, norm.weight):
+    if not isinstance(module, VSSM) or not _in_cache(x, norm, module):
         return x + module(norm(x))
     scanner = module.scanner
     if isinstance(scanner, IntraScanner):
@@ -55,7 +65,7 @@ def half(norm: LayerNorm2d, vssm: VSSM, x: Tensor, which: int, gate: bool) -> tu
     Which = 0 is scanned along the rows, 1 along the columns.
     """
     scanner = vssm.scanner
-    if blocks.runs_here(x, norm.weight):
+    if _in_cache(x, norm, vssm):
         in_proj = scanner.mamba.in_proj.weight
         xz, opened = blocks.scan_inputs(x, _norm(norm), *_projections(vssm), in_proj, half=which, gate=gate)
         scanned = scanner.mix_projected(xz, (DIRECTIONS[which],))
@@ -69,14 +79,14 @@ def half(norm: LayerNorm2d, vssm: VSSM, x: Tensor, which: int, gate: bool) -> tu
 
 def features(norm: LayerNorm2d, vssm: VSSM, x: Tensor) -> Tensor:
     """What the Inter-Scanner reads of `norm(x)`, (B, C, H, W)."""
-    if blocks.runs_here(x, norm.weight):
+    if _in_cache(x, norm, vssm):
         return blocks.scan_inputs(x, _norm(norm), *_projections(vssm), gate=False)[0]
     return vssm.scanner.conv_in(vssm.features(norm(x)))
 
 
 def gate(norm: LayerNorm2d, vssm: VSSM, x: Tensor) -> Tensor:
     """The gate Y of `norm(x)`, (B, C, H, W)."""
-    if blocks.runs_here(x, norm.weight):
+    if _in_cache(x, norm, vssm):
         return blocks.scan_inputs(x, _norm(norm), *_projections(vssm), features=False)[1]
     return vssm.gate(norm(x))
 

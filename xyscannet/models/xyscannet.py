@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from xyscannet.models import steps
 from xyscannet.models.config import XYScanNetConfig
 from xyscannet.models.fusion import FUSIONS
 from xyscannet.models.layers import GDFN, Downsample, LayerNorm2d, Pointwise, Upsample, spatial
@@ -24,8 +25,8 @@ class EncoderBlock(nn.Module):
         self.ffn2 = GDFN(channels, config.ffn_expansion)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.ffn1(self.norm1_ffn(x))
-        return x + self.ffn2(self.norm2_ffn(x))
+        x = steps.feed_forward(self.norm1_ffn, self.ffn1, x)
+        return steps.feed_forward(self.norm2_ffn, self.ffn2, x)
 
 
 def _state_space(kind: str, channels: int, config: XYScanNetConfig) -> nn.Module:
@@ -52,10 +53,10 @@ class DecoderBlock(nn.Module):
         self.ffn2 = GDFN(channels, config.ffn_expansion)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.vssm1(self.norm1_ssm(x))
-        x = x + self.ffn1(self.norm1_ffn(x))
-        x = x + self.vssm2(self.norm2_ssm(x))
-        return x + self.ffn2(self.norm2_ffn(x))
+        x = steps.state_space(self.norm1_ssm, self.vssm1, x)
+        x = steps.feed_forward(self.norm1_ffn, self.ffn1, x)
+        x = steps.state_space(self.norm2_ssm, self.vssm2, x)
+        return steps.feed_forward(self.norm2_ffn, self.ffn2, x)
 
 
 class Reduce(Pointwise):

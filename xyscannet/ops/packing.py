@@ -16,8 +16,11 @@ _laid_out: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 
 def once(weight: Tensor, how: tuple, make: Callable[[], Any]) -> Any:
-    """What `make` lays out of a weight, kept as long as the weight is there and is not written to."""
-    if weight.is_inference():  # whether it is written to is not known
+    """What `make` lays out of a frozen weight, kept as long as the weight is there and is not written to.
+
+    Others are laid out anew every time: who trains a weight may write to it past torch's count of changes.
+    """
+    if weight.requires_grad or weight.is_inference():  # the latter has no count
         return make()
     version, forms = _laid_out.get(weight, (None, {}))
     if version != (weight._version, weight.data_ptr()):
