@@ -180,10 +180,10 @@ def test_a_trace_says_where_time_goes(tiny, tmp_path):
     result = small(
         tiny, "--trace", timeline, "--markdown", table, "--json", record, "--csv", tmp_path / "t.csv"
     )
-    assert "xyscannet::scan" in result.stdout and "aten::conv2d" in result.stdout
+    assert "xyscannet::mixer" in result.stdout and "aten::conv2d" in result.stdout
     assert "a copy at" in result.stderr and "a copy at" in table.read_text()
     names = {event.get("name") for event in json.loads(timeline.read_text())["traceEvents"]}
-    assert "xyscannet::scan" in names
+    assert "xyscannet::mixer" in names
     held = json.loads(record.read_text())["results"]
     assert {each["operator"] for each in held} <= names
     assert held[0]["case"]["scan"] == "cpu" and held[0]["seconds"] >= held[-1]["seconds"]

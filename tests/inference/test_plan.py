@@ -41,7 +41,7 @@ def test_strips_where_the_whole_does_not_fit() -> None:
 
 def test_strips_for_larger_images_on_cpus() -> None:
     planned = plan(1000, 1500, memory=100 * GIB)
-    assert planned.mode == "strips" and planned.strips == ELEMENTS and "faster" in planned.reason
+    assert planned.mode == "strips" and planned.strips == ELEMENTS and "as fast" in planned.reason
     scarce = plan(1000, 1500, memory=planned.memory_bytes - 1)
     assert scarce.mode == "strips" and scarce.strips == FEW_ELEMENTS
     assert scarce.memory_bytes < planned.memory_bytes and "as a whole it needs" in scarce.reason
