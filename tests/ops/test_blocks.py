@@ -25,6 +25,19 @@ def _no_gradients() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def kernels(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The compiled kernels that have run."""
+    from xyscannet.ops.blocks import cpu
+
+    ran: list[str] = []
+    run = cpu.run_tasks
+    monkeypatch.setattr(
+        cpu, "run_tasks", lambda kernel, *rest: ran.append(kernel.__name__) or run(kernel, *rest)
+    )
+    return ran
+
+
 def image(batch: int, channels: int, height: int, width: int) -> Tensor:
     x = torch.randn(batch, channels, height, width)
     return x.contiguous(memory_format=torch.channels_last)
@@ -55,21 +68,22 @@ def assert_near(found: Tensor, expected: Tensor) -> None:
 
 @pytest.mark.parametrize("expansion", [1.0, 2.7])
 @pytest.mark.parametrize("size", SIZES)
-def test_feed_forward(size: tuple[int, ...], expansion: float) -> None:
+def test_feed_forward(size: tuple[int, ...], expansion: float, kernels: list[str]) -> None:
     norm, ffn, x = norm_of(size[1]), prepared(GDFN(size[1], expansion)), image(*size)
-    assert blocks.runs_here(x, norm.weight)
     normed, made = double(norm, ffn)
     expected = made(normed(x.double()))
     assert_near(steps.feed_forward(norm, ffn, x, residual=False), expected)
     assert_near(steps.feed_forward(norm, ffn, x), x + expected)
+    assert kernels == ["feed_forward", "feed_forward"]
 
 
 @pytest.mark.parametrize("kind", ["intra", "inter"])
 @pytest.mark.parametrize("size", SIZES)
-def test_state_space(size: tuple[int, ...], kind: str) -> None:
+def test_state_space(size: tuple[int, ...], kind: str, kernels: list[str]) -> None:
     norm, vssm, x = norm_of(size[1]), prepared(VSSM(size[1], kind)), image(*size)
     normed, made = double(norm, vssm)
     assert_near(steps.state_space(norm, vssm, x), x + made(normed(x.double())))
+    assert kernels == ["scan_inputs", "scan_outputs"]
 
 
 @pytest.mark.parametrize(
@@ -82,7 +96,7 @@ def test_state_space_of_other_mixers(options: dict) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_halves_and_what_is_wanted(size: tuple[int, ...]) -> None:
+def test_halves_and_what_is_wanted(size: tuple[int, ...], kernels: list[str]) -> None:
     """The parts that strips ask for, one by one."""
     norm, vssm, x = norm_of(size[1]), prepared(VSSM(size[1], "intra")), image(*size)
     normed, made = double(norm, vssm)
@@ -97,6 +111,7 @@ def test_halves_and_what_is_wanted(size: tuple[int, ...]) -> None:
     assert_near(steps.merge(vssm, opened, rows, columns), merged)
     assert_near(steps.gate(norm, vssm, x), gate)
     assert_near(steps.features(norm, vssm, x), made.scanner.conv_in(features))
+    assert kernels == ["scan_inputs", "scan_inputs", "scan_outputs", "scan_inputs", "scan_inputs"]
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -205,3 +220,55 @@ def test_hooks_see_every_module() -> None:
     handle.remove()
     steps.state_space(norm, vssm, x)
     assert seen == [1]
+
+
+@pytest.mark.parametrize("trained", ["norm", "first", "middle", "last"])
+def test_one_weight_that_is_trained_gets_its_gradient(trained: str) -> None:
+    """Beside others that are frozen."""
+    norm, ffn, vssm, x = norm_of(24), GDFN(24), VSSM(24, "intra"), image(1, 24, 6, 7)
+    for module in (norm, ffn, vssm):
+        module.requires_grad_(False)
+    weights = {
+        "norm": [norm.bias, norm.bias],
+        "first": [ffn.project_in.weight, vssm.proj_in.weight],
+        "middle": [ffn.dwconv.weight, vssm.scanner.mamba.D],
+        "last": [ffn.project_out.weight, vssm.proj_out.weight],
+    }[trained]
+    with torch.enable_grad():
+        for step, module, weight in zip((steps.feed_forward, steps.state_space), (ffn, vssm), weights):
+            weight.requires_grad_()
+            step(norm, module, x).sum().backward()
+            assert weight.grad.abs().max() > 0
+            weight.requires_grad_(False)
+
+
+def test_hooks_see_what_strips_merge() -> None:
+    norm, vssm, x, seen = norm_of(24), prepared(VSSM(24, "intra")), image(1, 24, 8, 8), []
+    vssm.proj_out.register_forward_hook(lambda *_: seen.append(1))
+    rows, opened = steps.half(norm, vssm, x, 0, gate=True)
+    steps.merge(vssm, opened, rows, steps.half(norm, vssm, x, 1, gate=False)[0])
+    assert seen == [1]
+
+
+def test_shapes_that_do_not_fit_are_refused() -> None:
+    x, norm, square = image(1, 24, 4, 5), (torch.ones(24), torch.zeros(24), 1e-5), torch.zeros(24, 24, 1, 1)
+    wide, taps, across = torch.zeros(48, 24, 1, 1), torch.zeros(48, 1, 3, 3), torch.zeros(1, 5, 12)
+    short = (torch.ones(12), torch.zeros(24), 1e-5)
+    for call in (
+        lambda: blocks.feed_forward(x[0], norm, wide, taps, square),
+        lambda: blocks.feed_forward(x, short, wide, taps, square),
+        lambda: blocks.feed_forward(x, norm, wide[:47], taps[:47], square),
+        lambda: blocks.feed_forward(x, norm, wide, taps[:24], square),
+        lambda: blocks.feed_forward(x, norm, wide, taps, wide),
+        lambda: blocks.scan_inputs(x, norm, wide, taps, wide),
+        lambda: blocks.scan_inputs(x, norm, square, taps[:24], square),
+        lambda: blocks.scan_inputs(x, norm, wide, taps, square, torch.zeros(96, 24)),
+        lambda: blocks.scan_inputs(x, norm, wide, taps, square, half=0),
+        lambda: blocks.scan_outputs(x, x, x, square, square),
+        lambda: blocks.scan_outputs(x, x[:, :, :2], x, torch.zeros(24, 48, 1, 1), square),
+        lambda: blocks.scan_outputs(x, None, x, square, wide),
+        lambda: blocks.scan_outputs(x, None, x, square, square, residual=x[:, :12]),
+        lambda: blocks.scan_outputs(x, None, x, square, square, gates=(across, across)),
+    ):
+        with pytest.raises(ValueError, match="expected|a half"):
+            call()

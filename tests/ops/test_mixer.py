@@ -19,6 +19,19 @@ def _no_gradients() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def walks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The compiled kernels that have run."""
+    from xyscannet.ops.mixer import cpu
+
+    ran: list[str] = []
+    run = cpu.run_tasks
+    monkeypatch.setattr(
+        cpu, "run_tasks", lambda kernel, *rest: ran.append(kernel.__name__) or run(kernel, *rest)
+    )
+    return ran
+
+
 def expected_of(inputs: dict[str, Tensor], directions: tuple[str, ...]) -> Tensor:
     with use_backend("reference"):
         return mamba_mixer(**{name: x.double() for name, x in inputs.items()}, directions=directions)
@@ -26,9 +39,10 @@ def expected_of(inputs: dict[str, Tensor], directions: tuple[str, ...]) -> Tenso
 
 @pytest.mark.parametrize("size", [(1, 1, 1), (2, 3, 5), (1, 1, 97), (1, 49, 2), (1, 24, 48)])
 @pytest.mark.parametrize("channels", [4, 12, 24, 48])
-def test_every_direction_at_any_size(size: tuple[int, int, int], channels: int) -> None:
+def test_every_direction_at_any_size(size: tuple[int, int, int], channels: int, walks: list[str]) -> None:
     inputs = mixer_inputs(*size, branches=4, channels=channels)
     assert rms_ratio(mamba_mixer(**inputs, directions=DIRECTIONS), expected_of(inputs, DIRECTIONS)) <= 2e-6
+    assert walks == ["mixer"]
 
 
 @pytest.mark.parametrize(
@@ -40,10 +54,11 @@ def test_any_rank_states_and_taps(options: dict) -> None:
 
 
 @pytest.mark.parametrize("states", [1, 6])
-def test_states_that_are_no_multiple_of_four(states: int) -> None:
+def test_states_that_are_no_multiple_of_four(states: int, walks: list[str]) -> None:
     """They are taken operator by operator."""
     inputs = mixer_inputs(1, 3, 40, 2, 12, states=states)
     assert rms_ratio(mamba_mixer(**inputs, directions=("x", "y")), expected_of(inputs, ("x", "y"))) <= 2e-6
+    assert not walks
 
 
 def test_strong_decay() -> None:
@@ -55,16 +70,25 @@ def test_strong_decay() -> None:
 
 def test_any_strides() -> None:
     inputs = mixer_inputs(2, 6, 40, 4, 24)
-    whole = inputs["xz"]
-    for xz in (
-        whole[:, ::2, 3:31, 1:3],
-        whole.transpose(1, 2)[:, :, :, :2],
-        whole.permute(0, 1, 2, 4, 3)[..., :2, :],
-    ):
-        inputs["xz"] = xz if xz.shape[-1] == 48 else xz.transpose(3, 4)
-        packed = {**inputs, "xz": inputs["xz"].contiguous()}
-        ways = ("x", "-y", "y", "-x")[: inputs["xz"].shape[3]]
-        assert torch.equal(mamba_mixer(**inputs, directions=ways), mamba_mixer(**packed, directions=ways))
+    whole, apart = inputs["xz"], torch.randn(2, 6, 40, 48, 2).transpose(3, 4)
+    for xz in (whole[:, ::2, 3:31, 1:3], whole.transpose(1, 2)[:, :, :, :2], apart):
+        strided, packed = {**inputs, "xz": xz}, {**inputs, "xz": xz.contiguous()}
+        assert not xz.is_contiguous()
+        found = mamba_mixer(**strided, directions=("x", "-y"))
+        assert torch.equal(found, mamba_mixer(**packed, directions=("x", "-y")))
+        assert rms_ratio(found, expected_of(strided, ("x", "-y"))) <= 2e-6
+
+
+@pytest.mark.parametrize(
+    "name", ["xz", "conv_weight", "conv_bias", "x_proj", "dt_weight", "dt_bias", "A", "D"]
+)
+def test_shapes_that_do_not_fit_are_refused(name: str) -> None:
+    inputs = mixer_inputs(1, 3, 5, 2, 24)
+    inputs[name] = inputs[name][..., :8] if name in ("xz", "x_proj", "A") else inputs[name][:8]
+    with pytest.raises(ValueError, match="do not fit"):
+        mamba_mixer(**inputs, directions=("x", "y"))
+    with pytest.raises(ValueError, match="do not fit"):
+        mamba_mixer(**mixer_inputs(1, 3, 5, 2, 24), directions=("x", "y", "-x"))
 
 
 @pytest.mark.parametrize("threads", [1, 2])

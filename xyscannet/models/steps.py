@@ -18,13 +18,15 @@ from xyscannet.ops import blocks
 DIRECTIONS = ("x", "y")  # of the Intra-Scanner's halves
 
 
-def _in_cache(x: Tensor, norm: LayerNorm2d, module: nn.Module) -> bool:
-    """Whether the step of `norm` and `module` is taken in the cache."""
-    if not blocks.runs_here(x, norm.weight):
+def _in_cache(x: Tensor, *modules: nn.Module) -> bool:
+    """Whether a step of these modules is taken in the cache."""
+    weights = [weight for module in modules for weight in module.parameters()]
+    if not blocks.runs_here(x, *weights):
         return False
-    return torch.compiler.is_compiling() or not any(
-        each._forward_hooks or each._forward_pre_hooks for each in (norm, *module.modules())
-    )
+    if torch.compiler.is_compiling():
+        return True
+    parts = (part for module in modules for part in module.modules())
+    return not any(part._forward_hooks or part._forward_pre_hooks for part in parts)
 
 
 def _norm(norm: LayerNorm2d) -> tuple[Tensor, Tensor, float]:
@@ -106,7 +108,7 @@ def merge(
         residual: added to the result.
     """
     scanner = vssm.scanner
-    if blocks.runs_here(gate, vssm.proj_out.weight):
+    if _in_cache(gate, vssm):
         first, second = (*scanned, None)[:2]
         weights = scanner.conv_out.weight, vssm.proj_out.weight
         return blocks.scan_outputs(first, second, gate, *weights, gates=gates, residual=residual)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -73,3 +75,9 @@ def padded(parameter: Tensor, real: np.dtype) -> np.ndarray:
     wide = np.zeros((*values.shape[:-1], width), real)
     wide[..., :channels] = values
     return wide
+
+
+@cache
+def lanes_there(channels: int, real: np.dtype) -> np.ndarray:
+    """1 for each channel, 0 for what `padded` fills the last vector up with."""
+    return padded(torch.ones(channels), real)

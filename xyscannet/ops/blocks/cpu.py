@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from xyscannet.ops.blocks import cpu_kernels as kernels
-from xyscannet.ops.channels_last import padded
+from xyscannet.ops.channels_last import lanes_there, padded
+from xyscannet.ops.depthwise.cpu_tiles import RUN
 from xyscannet.ops.packing import filled_up, once, packed, parts_of, whole_vectors
 from xyscannet.ops.threads import run_tasks
 
@@ -20,14 +19,8 @@ _ABSENT = (0, 0, 0, 0)
 _NONE = np.zeros((0, 0, 0), np.float32)
 
 
-@cache
-def _there(channels: int) -> np.ndarray:
-    """1 for each channel, 0 for what fills the last vector up."""
-    return padded(torch.ones(channels), _REAL)
-
-
 def _norm(weight: Tensor, bias: Tensor) -> np.ndarray:
-    return np.stack([padded(weight, _REAL), padded(bias, _REAL), _there(len(weight))])
+    return np.stack([padded(weight, _REAL), padded(bias, _REAL), lanes_there(len(weight), _REAL)])
 
 
 def _taps(weight: Tensor, parts: tuple[int, ...]) -> np.ndarray:
@@ -58,7 +51,7 @@ def _readable(x: Tensor | None) -> Tensor | None:
 def _tiles(images: int, height: int, columns: int, wide: int) -> tuple[int, int, int]:
     """(columns of a tile, rows of a band, tasks) for rows that are `wide` elements a pixel."""
     most = 64 if 3 * 66 * wide <= _CACHE else 32
-    tile = min(most, -(-columns // kernels.RUN) * kernels.RUN)
+    tile = min(most, -(-columns // RUN) * RUN)
     tiles = images * -(-columns // tile)
     rows = min(max(height * tiles // torch.get_num_threads(), _FEWEST), _ROWS, height)
     return tile, rows, tiles * -(-height // rows)

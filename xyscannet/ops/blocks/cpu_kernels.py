@@ -13,6 +13,7 @@ from numba import njit
 
 from xyscannet.ops.compiling import compiled
 from xyscannet.ops.cpu_pixels import SIZE, filled, read_pixels, write_pixels, write_sums
+from xyscannet.ops.depthwise.cpu_tiles import RUN, add_taps, keep
 from xyscannet.ops.simd import (
     F32,
     LANES,
@@ -29,8 +30,6 @@ from xyscannet.ops.simd import (
     store,
     totals,
 )
-
-RUN = 8  # pixels that are convolved at once; tiles are a multiple of it
 
 
 @njit(error_model="numpy")
@@ -92,56 +91,67 @@ def _project_row(x, pixel, left, span, columns, channels, eps, norm, weight, row
     line[high * rows :] = 0.0
 
 
-@njit(inline="always", error_model="numpy")
-def _tap(hidden, p, step, taps, k, width, sums):
-    """One row of taps of eight neighbouring pixels."""
-    a0, a1, a2, a3, a4, a5, a6, a7 = sums
-    w0, w1, w2 = load(taps, k), load(taps, k + width), load(taps, k + 2 * width)
-    a0 = a0 + w0 * load(hidden, p)
-    v = load(hidden, p + step)
-    a0, a1 = a0 + w1 * v, a1 + w0 * v
-    v = load(hidden, p + 2 * step)
-    a0, a1, a2 = a0 + w2 * v, a1 + w1 * v, a2 + w0 * v
-    v = load(hidden, p + 3 * step)
-    a1, a2, a3 = a1 + w2 * v, a2 + w1 * v, a3 + w0 * v
-    v = load(hidden, p + 4 * step)
-    a2, a3, a4 = a2 + w2 * v, a3 + w1 * v, a4 + w0 * v
-    v = load(hidden, p + 5 * step)
-    a3, a4, a5 = a3 + w2 * v, a4 + w1 * v, a5 + w0 * v
-    v = load(hidden, p + 6 * step)
-    a4, a5, a6 = a4 + w2 * v, a5 + w1 * v, a6 + w0 * v
-    v = load(hidden, p + 7 * step)
-    a5, a6, a7 = a5 + w2 * v, a6 + w1 * v, a7 + w0 * v
-    v = load(hidden, p + 8 * step)
-    a6, a7 = a6 + w2 * v, a7 + w1 * v
-    a7 = a7 + w2 * load(hidden, p + 9 * step)
-    return a0, a1, a2, a3, a4, a5, a6, a7
+@njit(error_model="numpy")
+def _bring_row(
+    y, x, row, pixel, left, span, height, columns, channels, eps, norm, weight, step, scratch, hidden, room
+):
+    """Row y of an image at address x into its place among the three rows of `hidden`; zero beyond the image.
+
+    Returns where in `hidden` the rows y - 2, y - 1 and y begin.
+    """
+    line = _line(span) * step
+    at = (y + 1) % 3 * line
+    if y < 0 or y >= height:
+        hidden[at : at + line] = 0.0
+    else:
+        _project_row(
+            x + y * row,
+            pixel,
+            left,
+            span,
+            columns,
+            channels,
+            eps,
+            norm,
+            weight,
+            step,
+            scratch,
+            hidden,
+            at,
+            room,
+        )
+    return (y + 2) % 3 * line, y % 3 * line, at
 
 
 @njit(error_model="numpy")
-def _convolve(hidden, above, here, below, step, first, wide, pixels, taps, out, out_width):
+def _convolve(hidden, rows, step, first, wide, pixels, taps, out, out_width):
     """out[p, e] = the convolution of channel first + e, e < wide, at the pixel between p, p + 1 and p + 2.
 
-    Three rows of `hidden` from above, here and below on, pixels `step` apart; taps (9, step), flat.
+    Three rows of `hidden` begin at `rows`, pixels `step` apart; taps (9, step), flat.
     """
-    zero = splat(hidden, 0.0)
+    above, here, below = rows
+    start, zero = hidden.ctypes.data, splat(hidden, 0.0)
     for p in range(0, pixels, RUN):
         for e in range(0, wide, LANES):
             k = first + e
             i = p * step + k
             sums = zero, zero, zero, zero, zero, zero, zero, zero
-            sums = _tap(hidden, above + i, step, taps, k, step, sums)
-            sums = _tap(hidden, here + i, step, taps, 3 * step + k, step, sums)
-            a0, a1, a2, a3, a4, a5, a6, a7 = _tap(hidden, below + i, step, taps, 6 * step + k, step, sums)
-            to = p * out_width + e
-            store(out, to, a0)
-            store(out, to + out_width, a1)
-            store(out, to + 2 * out_width, a2)
-            store(out, to + 3 * out_width, a3)
-            store(out, to + 4 * out_width, a4)
-            store(out, to + 5 * out_width, a5)
-            store(out, to + 6 * out_width, a6)
-            store(out, to + 7 * out_width, a7)
+            sums = add_taps(hidden, F32, start + (above + i) * SIZE, step * SIZE, taps, k, step, sums)
+            sums = add_taps(
+                hidden, F32, start + (here + i) * SIZE, step * SIZE, taps, 3 * step + k, step, sums
+            )
+            sums = add_taps(
+                hidden, F32, start + (below + i) * SIZE, step * SIZE, taps, 6 * step + k, step, sums
+            )
+            keep(out, p * out_width + e, out_width, sums)
+
+
+@njit(error_model="numpy")
+def _gate(opened, value, size):
+    """opened <- silu(opened) value, `size` values, a multiple of four vectors."""
+    for i in range(0, size, WIDE):
+        gate = load_wide(opened, i)
+        store(opened, i, gate * sigmoid(gate) * load_wide(value, i))
 
 
 @njit(error_model="numpy")
@@ -167,9 +177,8 @@ def feed_forward(x, out, shape, eps, norm, project_in, taps, project_out, first_
     tiles, bands = (columns + tile - 1) // tile, (height + rows - 1) // rows
     step, span = 2 * half, tile + 2
     width = norm.shape[1]
-    line = _line(span) * step
-    hidden, room = np.zeros(3 * line, norm.dtype), np.zeros(LANES * (LANES + 2), norm.dtype)
-    scratch = np.zeros(filled(span, PIXELS) * max(width, half), norm.dtype)
+    hidden, room = np.zeros(3 * _line(span) * step, norm.dtype), np.zeros(LANES * (LANES + 2), norm.dtype)
+    scratch = np.zeros(filled(span, PIXELS) * width, norm.dtype)
     gate = np.zeros(filled(tile, PIXELS) * half, norm.dtype)
     value = np.zeros(filled(tile, PIXELS) * half, norm.dtype)
     result = np.zeros(filled(tile, PIXELS) * width, norm.dtype)
@@ -177,22 +186,15 @@ def feed_forward(x, out, shape, eps, norm, project_in, taps, project_out, first_
         image, left, count, low, high = _tile_of(task, tiles, bands, tile, rows, height, columns)
         start = x_start + image * x_image
         for y in range(low - 1, high + 1):
-            at = (y + 1) % 3 * line
-            if y < 0 or y >= height:
-                hidden[at : at + line] = 0.0
-            else:
-                _project_row(
-                    start + y * x_row, x_pixel, left - 1, span, columns, channels, eps, norm,
-                    project_in, step, scratch, hidden, at, room,
-                )  # fmt: skip
+            three = _bring_row(
+                y, start, x_row, x_pixel, left - 1, span, height, columns, channels, eps, norm,
+                project_in, step, scratch, hidden, room,
+            )  # fmt: skip
             if y <= low:
                 continue
-            above, here = (y - 1) % 3 * line, y % 3 * line
-            _convolve(hidden, above, here, at, step, 0, half, tile, taps, gate, half)
-            _convolve(hidden, above, here, at, step, half, half, tile, taps, value, half)
-            for i in range(0, tile * half, WIDE):
-                opened = load_wide(gate, i)
-                store(gate, i, opened * sigmoid(opened) * load_wide(value, i))
+            _convolve(hidden, three, step, 0, half, tile, taps, gate, half)
+            _convolve(hidden, three, step, half, half, tile, taps, value, half)
+            _gate(gate, value, tile * half)
             multiply(gate, 0, half, filled(count, PIXELS), inner, project_out, width, result, width)
             given = start + (y - 1) * x_row + left * x_pixel
             to = out_start + image * out_image + (y - 1) * out_row + left * out_pixel
@@ -221,8 +223,7 @@ def scan_inputs(
     inner_wide, outer_wide = filled(inner, LANES), filled(outer, LANES)
     step, span, pixels = f_wide + y_wide, tile + 2, filled(tile, PIXELS)
     width, branch = norm.shape[1], inner // max(branches, 1)
-    line = _line(span) * step
-    hidden, room = np.zeros(3 * line, norm.dtype), np.zeros(LANES * (LANES + 2), norm.dtype)
+    hidden, room = np.zeros(3 * _line(span) * step, norm.dtype), np.zeros(LANES * (LANES + 2), norm.dtype)
     scratch = np.zeros(filled(span, PIXELS) * width, norm.dtype)
     f, g = np.zeros(pixels * f_wide, norm.dtype), np.zeros(pixels * y_wide, norm.dtype)
     mixed, projected = np.zeros(pixels * inner_wide, norm.dtype), np.zeros(pixels * outer_wide, norm.dtype)
@@ -230,25 +231,20 @@ def scan_inputs(
         image, left, count, low, high = _tile_of(task, tiles, bands, tile, rows, height, columns)
         start = x_start + image * x_image
         for y in range(low - 1, high + 1):
-            at = (y + 1) % 3 * line
-            if y < 0 or y >= height:
-                hidden[at : at + line] = 0.0
-            else:
-                _project_row(
-                    start + y * x_row, x_pixel, left - 1, span, columns, channels, eps, norm,
-                    proj_in, step, scratch, hidden, at, room,
-                )  # fmt: skip
+            three = _bring_row(
+                y, start, x_row, x_pixel, left - 1, span, height, columns, channels, eps, norm,
+                proj_in, step, scratch, hidden, room,
+            )  # fmt: skip
             if y <= low:
                 continue
-            above, here = (y - 1) % 3 * line, y % 3 * line
             if gates:
-                _convolve(hidden, above, here, at, step, f_wide, y_wide, tile, taps, g, y_wide)
+                _convolve(hidden, three, step, f_wide, y_wide, tile, taps, g, y_wide)
                 to = gate_start + image * gate_image + (y - 1) * gate_row + left * gate_pixel
                 write_pixels(g, y_wide, to, gate_pixel, count, gates)
             if features:
                 some = filled(count, PIXELS)
                 to = out_start + image * out_image + (y - 1) * out_row + left * out_pixel
-                _convolve(hidden, above, here, at, step, 0, f_wide, tile, taps, f, f_wide)
+                _convolve(hidden, three, step, 0, f_wide, tile, taps, f, f_wide)
                 multiply(f, 0, f_wide, some, features, conv_in, inner_wide, mixed, inner_wide)
                 if branches == 0:
                     write_pixels(mixed, inner_wide, to, out_pixel, count, inner)
@@ -306,9 +302,7 @@ def scan_outputs(
             multiply(both, 0, wide, some, one + two, conv_out, width, mixed, width)
             at = gate_start + image * gate_image + y * gate_row + left * gate_pixel
             read_pixels(at, gate_pixel, count, channels, opened, 0, width)
-            for i in range(0, tile * width, WIDE):
-                value = load_wide(opened, i)
-                store(opened, i, value * sigmoid(value) * load_wide(mixed, i))
+            _gate(opened, mixed, tile * width)
             multiply(opened, 0, width, some, channels, proj_out, width, result, width)
             to = out_start + image * out_image + y * out_row + left * out_pixel
             if residual:

@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from xyscannet.ops.causal_conv1d.cpu_tiles import activate, convolve
 from xyscannet.ops.compiling import compiled
-from xyscannet.ops.simd import LANES, WIDE, load, load_wide, sigmoid, splat, store, write_lanes
+from xyscannet.ops.simd import LANES, load, sigmoid, splat, store, write_lanes
 from xyscannet.ops.tiles import ADDRESS, CODE, TILE, load_tile, prefetch_tile, split_task, store_tile
 
 X, WEIGHT, BIAS, OUT, DOUT, DX, PARTIAL = range(7)
 TENSORS = 7
-
-
-@njit(error_model="numpy")
-def _convolve(steps, width, taps, weight, bias, x, y):
-    """y_t = bias + sum_j weight_j x_{t - taps + 1 + j}; x starts taps - 1 steps before y."""
-    for e in range(0, width, LANES):
-        for t in range(steps):
-            value = load(bias, e)
-            for j in range(taps):
-                value = value + load(weight, j * width + e) * load(x, (t + j) * width + e)
-            store(y, t * width + e, value)
 
 
 @compiled
@@ -52,11 +41,9 @@ def conv_forward(tensors, branches, shape, real, first_task, last_task):
                 coming = min(TILE, length - first - TILE)
                 prefetch_tile(tensors, X, place, first + TILE, coming, lanes)
                 prefetch_tile(tensors, OUT, place, first + TILE, coming, lanes)
-                _convolve(steps, width, taps, weight, bias, x, y)
+                convolve(steps, width, taps, weight, bias, x, y)
                 if silu:
-                    for i in range(0, steps * width, WIDE):
-                        value = load_wide(y, i)
-                        store(y, i, value * sigmoid(value))
+                    activate(y, steps * width)
                 store_tile(y, width, tensors, OUT, place, first, steps, lanes)
                 for i in range(0, before, LANES):
                     store(x, i, load(x, TILE * width + i))
@@ -98,7 +85,7 @@ def conv_backward(tensors, branches, shape, real, first_task, last_task):
                 load_tile(x, taps - 1 - known, width, tensors, X, place, first - known, steps + known, lanes)
                 load_tile(grad, 0, width, tensors, DOUT, place, first, steps, lanes)
                 if silu:
-                    _convolve(steps, width, taps, weight, bias, x, y)
+                    convolve(steps, width, taps, weight, bias, x, y)
                     for i in range(0, steps * width, LANES):
                         value = load(y, i)
                         gate = sigmoid(value)

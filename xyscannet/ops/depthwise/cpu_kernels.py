@@ -11,6 +11,7 @@ import numpy as np
 from numba import njit
 
 from xyscannet.ops.compiling import compiled
+from xyscannet.ops.depthwise.cpu_tiles import RUN, add_taps, keep
 from xyscannet.ops.simd import (
     BF16,
     F32,
@@ -29,53 +30,17 @@ from xyscannet.ops.simd import (
 )
 
 PLAIN, GATED, GRADIENT = range(3)
-RUN = 8  # pixels at once
 SPAN = 32  # pixels whose channels, of a map and of its gradient, stay in the first-level cache
 
 
 @njit(inline="always", error_model="numpy")
 def _run(like, code, at, row, pixel, low, high, weight, k, width):
     """The sums of `RUN` pixels from address `at` on, in whole vectors: rows low .. high - 1 of the taps count."""
-    a0 = splat(like, 0.0)
-    a1 = a2 = a3 = a4 = a5 = a6 = a7 = a0
+    zero = splat(like, 0.0)
+    sums = zero, zero, zero, zero, zero, zero, zero, zero
     for i in range(low, high):
-        j = 3 * i * width + k
-        w0, w1, w2 = load(weight, j), load(weight, j + width), load(weight, j + 2 * width)
-        p = at + (i - 1) * row - pixel
-        v = read_lanes(like, code, p, LANES)
-        a0 = a0 + w0 * v
-        v = read_lanes(like, code, p + pixel, LANES)
-        a0, a1 = a0 + w1 * v, a1 + w0 * v
-        v = read_lanes(like, code, p + 2 * pixel, LANES)
-        a0, a1, a2 = a0 + w2 * v, a1 + w1 * v, a2 + w0 * v
-        v = read_lanes(like, code, p + 3 * pixel, LANES)
-        a1, a2, a3 = a1 + w2 * v, a2 + w1 * v, a3 + w0 * v
-        v = read_lanes(like, code, p + 4 * pixel, LANES)
-        a2, a3, a4 = a2 + w2 * v, a3 + w1 * v, a4 + w0 * v
-        v = read_lanes(like, code, p + 5 * pixel, LANES)
-        a3, a4, a5 = a3 + w2 * v, a4 + w1 * v, a5 + w0 * v
-        v = read_lanes(like, code, p + 6 * pixel, LANES)
-        a4, a5, a6 = a4 + w2 * v, a5 + w1 * v, a6 + w0 * v
-        v = read_lanes(like, code, p + 7 * pixel, LANES)
-        a5, a6, a7 = a5 + w2 * v, a6 + w1 * v, a7 + w0 * v
-        v = read_lanes(like, code, p + 8 * pixel, LANES)
-        a6, a7 = a6 + w2 * v, a7 + w1 * v
-        v = read_lanes(like, code, p + 9 * pixel, LANES)
-        a7 = a7 + w2 * v
-    return a0, a1, a2, a3, a4, a5, a6, a7
-
-
-@njit(inline="always", error_model="numpy")
-def _keep(hold, sums):
-    a0, a1, a2, a3, a4, a5, a6, a7 = sums
-    store(hold, 0, a0)
-    store(hold, LANES, a1)
-    store(hold, 2 * LANES, a2)
-    store(hold, 3 * LANES, a3)
-    store(hold, 4 * LANES, a4)
-    store(hold, 5 * LANES, a5)
-    store(hold, 6 * LANES, a6)
-    store(hold, 7 * LANES, a7)
+        sums = add_taps(like, code, at + (i - 1) * row - pixel, pixel, weight, 3 * i * width + k, width, sums)
+    return sums
 
 
 @njit(inline="always", error_model="numpy")
@@ -143,11 +108,18 @@ def _convolve(code, mode):
                             first, part - LANES
                         )  # the last vector overlaps the one before, without a mask
                         here = at + e * size
-                        _keep(hold, _run(weight, code, here, x_row, x_pixel, low, high, weight, e, width))
+                        keep(
+                            hold,
+                            0,
+                            LANES,
+                            _run(weight, code, here, x_row, x_pixel, low, high, weight, e, width),
+                        )
                         if mode != PLAIN:
                             k = e + 9 * width
-                            _keep(
+                            keep(
                                 held,
+                                0,
+                                LANES,
                                 _run(
                                     weight, code, here + second, x_row, x_pixel, low, high, weight, k, width
                                 ),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from xyscannet.ops.causal_conv1d.cpu_tiles import activate, convolve
 from xyscannet.ops.compiling import compiled
 from xyscannet.ops.cpu_pixels import SIZE, filled, read_pixels
 from xyscannet.ops.selective_scan.cpu_tiles import forward_anywhere, forward_near, magnitude, prepare
@@ -19,7 +20,6 @@ from xyscannet.ops.simd import (
     PIXELS,
     WIDE,
     load,
-    load_wide,
     multiply,
     prefetch,
     read_lanes,
@@ -29,21 +29,6 @@ from xyscannet.ops.simd import (
 )
 
 STEPS = 4 * PIXELS  # of a tile
-
-
-@njit(error_model="numpy")
-def _convolve(steps, width, taps, weight, bias, x, u):
-    """u_t = silu(bias + sum_j weight_j x_{t - taps + 1 + j}); x starts taps - 1 steps before u."""
-    for e in range(0, width, LANES):
-        shift = load(bias, e)
-        for t in range(steps):
-            value = shift
-            for j in range(taps):
-                value = value + load(weight, j * width + e) * load(x, (t + j) * width + e)
-            store(u, t * width + e, value)
-    for i in range(0, steps * width, WIDE):
-        value = load_wide(u, i)
-        store(u, i, value * sigmoid(value))
 
 
 @njit(error_model="numpy")
@@ -100,7 +85,8 @@ def mixer(branches, shape, conv, x_proj, dt_proj, decay, vectors, first_task, la
                 read_pixels(at, step, steps, channels, x, before, width)
                 _prefetch(at + STEPS * step, step, coming, channels)
                 _prefetch(at + STEPS * step + to_z, step, coming, channels)
-                _convolve(steps, width, taps, weight, conv_bias, x, u)
+                convolve(steps, width, taps, weight, conv_bias, x, u)
+                activate(u, steps * width)
                 some = filled(steps, PIXELS)
                 multiply(u, 0, width, some, channels, x_proj, wide, dbc, wide)
                 multiply(dbc, 0, wide, some, rank, dt_proj, width, delta, width)

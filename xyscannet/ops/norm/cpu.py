@@ -6,28 +6,32 @@ of threads.
 
 from __future__ import annotations
 
-from functools import cache
-
 import numpy as np
 import torch
+from numba import njit
 from torch import Tensor
 
-from xyscannet.ops.channels_last import describe, padded, real_type, rows
+from xyscannet.ops.channels_last import describe, lanes_there, padded, real_type, rows
 from xyscannet.ops.compiling import compiled
-from xyscannet.ops.simd import (
-    ITEM_SIZE,
-    LANES,
-    load,
-    mean_and_scale,
-    read_lanes,
-    splat,
-    store,
-    total,
-    write_lanes,
-)
+from xyscannet.ops.simd import ITEM_SIZE, LANES, load, read_lanes, splat, store, total, write_lanes
 from xyscannet.ops.threads import run_tasks
 
 _GROUPS = 32
+
+
+@njit(inline="always")
+def _statistics(row, valid, channels, eps):
+    """Mean and reciprocal deviation of `channels` values at the start of a flat array padded with zeros."""
+    sums = load(row, 0)
+    for e in range(LANES, channels, LANES):
+        sums = sums + load(row, e)
+    mean = total(sums) / channels
+    centred = (load(row, 0) - mean) * load(valid, 0)
+    squares = centred * centred
+    for e in range(LANES, channels, LANES):
+        centred = (load(row, e) - mean) * load(valid, e)
+        squares = squares + centred * centred
+    return mean, 1.0 / np.sqrt(total(squares) / channels + eps)
 
 
 @compiled
@@ -40,7 +44,7 @@ def _forward(tensors, weight, bias, valid, eps, pixels, groups, first, last):
     for p in range(first * pixels // groups, last * pixels // groups):
         for e in range(0, channels, LANES):
             store(row, e, read_lanes(row, x_code, x + p * x_step + e * x_size, channels - e))
-        mean, scale = mean_and_scale(row, 0, valid, channels, eps)
+        mean, scale = _statistics(row, valid, channels, eps)
         for e in range(0, channels, LANES):
             y = (load(row, e) - mean) * scale * load(weight, e) + load(bias, e)
             write_lanes(out_code, out + p * out_step + e * out_size, y, channels - e)
@@ -58,7 +62,7 @@ def _backward(tensors, weight, valid, eps, pixels, groups, sums, first, last):
         for p in range(group * pixels // groups, (group + 1) * pixels // groups):
             for e in range(0, channels, LANES):
                 store(row, e, read_lanes(row, x_code, x + p * x_step + e * x_size, channels - e))
-            mean, scale = mean_and_scale(row, 0, valid, channels, eps)
+            mean, scale = _statistics(row, valid, channels, eps)
             along, level = splat(row, 0.0), splat(row, 0.0)
             for e in range(0, channels, LANES):
                 d = read_lanes(row, grad_code, grad + p * grad_step + e * grad_size, channels - e)
@@ -79,14 +83,6 @@ def _backward(tensors, weight, valid, eps, pixels, groups, sums, first, last):
             sums[group, 1, e] = dbias[e]
 
 
-@cache
-def _valid(channels: int, real: np.dtype) -> np.ndarray:
-    """1 for each channel, 0 for what fills the last vector up."""
-    wide = np.zeros(-(-channels // LANES) * LANES, real)
-    wide[:channels] = 1
-    return wide
-
-
 def forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float, out: Tensor) -> None:
     """Fill `out` (B, C, H, W), channels-last."""
     if not x.numel():
@@ -94,7 +90,7 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float, out: Tensor) ->
     source, target, real = rows(x), rows(out), real_type(x)
     pixels, channels = source.shape
     groups = min(_GROUPS, pixels)
-    parameters = padded(weight, real), padded(bias, real), _valid(channels, real)
+    parameters = padded(weight, real), padded(bias, real), lanes_there(channels, real)
     tensors = (describe(source), describe(target))
     run_tasks(_forward, (tensors, *parameters, eps, pixels, groups), groups, 8 * x.numel())
 
@@ -111,7 +107,7 @@ def backward(
         pixels = source.shape[0]
         groups = min(_GROUPS, pixels)
         tensors = (describe(source), describe(upper), describe(lower))
-        arguments = (tensors, padded(weight, real), _valid(channels, real), eps, pixels, groups, sums)
+        arguments = (tensors, padded(weight, real), lanes_there(channels, real), eps, pixels, groups, sums)
         run_tasks(_backward, arguments, groups, 16 * x.numel())
     total_weight, total_bias = torch.from_numpy(sums.sum(0))
     dweight.copy_(total_weight)

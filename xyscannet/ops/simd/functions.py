@@ -8,18 +8,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from xyscannet.ops.simd.vector import (
-    I32,
-    I64,
-    LANES,
-    MATH,
-    constant,
-    lanes_of,
-    like_vector,
-    load,
-    maximum,
-    total,
-)
+from xyscannet.ops.simd.vector import I32, I64, MATH, constant, lanes_of, like_vector, maximum
 
 
 def _chebyshev_exp2(degree):
@@ -130,23 +119,3 @@ def square_root(typingctx, x):
         return builder.call(function, [args[0]])
 
     return x(x), codegen
-
-
-@njit(inline="always", error_model="numpy")
-def mean_and_scale(row, at, valid, channels, eps):
-    """Mean and reciprocal deviation of `channels` values from `at` on in a flat array, padded with zeros.
-
-    valid is 1 for each of them, 0 for what fills the last vector up. Both results are in the array's type.
-    """
-    kind = row.dtype.type
-    share = kind(1.0) / kind(channels)
-    sums = load(row, at)
-    for e in range(LANES, channels, LANES):
-        sums = sums + load(row, at + e)
-    mean = total(sums) * share
-    centred = (load(row, at) - mean) * load(valid, 0)
-    squares = centred * centred
-    for e in range(LANES, channels, LANES):
-        centred = (load(row, at + e) - mean) * load(valid, e)
-        squares = squares + centred * centred
-    return mean, kind(1.0) / np.sqrt(total(squares) * share + kind(eps))
