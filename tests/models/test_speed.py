@@ -43,8 +43,8 @@ print(json.dumps({"error": error.item(), **found}))
 def test_the_network_is_five_times_faster_than_its_plain_formulation_with_a_loop():
     """In a process of its own, since torch's default (small) pages are asked for before it starts.
 
-    It is 10 times on two threads of AVX2, and 8 with large pages (docs/benchmarks/cpu-goal.md), which help the plain one
-    more; what a busy machine takes off is left out of the limit.
+    It is 10 times on two threads of AVX2, and 8 with large pages (docs/benchmarks/cpu-goal.md), which help the plain
+    one more; what a busy machine takes off is left out of the limit.
     """
     threads = str(os.cpu_count() or 1)  # nothing else runs, whatever the other tests' processes were given
     environment = {**os.environ, "THP_MEM_ALLOC_ENABLE": "0", "OMP_NUM_THREADS": threads}

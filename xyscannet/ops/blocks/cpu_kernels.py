@@ -9,158 +9,11 @@ float32, channels next to each other. A pixel's result is the same wherever tile
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from xyscannet.ops.blocks.cpu_tiles import bring_row, convolve, gate_by, line_of, tile_of
 from xyscannet.ops.compiling import compiled
 from xyscannet.ops.cpu_pixels import SIZE, filled, read_pixels, write_pixels, write_sums
-from xyscannet.ops.depthwise.cpu_tiles import RUN, add_taps, keep
-from xyscannet.ops.simd import (
-    F32,
-    LANES,
-    PIXELS,
-    WIDE,
-    load,
-    load_wide,
-    multiply,
-    read_lanes,
-    sigmoid,
-    splat,
-    spread,
-    square_root,
-    store,
-    totals,
-)
-
-
-@njit(error_model="numpy")
-def _normalise(x, pixel, count, channels, norm, eps, out, width, room):
-    """`count` pixels from address x on, normalised: norm = weight, bias, one for each channel that is there.
-
-    Pixels go together by as many as a vector has lanes: on these stand their means, and their deviations.
-    """
-    weight, bias, valid = norm[0], norm[1], norm[2]
-    means, scales = LANES * LANES, LANES * LANES + LANES
-    kind = out.dtype.type
-    share, least = splat(out, kind(1.0) / kind(channels)), splat(out, eps)
-    for first in range(0, count, LANES):
-        together = min(LANES, count - first)
-        for p in range(together):
-            at, from_ = (first + p) * width, x + (first + p) * pixel
-            sums = read_lanes(out, F32, from_, channels)
-            store(out, at, sums)
-            for e in range(LANES, channels, LANES):
-                lanes = read_lanes(out, F32, from_ + e * SIZE, channels - e)
-                store(out, at + e, lanes)
-                sums = sums + lanes
-            store(room, p * LANES, sums)
-        store(room, means, totals(room, 0) * share)
-        for p in range(together):
-            at, mean = (first + p) * width, spread(room, means + p)
-            centred = (load(out, at) - mean) * load(valid, 0)
-            squares = centred * centred
-            for e in range(LANES, channels, LANES):
-                centred = (load(out, at + e) - mean) * load(valid, e)
-                squares = squares + centred * centred
-            store(room, p * LANES, squares)
-        store(room, scales, 1.0 / square_root(totals(room, 0) * share + least))
-        for p in range(together):
-            at, mean, scale = (first + p) * width, spread(room, means + p), spread(room, scales + p)
-            for e in range(0, channels, LANES):
-                store(out, at + e, (load(out, at + e) - mean) * scale * load(weight, e) + load(bias, e))
-
-
-@njit(error_model="numpy")
-def _line(span):
-    """Pixels of a row of a tile: whole groups, from the first or, at an image's left edge, from the second on."""
-    return filled(span, PIXELS) + 1
-
-
-@njit(error_model="numpy")
-def _project_row(x, pixel, left, span, columns, channels, eps, norm, weight, rows, scratch, hidden, at, room):
-    """Normalised pixels left .. left + span - 1 of a row at address x, times the weight, into `hidden` from `at` on.
-
-    Zero beyond the image's edges.
-    """
-    width = norm.shape[1]
-    low, high = max(0, -left), min(span, columns - left)
-    _normalise(x + (left + low) * pixel, pixel, high - low, channels, norm, eps, scratch, width, room)
-    pixels = filled(high - low, PIXELS)
-    line = hidden[at : at + _line(span) * rows]
-    multiply(scratch, 0, width, pixels, channels, weight, rows, line[low * rows :], rows)
-    line[: low * rows] = 0.0
-    line[high * rows :] = 0.0
-
-
-@njit(error_model="numpy")
-def _bring_row(
-    y, x, row, pixel, left, span, height, columns, channels, eps, norm, weight, step, scratch, hidden, room
-):
-    """Row y of an image at address x into its place among the three rows of `hidden`; zero beyond the image.
-
-    Returns where in `hidden` the rows y - 2, y - 1 and y begin.
-    """
-    line = _line(span) * step
-    at = (y + 1) % 3 * line
-    if y < 0 or y >= height:
-        hidden[at : at + line] = 0.0
-    else:
-        _project_row(
-            x + y * row,
-            pixel,
-            left,
-            span,
-            columns,
-            channels,
-            eps,
-            norm,
-            weight,
-            step,
-            scratch,
-            hidden,
-            at,
-            room,
-        )
-    return (y + 2) % 3 * line, y % 3 * line, at
-
-
-@njit(error_model="numpy")
-def _convolve(hidden, rows, step, first, wide, pixels, taps, out, out_width):
-    """out[p, e] = the convolution of channel first + e, e < wide, at the pixel between p, p + 1 and p + 2.
-
-    Three rows of `hidden` begin at `rows`, pixels `step` apart; taps (9, step), flat.
-    """
-    above, here, below = rows
-    start, zero = hidden.ctypes.data, splat(hidden, 0.0)
-    for p in range(0, pixels, RUN):
-        for e in range(0, wide, LANES):
-            k = first + e
-            i = p * step + k
-            sums = zero, zero, zero, zero, zero, zero, zero, zero
-            sums = add_taps(hidden, F32, start + (above + i) * SIZE, step * SIZE, taps, k, step, sums)
-            sums = add_taps(
-                hidden, F32, start + (here + i) * SIZE, step * SIZE, taps, 3 * step + k, step, sums
-            )
-            sums = add_taps(
-                hidden, F32, start + (below + i) * SIZE, step * SIZE, taps, 6 * step + k, step, sums
-            )
-            keep(out, p * out_width + e, out_width, sums)
-
-
-@njit(error_model="numpy")
-def _gate(opened, value, size):
-    """opened <- silu(opened) value, `size` values, a multiple of four vectors."""
-    for i in range(0, size, WIDE):
-        gate = load_wide(opened, i)
-        store(opened, i, gate * sigmoid(gate) * load_wide(value, i))
-
-
-@njit(error_model="numpy")
-def _tile_of(task, tiles, bands, tile, rows, height, columns):
-    """(image, first column, count of columns, first row, the row after the last) of a task."""
-    column = task % tiles * tile
-    row = task // tiles % bands * rows
-    image = task // tiles // bands
-    return image, column, min(tile, columns - column), row, min(row + rows, height)
+from xyscannet.ops.simd import LANES, PIXELS, load, multiply, store
 
 
 @compiled
@@ -177,24 +30,24 @@ def feed_forward(x, out, shape, eps, norm, project_in, taps, project_out, first_
     tiles, bands = (columns + tile - 1) // tile, (height + rows - 1) // rows
     step, span = 2 * half, tile + 2
     width = norm.shape[1]
-    hidden, room = np.zeros(3 * _line(span) * step, norm.dtype), np.zeros(LANES * (LANES + 2), norm.dtype)
+    hidden, room = np.zeros(3 * line_of(span) * step, norm.dtype), np.zeros(LANES * (LANES + 2), norm.dtype)
     scratch = np.zeros(filled(span, PIXELS) * width, norm.dtype)
     gate = np.zeros(filled(tile, PIXELS) * half, norm.dtype)
     value = np.zeros(filled(tile, PIXELS) * half, norm.dtype)
     result = np.zeros(filled(tile, PIXELS) * width, norm.dtype)
     for task in range(first_task, last_task):
-        image, left, count, low, high = _tile_of(task, tiles, bands, tile, rows, height, columns)
+        image, left, count, low, high = tile_of(task, tiles, bands, tile, rows, height, columns)
         start = x_start + image * x_image
         for y in range(low - 1, high + 1):
-            three = _bring_row(
+            three = bring_row(
                 y, start, x_row, x_pixel, left - 1, span, height, columns, channels, eps, norm,
                 project_in, step, scratch, hidden, room,
             )  # fmt: skip
             if y <= low:
                 continue
-            _convolve(hidden, three, step, 0, half, tile, taps, gate, half)
-            _convolve(hidden, three, step, half, half, tile, taps, value, half)
-            _gate(gate, value, tile * half)
+            convolve(hidden, three, step, 0, half, tile, taps, gate, half)
+            convolve(hidden, three, step, half, half, tile, taps, value, half)
+            gate_by(gate, value, tile * half)
             multiply(gate, 0, half, filled(count, PIXELS), inner, project_out, width, result, width)
             given = start + (y - 1) * x_row + left * x_pixel
             to = out_start + image * out_image + (y - 1) * out_row + left * out_pixel
@@ -223,28 +76,28 @@ def scan_inputs(
     inner_wide, outer_wide = filled(inner, LANES), filled(outer, LANES)
     step, span, pixels = f_wide + y_wide, tile + 2, filled(tile, PIXELS)
     width, branch = norm.shape[1], inner // max(branches, 1)
-    hidden, room = np.zeros(3 * _line(span) * step, norm.dtype), np.zeros(LANES * (LANES + 2), norm.dtype)
+    hidden, room = np.zeros(3 * line_of(span) * step, norm.dtype), np.zeros(LANES * (LANES + 2), norm.dtype)
     scratch = np.zeros(filled(span, PIXELS) * width, norm.dtype)
     f, g = np.zeros(pixels * f_wide, norm.dtype), np.zeros(pixels * y_wide, norm.dtype)
     mixed, projected = np.zeros(pixels * inner_wide, norm.dtype), np.zeros(pixels * outer_wide, norm.dtype)
     for task in range(first_task, last_task):
-        image, left, count, low, high = _tile_of(task, tiles, bands, tile, rows, height, columns)
+        image, left, count, low, high = tile_of(task, tiles, bands, tile, rows, height, columns)
         start = x_start + image * x_image
         for y in range(low - 1, high + 1):
-            three = _bring_row(
+            three = bring_row(
                 y, start, x_row, x_pixel, left - 1, span, height, columns, channels, eps, norm,
                 proj_in, step, scratch, hidden, room,
             )  # fmt: skip
             if y <= low:
                 continue
             if gates:
-                _convolve(hidden, three, step, f_wide, y_wide, tile, taps, g, y_wide)
+                convolve(hidden, three, step, f_wide, y_wide, tile, taps, g, y_wide)
                 to = gate_start + image * gate_image + (y - 1) * gate_row + left * gate_pixel
                 write_pixels(g, y_wide, to, gate_pixel, count, gates)
             if features:
                 some = filled(count, PIXELS)
                 to = out_start + image * out_image + (y - 1) * out_row + left * out_pixel
-                _convolve(hidden, three, step, 0, f_wide, tile, taps, f, f_wide)
+                convolve(hidden, three, step, 0, f_wide, tile, taps, f, f_wide)
                 multiply(f, 0, f_wide, some, features, conv_in, inner_wide, mixed, inner_wide)
                 if branches == 0:
                     write_pixels(mixed, inner_wide, to, out_pixel, count, inner)
@@ -284,7 +137,7 @@ def scan_outputs(
     both, opened = np.zeros(pixels * wide + LANES, conv_out.dtype), np.zeros(pixels * width, conv_out.dtype)
     mixed, result = np.zeros(pixels * width, conv_out.dtype), np.zeros(pixels * width, conv_out.dtype)
     for task in range(first_task, last_task):
-        image, left, count, low, high = _tile_of(task, tiles, bands, tile, rows, height, columns)
+        image, left, count, low, high = tile_of(task, tiles, bands, tile, rows, height, columns)
         some = filled(count, PIXELS)
         for y in range(low, high):
             at = first_start + image * first_image + y * first_row + left * first_pixel
@@ -302,7 +155,7 @@ def scan_outputs(
             multiply(both, 0, wide, some, one + two, conv_out, width, mixed, width)
             at = gate_start + image * gate_image + y * gate_row + left * gate_pixel
             read_pixels(at, gate_pixel, count, channels, opened, 0, width)
-            _gate(opened, mixed, tile * width)
+            gate_by(opened, mixed, tile * width)
             multiply(opened, 0, width, some, channels, proj_out, width, result, width)
             to = out_start + image * out_image + y * out_row + left * out_pixel
             if residual:
