@@ -17,7 +17,7 @@ MIB = 2**20
 # Gaps in glibc's heap, which tensors below 32 MiB leave: at most so much after whole maps; after strips so much and so
 # many times a strip. Fewer where steps keep to the cache.
 HEAP_SLACK, STRIPS_SLACK, STRIP_SLACK = 128 * MIB, 40 * MIB, 17
-TILED_SLACK = 48 * MIB, 16 * MIB, 8
+TILED_SLACK = 48 * MIB, 8 * MIB, 8
 
 
 def peak_bytes(
@@ -34,7 +34,7 @@ def peak_bytes(
     `strips` is channels x pixels of the strips that it works through, 0 for none.
 
     What lives at the peak is counted exactly (see `live_numbers`, `live_numbers_in_strips`); on a CPU gaps in the heap
-    come on top, in float32 up to 48 MiB, in strips 16 MiB and eight times a strip, and where the processor has no
+    come on top, in float32 up to 48 MiB, in strips 8 MiB and eight times a strip, and where the processor has no
     bfloat16, 15 % for torch's conversions. Both vary from run to run: below 250 MiB by more than 15 % of the peak.
     """
     multiple = config.size_multiple
