@@ -141,7 +141,8 @@ class TrainConfig(_Section):
     model: str | dict[str, Any] = "xyscannet-s"
     """A name of the zoo, or the fields of XYScanNetConfig."""
     start_from: str | None = None
-    """Weights to start from, a file or its address; random where null."""
+    """Weights to start from, of a smaller network too, which then grows: a name, a file or its address; random where
+    null."""
     init: Literal["default", "lecun-normal"] = "default"
     """Random weights, where nothing is started from: as the layers draw them, or so that signals keep their size."""
     data: DataConfig = Field(default_factory=DataConfig)

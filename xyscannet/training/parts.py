@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from torch import nn
 
@@ -9,10 +11,13 @@ from xyscannet import checkpoint
 from xyscannet.errors import ConfigError
 from xyscannet.losses import DeblurLoss, LossConfig
 from xyscannet.metrics import perceptual
-from xyscannet.models import XYScanNetConfig, zoo
+from xyscannet.models import XYScanNet, XYScanNetConfig, zoo
+from xyscannet.models.grow import grow
 from xyscannet.models.init import lecun_normal_
 from xyscannet.training.config import OptimiserConfig, TrainConfig
 from xyscannet.training.muon import Muon, is_matrix
+
+logger = logging.getLogger("xyscannet.training")
 
 _OPTIMISERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "muon": Muon}
 
@@ -22,17 +27,25 @@ def make_model(config: TrainConfig, network: XYScanNetConfig, *, start: bool) ->
 
     Args:
         network: its configuration.
-        start: with the weights to start from, where there are any; False where a state will replace them.
+        start: with the weights to start from, where there are any; False where a state will replace them. A smaller
+            network's are grown (`xyscannet.models.grow`).
 
-    Raises ConfigError for weights of another configuration, and what loading them raises.
+    Raises ConfigError for weights of a network that does not grow to this one, and what loading them raises.
     """
     if config.start_from and start:
         model = checkpoint.load_model(config.start_from).train().requires_grad_(True)
-        if model.config != network:
-            raise ConfigError(f"start_from: {config.start_from} holds a network of another configuration")
-        return model
+        return model if model.config == network else _grown(model, network, config.start_from)
     model = zoo.build(network)
     return lecun_normal_(model) if config.init == "lecun-normal" else model
+
+
+def _grown(small: XYScanNet, network: XYScanNetConfig, source: str) -> nn.Module:
+    try:
+        large = grow(small, network)
+    except ConfigError as error:
+        raise ConfigError(f"start_from: {source} holds another network: {error}") from error
+    logger.info("%s holds a smaller network: grown to width %d", source, network.width)
+    return large
 
 
 def make_optimiser(
