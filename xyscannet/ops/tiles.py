@@ -7,6 +7,7 @@ of channels. A tile is `TILE` steps of a block in the real type of the computati
 
 from __future__ import annotations
 
+import numpy as np
 from numba import njit
 
 from xyscannet.ops.simd import (
@@ -24,6 +25,14 @@ from xyscannet.ops.simd import (
 TILE = 16
 BLOCK = 96
 ADDRESS, CODE, OUTER, INNER, STEP, CHANNEL, CHUNK = range(7)
+
+
+def numbers(start: int, stop: int) -> tuple[np.int64, ...]:
+    """start ... stop - 1, to call compiled functions with: Numba compiles one anew for every plain constant."""
+    return tuple(np.int64(number) for number in range(start, stop))
+
+
+ZERO, ONE = numbers(0, 2)
 
 
 @njit(error_model="numpy")

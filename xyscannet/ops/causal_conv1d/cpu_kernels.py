@@ -7,9 +7,20 @@ import numpy as np
 from xyscannet.ops.causal_conv1d.cpu_tiles import activate, convolve
 from xyscannet.ops.compiling import compiled
 from xyscannet.ops.simd import LANES, load, sigmoid, splat, store, write_lanes
-from xyscannet.ops.tiles import ADDRESS, CODE, TILE, load_tile, prefetch_tile, split_task, store_tile
+from xyscannet.ops.tiles import (
+    ADDRESS,
+    CODE,
+    ONE,
+    TILE,
+    ZERO,
+    load_tile,
+    numbers,
+    prefetch_tile,
+    split_task,
+    store_tile,
+)
 
-X, WEIGHT, BIAS, OUT, DOUT, DX, PARTIAL = range(7)
+X, WEIGHT, BIAS, OUT, DOUT, DX, PARTIAL = numbers(0, 7)
 TENSORS = 7
 
 
@@ -28,10 +39,10 @@ def conv_forward(tensors, branches, shape, real, first_task, last_task):
         inner_rows, length = branches[branch, 1], branches[branch, 2]
         rows = branches[branch, 0] * inner_rows
         lanes = min(block, channels - chunk * block)
-        place = (branch, 0, 0, chunk)
-        load_tile(weight, 0, width, tensors, WEIGHT, place, 0, taps, lanes)
+        place = (branch, ZERO, ZERO, chunk)
+        load_tile(weight, ZERO, width, tensors, WEIGHT, place, ZERO, taps, lanes)
         if tensors[branch, BIAS, CODE] >= 0:
-            load_tile(bias, 0, width, tensors, BIAS, place, 0, 1, lanes)
+            load_tile(bias, ZERO, width, tensors, BIAS, place, ZERO, ONE, lanes)
         for row in range(group * rows // groups, (group + 1) * rows // groups):
             place = (branch, row // inner_rows, row % inner_rows, chunk)
             x[:before] = 0.0
@@ -70,10 +81,10 @@ def conv_backward(tensors, branches, shape, real, first_task, last_task):
         inner_rows, length = branches[branch, 1], branches[branch, 2]
         rows = branches[branch, 0] * inner_rows
         lanes = min(block, channels - chunk * block)
-        place = (branch, 0, 0, chunk)
-        load_tile(weight, 0, width, tensors, WEIGHT, place, 0, taps, lanes)
+        place = (branch, ZERO, ZERO, chunk)
+        load_tile(weight, ZERO, width, tensors, WEIGHT, place, ZERO, taps, lanes)
         if tensors[branch, BIAS, CODE] >= 0:
-            load_tile(bias, 0, width, tensors, BIAS, place, 0, 1, lanes)
+            load_tile(bias, ZERO, width, tensors, BIAS, place, ZERO, ONE, lanes)
         partial[:] = 0.0
         for row in range(group * rows // groups, (group + 1) * rows // groups):
             place = (branch, row // inner_rows, row % inner_rows, chunk)
@@ -83,7 +94,7 @@ def conv_backward(tensors, branches, shape, real, first_task, last_task):
                 known = min(taps - 1, first)
                 x[:before] = 0.0
                 load_tile(x, taps - 1 - known, width, tensors, X, place, first - known, steps + known, lanes)
-                load_tile(grad, 0, width, tensors, DOUT, place, first, steps, lanes)
+                load_tile(grad, ZERO, width, tensors, DOUT, place, first, steps, lanes)
                 if silu:
                     convolve(steps, width, taps, weight, bias, x, y)
                     for i in range(0, steps * width, LANES):

@@ -34,16 +34,19 @@ from xyscannet.ops.tiles import (
     ADDRESS,
     CHANNEL,
     CODE,
+    ONE,
     TILE,
+    ZERO,
     address_of,
     load_tile,
+    numbers,
     prefetch_tile,
     split_task,
     store_tile,
 )
 
-U, DELTA, Z, B, C, A, D, BIAS, OUT, STATES, LAST = range(11)
-DOUT, DU, DDELTA, DZ, DB, DC, DLAST, PARTIAL = range(11, 19)
+U, DELTA, Z, B, C, A, D, BIAS, OUT, STATES, LAST = numbers(0, 11)
+DOUT, DU, DDELTA, DZ, DB, DC, DLAST, PARTIAL = numbers(11, 19)
 TENSORS = 19
 
 
@@ -69,16 +72,16 @@ def scan_forward(tensors, branches, shape, real, first_task, last_task):
         inner_rows, length = branches[branch, 1], branches[branch, 2]
         rows = branches[branch, 0] * inner_rows
         lanes = min(block, channels - chunk * block)
-        place = (branch, 0, 0, chunk)
+        place = (branch, ZERO, ZERO, chunk)
         has_z, has_bias = tensors[branch, Z, CODE] >= 0, tensors[branch, BIAS, CODE] >= 0
-        load_tile(decay, 0, width, tensors, A, place, 0, states, lanes)
+        load_tile(decay, ZERO, width, tensors, A, place, ZERO, states, lanes)
         for i in range(0, states * width, LANES):
             store(decay, i, load(decay, i) * LOG2E)
         sharpest = magnitude(decay, states * width)
         if tensors[branch, D, CODE] >= 0:
-            load_tile(skip, 0, width, tensors, D, place, 0, 1, lanes)
+            load_tile(skip, ZERO, width, tensors, D, place, ZERO, ONE, lanes)
         if has_bias:
-            load_tile(bias, 0, width, tensors, BIAS, place, 0, 1, lanes)
+            load_tile(bias, ZERO, width, tensors, BIAS, place, ZERO, ONE, lanes)
         for row in range(group * rows // groups, (group + 1) * rows // groups):
             place = (branch, row // inner_rows, row % inner_rows, chunk)
             h[:] = 0.0
@@ -93,10 +96,10 @@ def scan_forward(tensors, branches, shape, real, first_task, last_task):
                             load(h, i),
                             LANES,
                         )
-                load_tile(u, 0, width, tensors, U, place, first, steps, lanes)
-                load_tile(delta, 0, width, tensors, DELTA, place, first, steps, lanes)
-                load_tile(b, 0, wide, tensors, B, place, first, steps, states)
-                load_tile(c, 0, wide, tensors, C, place, first, steps, states)
+                load_tile(u, ZERO, width, tensors, U, place, first, steps, lanes)
+                load_tile(delta, ZERO, width, tensors, DELTA, place, first, steps, lanes)
+                load_tile(b, ZERO, wide, tensors, B, place, first, steps, states)
+                load_tile(c, ZERO, wide, tensors, C, place, first, steps, states)
                 reach = prepare(steps, width, soft, has_bias, u, delta, bias, du)
                 for e in range(0, width, LANES):
                     through = load(skip, e)
@@ -112,13 +115,13 @@ def scan_forward(tensors, branches, shape, real, first_task, last_task):
                 else:
                     forward_anywhere(steps, width, wide, states, decay, delta, du, b, c, y, h)
                 if has_z:
-                    load_tile(z, 0, width, tensors, Z, place, first, steps, lanes)
+                    load_tile(z, ZERO, width, tensors, Z, place, first, steps, lanes)
                     for i in range(0, steps * width, WIDE):
                         gate = load_wide(z, i)
                         store(y, i, load_wide(y, i) * (gate * sigmoid(gate)))
                 store_tile(y, width, tensors, OUT, place, first, steps, lanes)
             if tensors[branch, LAST, CODE] >= 0:
-                store_tile(h, width, tensors, LAST, place, 0, states, lanes)
+                store_tile(h, width, tensors, LAST, place, ZERO, states, lanes)
 
 
 @compiled
@@ -154,13 +157,13 @@ def scan_backward(tensors, branches, shape, real, first_task, last_task):
         inner_rows, length = branches[branch, 1], branches[branch, 2]
         rows = branches[branch, 0] * inner_rows
         lanes = min(block, channels - chunk * block)
-        place = (branch, 0, 0, chunk)
+        place = (branch, ZERO, ZERO, chunk)
         has_z, has_bias = tensors[branch, Z, CODE] >= 0, tensors[branch, BIAS, CODE] >= 0
-        load_tile(decay, 0, width, tensors, A, place, 0, states, lanes)
+        load_tile(decay, ZERO, width, tensors, A, place, ZERO, states, lanes)
         if tensors[branch, D, CODE] >= 0:
-            load_tile(skip, 0, width, tensors, D, place, 0, 1, lanes)
+            load_tile(skip, ZERO, width, tensors, D, place, ZERO, ONE, lanes)
         if has_bias:
-            load_tile(bias, 0, width, tensors, BIAS, place, 0, 1, lanes)
+            load_tile(bias, ZERO, width, tensors, BIAS, place, ZERO, ONE, lanes)
         for i in range(0, states * width, LANES):
             store(sharp, i, load(decay, i) * LOG2E)
         sharpest = magnitude(sharp, states * width)
@@ -170,7 +173,7 @@ def scan_backward(tensors, branches, shape, real, first_task, last_task):
             place = (branch, row // inner_rows, row % inner_rows, chunk)
             g[:] = 0.0
             if tensors[branch, DLAST, CODE] >= 0:
-                load_tile(g, 0, width, tensors, DLAST, place, 0, states, lanes)
+                load_tile(g, ZERO, width, tensors, DLAST, place, ZERO, states, lanes)
             for first in range((length - 1) // TILE * TILE, -1, -TILE):
                 steps = min(TILE, length - first)
                 start = address_of(tensors, STATES, place, first // TILE)
@@ -185,13 +188,13 @@ def scan_backward(tensors, branches, shape, real, first_task, last_task):
                             LANES,
                         ),
                     )
-                load_tile(u, 0, width, tensors, U, place, first, steps, lanes)
-                load_tile(delta, 0, width, tensors, DELTA, place, first, steps, lanes)
-                load_tile(b, 0, wide, tensors, B, place, first, steps, states)
-                load_tile(c, 0, wide, tensors, C, place, first, steps, states)
-                load_tile(gy, 0, width, tensors, DOUT, place, first, steps, lanes)
+                load_tile(u, ZERO, width, tensors, U, place, first, steps, lanes)
+                load_tile(delta, ZERO, width, tensors, DELTA, place, first, steps, lanes)
+                load_tile(b, ZERO, wide, tensors, B, place, first, steps, states)
+                load_tile(c, ZERO, wide, tensors, C, place, first, steps, states)
+                load_tile(gy, ZERO, width, tensors, DOUT, place, first, steps, lanes)
                 if has_z:
-                    load_tile(z, 0, width, tensors, Z, place, first, steps, lanes)
+                    load_tile(z, ZERO, width, tensors, Z, place, first, steps, lanes)
                 if soft:
                     for i in range(0, steps * width, LANES):
                         store(slope, i, sigmoid(load(delta, i) + load(bias, i % width)))
