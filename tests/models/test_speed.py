@@ -59,7 +59,7 @@ def test_the_network_is_five_times_faster_than_its_plain_formulation_with_a_loop
 @pytest.mark.slow  # twelve megapixels
 def test_twelve_megapixels_are_restored_whole():
     network = XYScanNet(
-        XYScanNetConfig(width=4, d_state=1, encoder_blocks=(0, 0, 0), decoder_blocks=(1, 0, 0), fusion="none")
+        XYScanNetConfig(width=2, d_state=1, encoder_blocks=(0, 0, 0), decoder_blocks=(1, 0, 0), fusion="none")
     ).eval()
     torch.nn.init.normal_(network.output.weight, std=0.2)
     image = torch.rand(1, 3, 3072, 4096)

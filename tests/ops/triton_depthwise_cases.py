@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import cycle
 
 import pytest
 import torch
@@ -17,6 +18,8 @@ __all__ = ["interpreted"]
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("for TRITON_INTERPRET=1 only", allow_module_level=True)
 
+APART = [function for function in FUNCTIONS if function.__name__ != "joined_halves"]
+"""Those with a kernel of their own: interpreted ones are slow."""
 SIZES = [
     (1, 72, 1, 1),
     (3, 24, 1, 2),
@@ -28,16 +31,15 @@ SIZES = [
 ]
 
 
-@pytest.mark.parametrize("function", FUNCTIONS)
-@pytest.mark.parametrize("size", SIZES)
-def test_every_number_of_pixels(function, size, monkeypatch):
+@pytest.mark.parametrize(("size", "function"), list(zip(SIZES, cycle(FUNCTIONS))))
+def test_every_number_of_pixels(size, function, monkeypatch):
     monkeypatch.setattr(
         triton, "ROWS", 2
     )  # fewer rows beyond small images, which take as long as those within
     assert_matches_reference(function, conv_inputs(size))
 
 
-@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("function", APART)
 @pytest.mark.parametrize(("columns", "rows"), [(1, 2), (2, 3), (4, 1)])
 def test_tiles_meet(function, columns, rows, monkeypatch):
     """Rows and columns at the edges of tiles get what their neighbours in other tiles give them."""
@@ -47,14 +49,16 @@ def test_tiles_meet(function, columns, rows, monkeypatch):
     assert_matches_reference(function, conv_inputs((1, 12, 4, 5)))  # of one image: they do not meet others
 
 
-@pytest.mark.parametrize("function", FUNCTIONS)
-@pytest.mark.parametrize(("dtype", "bound"), [("bfloat16", 1e-2), ("float16", 2e-3), ("float64", 1e-12)])
-def test_types_of_halves(function, dtype, bound):
+@pytest.mark.parametrize(
+    ("dtype", "bound", "function"),
+    list(zip(("bfloat16", "float16", "float64"), (1e-2, 2e-3, 1e-12), FUNCTIONS)),
+)
+def test_types_of_halves(dtype, bound, function):
     inputs = conv_inputs((2, 26, 5, 4), getattr(torch, dtype), "half")
     assert_matches_reference(function, inputs, bound)
 
 
-@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("function", APART)
 def test_among_nan(function):
     inputs = conv_inputs((3, 12, 4, 5))
     inputs = {"x": among_nan(inputs["x"], (0, 2, 1, 3)), "weight": among_nan(inputs["weight"], (1, 3, 0, 2))}
@@ -68,7 +72,7 @@ def test_nan_stays_where_it_is_seen():
     assert [tuple(at.tolist()) for at in seen] == [(0, 5, i, j) for i in (7, 8, 9) for j in (3, 4, 5)]
 
 
-@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("function", APART)
 def test_twice_the_same_bits(function):
     inputs = conv_inputs((2, 12, 2, 5))
     results, grads, weights = run(function, inputs)
