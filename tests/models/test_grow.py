@@ -109,7 +109,7 @@ def test_what_does_not_grow(options: dict, said: str) -> None:
         grow(trained(), XYScanNetConfig(**{**SMALL, **options}))
 
 
-def test_training_starts_from_a_smaller_network(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_training_starts_from_a_smaller_network(tmp_path: Path) -> None:
     small = trained()
     checkpoint.save(tmp_path / "small.safetensors", small, small.config)
     larger = {**SMALL, "width": 8}
@@ -119,13 +119,16 @@ def test_training_starts_from_a_smaller_network(tmp_path: Path, caplog: pytest.L
         "data": {"photos": ["unused"]},
         "start_from": str(tmp_path / "small.safetensors"),
     }
-    caplog.set_level("INFO", logger="xyscannet.training")
-    found = Trainer(parse_config({**values, "seed": 3}), tmp_path / "run", samples=DrawnPairs()).model
+    told: list[dict] = []
+    run = {"samples": DrawnPairs(), "on_event": told.append}
+    trainer = Trainer(parse_config({**values, "seed": 3, "tensorboard": False}), tmp_path / "run", **run)
+    found = trainer.model
     torch.manual_seed(3)
     expected = grow(checkpoint.load_model(values["start_from"]), XYScanNetConfig(**larger))
     for name, x in expected.state_dict().items():
         assert torch.equal(x, found.state_dict()[name]), name
-    assert "small.safetensors holds a smaller network: grown" in caplog.text
+    trainer.run()
+    assert told[0]["weights"] == f"weights of {values['start_from']}, grown"
     with pytest.raises(
         ConfigError, match="start_from: .*small.safetensors .*width 4 grows to its multiples, not to 6"
     ):

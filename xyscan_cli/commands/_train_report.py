@@ -54,7 +54,8 @@ def line(event: dict[str, Any]) -> str:
         )
     if kind == "start":
         length = f"{event['total']} steps" if event["total"] else "a time budget"
-        return f"from step {step}: {event['parameters'] / 1e6:.2f} M parameters, {length}"
+        weights = f", {event['weights']}" if event["weights"] else ""
+        return f"from step {step}: {event['parameters'] / 1e6:.2f} M parameters{weights}, {length}"
     if kind == "saved":
         return f"step {step} saved {event['path']}"
     if kind == "not saved":

@@ -89,7 +89,7 @@ class Trainer:
             )
         torch.manual_seed(config.seed)
         self.network_config = network_config(config.model)
-        model = parts.make_model(config, self.network_config, start=state is None)
+        model, self._weights = parts.make_model(config, self.network_config, start=state is None)
         layout = torch.channels_last if config.channels_last else torch.contiguous_format
         self.model = model.to(self.device, torch.float32, memory_format=layout).train()
         device_use = threading.Lock()
@@ -159,7 +159,8 @@ class Trainer:
         config, figures = self.config, {}
         self._clock_zero = time.perf_counter() - self.elapsed
         total, done = config.iterations, self.step
-        self._emit("start", parameters=sum(p.numel() for p in self.model.parameters()), total=total)
+        parameters = sum(p.numel() for p in self.model.parameters())
+        self._emit("start", parameters=parameters, total=total, weights=None if self.step else self._weights)
         validated = saved = None
         with contextlib.closing(self.feed.from_step(self.step)) as batches:
             while self.progress() < 1:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-
 import torch
 from torch import nn
 
@@ -17,13 +15,11 @@ from xyscannet.models.init import lecun_normal_
 from xyscannet.training.config import OptimiserConfig, TrainConfig
 from xyscannet.training.muon import Muon, is_matrix
 
-logger = logging.getLogger("xyscannet.training")
-
 _OPTIMISERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "muon": Muon}
 
 
-def make_model(config: TrainConfig, network: XYScanNetConfig, *, start: bool) -> nn.Module:
-    """The network to train, float32 and on the CPU, with gradients.
+def make_model(config: TrainConfig, network: XYScanNetConfig, *, start: bool) -> tuple[nn.Module, str]:
+    """The network to train, float32 and on the CPU, with gradients, and what its weights are, in words.
 
     Args:
         network: its configuration.
@@ -34,18 +30,18 @@ def make_model(config: TrainConfig, network: XYScanNetConfig, *, start: bool) ->
     """
     if config.start_from and start:
         model = checkpoint.load_model(config.start_from).train().requires_grad_(True)
-        return model if model.config == network else _grown(model, network, config.start_from)
+        if model.config == network:
+            return model, f"weights of {config.start_from}"
+        return _grown(model, network, config.start_from), f"weights of {config.start_from}, grown"
     model = zoo.build(network)
-    return lecun_normal_(model) if config.init == "lecun-normal" else model
+    return lecun_normal_(model) if config.init == "lecun-normal" else model, "random weights"
 
 
 def _grown(small: XYScanNet, network: XYScanNetConfig, source: str) -> nn.Module:
     try:
-        large = grow(small, network)
+        return grow(small, network)
     except ConfigError as error:
         raise ConfigError(f"start_from: {source} holds another network: {error}") from error
-    logger.info("%s holds a smaller network: grown to width %d", source, network.width)
-    return large
 
 
 def make_optimiser(
