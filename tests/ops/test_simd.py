@@ -133,14 +133,12 @@ def test_kernels_on_vectors_of_the_other_width():
     """Sixteen lanes, as with AVX-512, on eight-lane machines, and the other way round."""
     lanes = 8 if simd.LANES == 16 else 16
     some = [
-        "test_depthwise.py::test_the_sum_over_neighbours[size4-channels-last-dtype0-depthwise_conv]",
         "test_depthwise.py::test_the_sum_over_neighbours[size4-channels-last-dtype0-depthwise_silu_gate]",
         "test_fused_layers.py::test_layer_norm[channels-last-24-dtype0]",
         "test_slice_scan.py::test_every_width_of_channels[24]",
         "test_conv1d.py::test_every_width_of_the_kernel[4]",
         "test_blocks.py::test_feed_forward[size2-2.7]",
         "test_blocks.py::test_state_space[size5-intra]",
-        "test_mixer.py::test_every_direction_at_any_size[12-size1]",
         "test_simd.py::test_reductions",
         "test_simd.py::test_totals_of_vectors_that_follow_each_other",
         "test_simd.py::test_several_registers_at_a_time_compute_the_same",
@@ -153,4 +151,4 @@ def test_kernels_on_vectors_of_the_other_width():
         *(str(Path(__file__).parent / each) for each in some),
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0 and "14 passed" in done.stdout, done.stdout[-3000:] + done.stderr[-2000:]
+    assert done.returncode == 0 and "12 passed" in done.stdout, done.stdout[-3000:] + done.stderr[-2000:]
