@@ -72,9 +72,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if _TURNS in config.stash:  # files that take long first, so that the processes end together
         slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
-        longest = max(slow, key=lambda path: slow[path], default=None)
-        # The longest compiles CPU kernels for all; what runs beside it at the beginning needs none of them.
-        items.sort(key=lambda item: (item.path != longest, "triton" not in item.path.name, -slow[item.path]))
+        items.sort(key=lambda item: -slow[item.path])
     gpu = [item for item in items if item.get_closest_marker("gpu")]
     if not gpu:
         return
