@@ -10,7 +10,7 @@ import torch
 from tests.training.conftest import DrawnPairs
 from xyscannet import checkpoint
 from xyscannet.errors import ConfigError
-from xyscannet.models import XYScanNet, XYScanNetConfig
+from xyscannet.models import XYScanNet, XYScanNetConfig, zoo
 from xyscannet.models.grow import grow
 from xyscannet.training.loop import Trainer
 from xyscannet.training.recipes import parse_config
@@ -70,6 +70,14 @@ def test_the_named_sizes_grow_into_one_another() -> None:
             network, XYScanNetConfig(width=large, encoder_blocks=(1, 1, 1), decoder_blocks=(1, 1, 1))
         )
         assert all(x.isfinite().all() for x in grown.state_dict().values())
+
+
+def test_the_embedded_weights_grow_to_the_papers_network() -> None:
+    small = checkpoint.load_model("xyscannet-s")
+    large = grow(small, zoo.info("xyscannet-b").config)
+    with torch.no_grad():
+        added, expected = large(image()) - image(), small(image()) - image()
+    assert (added - expected).abs().max() <= 2e-5 * expected.abs().max()
 
 
 def test_copies_part_in_training() -> None:
