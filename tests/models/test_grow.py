@@ -137,6 +137,9 @@ def test_training_starts_from_a_smaller_network(tmp_path: Path) -> None:
         assert torch.equal(x, found.state_dict()[name]), name
     trainer.run()
     assert told[0]["weights"] == f"weights of {values['start_from']}, grown"
+    again = parse_config({**values, "seed": 3, "tensorboard": False})
+    Trainer(again, tmp_path / "run", resume="auto", samples=DrawnPairs(), on_event=told.append).run()
+    assert [each["weights"] for each in told if each["event"] == "start"][1:] == [None]
     with pytest.raises(
         ConfigError, match="start_from: .*small.safetensors .*width 4 grows to its multiples, not to 6"
     ):

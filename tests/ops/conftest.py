@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.util
+from types import ModuleType
 
 import pytest
 import torch
@@ -66,3 +67,13 @@ def interpreting(pytestconfig: pytest.Config) -> Interpreting:
     """The processes that interpret the files of cases that the tests name in CASES."""
     pytest.importorskip("triton")
     return pytestconfig.stash[_STARTED]
+
+
+def kernels_of(backend: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of a CPU backend's compiled kernels, as they run from now on."""
+    ran: list[str] = []
+    run = backend.run_tasks
+    monkeypatch.setattr(
+        backend, "run_tasks", lambda kernel, *rest: ran.append(kernel.__name__) or run(kernel, *rest)
+    )
+    return ran

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.ops.conftest import kernels_of
 from xyscannet.models import steps
 from xyscannet.models.layers import GDFN, LayerNorm2d
 from xyscannet.models.vssm import VSSM
@@ -30,12 +31,7 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The compiled kernels that have run."""
     from xyscannet.ops.blocks import cpu
 
-    ran: list[str] = []
-    run = cpu.run_tasks
-    monkeypatch.setattr(
-        cpu, "run_tasks", lambda kernel, *rest: ran.append(kernel.__name__) or run(kernel, *rest)
-    )
-    return ran
+    return kernels_of(cpu, monkeypatch)
 
 
 def image(batch: int, channels: int, height: int, width: int) -> Tensor:

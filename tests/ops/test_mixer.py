@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tests.ops.compare import DIRECTIONS, mixer_inputs, rms_ratio
+from tests.ops.conftest import kernels_of
 from xyscannet.ops import use_backend
 from xyscannet.ops.mixer import mamba_mixer
 
@@ -24,12 +25,7 @@ def walks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The compiled kernels that have run."""
     from xyscannet.ops.mixer import cpu
 
-    ran: list[str] = []
-    run = cpu.run_tasks
-    monkeypatch.setattr(
-        cpu, "run_tasks", lambda kernel, *rest: ran.append(kernel.__name__) or run(kernel, *rest)
-    )
-    return ran
+    return kernels_of(cpu, monkeypatch)
 
 
 def expected_of(inputs: dict[str, Tensor], directions: tuple[str, ...]) -> Tensor:

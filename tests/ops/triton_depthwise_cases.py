@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import os
-from itertools import cycle
+from itertools import cycle, product
 
 import pytest
 import torch
 
 from tests.ops.compare import assert_matches_reference, run
-from tests.ops.test_depthwise import FUNCTIONS, conv_inputs
+from tests.ops.test_depthwise import FUNCTIONS, conv_inputs, joined_halves
 from tests.ops.triton_cases import among_nan, interpreted
-from xyscannet.ops.depthwise import depthwise_conv, triton
+from xyscannet.ops.depthwise import depthwise_conv, depthwise_silu_gate, triton
 
 __all__ = ["interpreted"]
 
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("for TRITON_INTERPRET=1 only", allow_module_level=True)
 
-APART = [function for function in FUNCTIONS if function.__name__ != "joined_halves"]
+APART = [depthwise_conv, depthwise_silu_gate]
 """Those with a kernel of their own: interpreted ones are slow."""
 SIZES = [
     (1, 72, 1, 1),
@@ -31,7 +31,10 @@ SIZES = [
 ]
 
 
-@pytest.mark.parametrize(("size", "function"), list(zip(SIZES, cycle(FUNCTIONS))))
+@pytest.mark.parametrize(
+    ("size", "function"),
+    [*product(SIZES, [depthwise_silu_gate]), *zip(SIZES, cycle([depthwise_conv, joined_halves]))],
+)
 def test_every_number_of_pixels(size, function, monkeypatch):
     monkeypatch.setattr(
         triton, "ROWS", 2
@@ -51,7 +54,13 @@ def test_tiles_meet(function, columns, rows, monkeypatch):
 
 @pytest.mark.parametrize(
     ("dtype", "bound", "function"),
-    list(zip(("bfloat16", "float16", "float64"), (1e-2, 2e-3, 1e-12), FUNCTIONS)),
+    [
+        *(("bfloat16", 1e-2, function) for function in FUNCTIONS),
+        ("float16", 2e-3, joined_halves),
+        ("float64", 1e-12, depthwise_conv),
+        ("float16", 2e-3, depthwise_silu_gate),
+        ("float64", 1e-12, depthwise_silu_gate),
+    ],
 )
 def test_types_of_halves(dtype, bound, function):
     inputs = conv_inputs((2, 26, 5, 4), getattr(torch, dtype), "half")

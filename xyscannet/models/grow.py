@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import torch
 from torch import Tensor
 
@@ -13,7 +11,6 @@ from xyscannet.models.init import lecun_normal_
 from xyscannet.models.xyscannet import XYScanNet
 
 _DEPTH = ("encoder_blocks", "decoder_blocks")
-_LEVEL = re.compile(r"(encoder|decoder)_level([123])\.(\d+)\.")
 _ENDS = ("project_out.weight", "proj_out.weight")
 
 
@@ -32,15 +29,12 @@ def grow(small: XYScanNet, config: XYScanNetConfig) -> XYScanNet:
     """
     _check(small.config, config)
     large = lecun_normal_(XYScanNet(config))
-    ours, theirs = (
-        large.state_dict(),
-        {name: x.detach().float().cpu() for name, x in small.state_dict().items()},
-    )
+    known = small.state_dict()
     with torch.no_grad():
-        for name, x in ours.items():
-            if name in theirs:
-                x.copy_(_widened(name, theirs[name], x, config.d_state))
-            elif _LEVEL.match(name) and name.endswith(_ENDS):
+        for name, x in large.state_dict().items():
+            if name in known:
+                x.copy_(_widened(name, known[name].float().cpu(), x, config.d_state))
+            elif name.endswith(_ENDS):
                 x.zero_()
     return large.train()
 
@@ -50,8 +44,9 @@ def _check(small: XYScanNetConfig, large: XYScanNetConfig) -> None:
         raise ConfigError("a network with the scanner 'ss2d' does not grow")
     if large.width % small.width:
         raise ConfigError(f"width {small.width} grows to its multiples, not to {large.width}")
+    asked = large.to_dict()
     for name, value in small.to_dict().items():
-        wanted = large.to_dict()[name]
+        wanted = asked[name]
         if name in _DEPTH and any(n > m for n, m in zip(value, wanted)):
             raise ConfigError(f"{name} grow from {value} to as many or more, not to {wanted}")
         if name not in _DEPTH and name != "width" and value != wanted:

@@ -89,7 +89,8 @@ class Trainer:
             )
         torch.manual_seed(config.seed)
         self.network_config = network_config(config.model)
-        model, self._weights = parts.make_model(config, self.network_config, start=state is None)
+        model, weights = parts.make_model(config, self.network_config, start=state is None)
+        self._weights = weights if state is None else None
         layout = torch.channels_last if config.channels_last else torch.contiguous_format
         self.model = model.to(self.device, torch.float32, memory_format=layout).train()
         device_use = threading.Lock()
@@ -160,7 +161,7 @@ class Trainer:
         self._clock_zero = time.perf_counter() - self.elapsed
         total, done = config.iterations, self.step
         parameters = sum(p.numel() for p in self.model.parameters())
-        self._emit("start", parameters=parameters, total=total, weights=None if self.step else self._weights)
+        self._emit("start", parameters=parameters, total=total, weights=self._weights)
         validated = saved = None
         with contextlib.closing(self.feed.from_step(self.step)) as batches:
             while self.progress() < 1:
