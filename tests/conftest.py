@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from tests.turns import Turns
+from xyscannet import environment
 
-# As the command line does; read at torch's first allocation.
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+environment.set_defaults()  # as the command line does
 
 # The tests are small: threads would wait for each other and for what runs beside them (tests/ops/conftest.py).
 os.environ.setdefault("OMP_NUM_THREADS", "1")

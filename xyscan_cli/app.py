@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import re
 import sys
 from typing import Annotated, Any
@@ -12,6 +11,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from xyscan_cli import console
+from xyscannet import environment
 
 COMMANDS = {
     "deblur": "Deblur photographs and clips: files, folders, globs or addresses.",
@@ -91,9 +91,7 @@ class LazyGroup(TyperGroup):
     def main(self, args: Any = None, prog_name: str | None = None, **extra: Any) -> Any:
         extra["standalone_mode"] = False
         console.set_given(sys.argv[1:] if args is None else args)
-        # Large pages for torch's buffers, read at its first allocation: half the time of a large image on a CPU
-        # goes into page faults without them.
-        os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+        environment.set_defaults()
         run = super().main
         sys.exit(console.exit_code_of(lambda: run(args=args, prog_name=prog_name or "xyscan", **extra)))
 

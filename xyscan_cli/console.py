@@ -21,6 +21,7 @@ from typing import Any
 import typer
 
 from xyscan_cli.streams import Stderr, drop, open_closed
+from xyscannet import files
 from xyscannet.errors import ConfigError, InputError, UnavailableError, XYScanError
 
 EXIT_CODES: dict[type[XYScanError], int] = {InputError: 1, ConfigError: 2, UnavailableError: 3}
@@ -77,10 +78,7 @@ def terminal() -> Any:
 
 def shown(value: object) -> str:
     """Text for printing: control characters, newlines and undecodable bytes of file names are escaped."""
-    text = os.fspath(value) if isinstance(value, os.PathLike) else str(value)
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
-    )
+    return files.shown(value if isinstance(value, os.PathLike) else str(value))
 
 
 def _print(*parts: tuple[str, str]) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from torch import nn
 from xyscannet.addresses import Address, fetched, place_of
 from xyscannet.authors import State, first, is_authors, read_pth, read_state, size
 from xyscannet.errors import ConfigError, InputError, UnavailableError
+from xyscannet.files import replacing
 from xyscannet.models import XYScanNet, XYScanNetConfig, zoo
 
 VERSION = 1
@@ -232,25 +232,10 @@ def _with_sorted_metadata(blob: memoryview) -> list[bytes | memoryview]:
 
 def _write(path: Path, pieces: list[bytes | memoryview]) -> str:
     digest = hashlib.sha256()
-    temporary = None
-    try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = file.name
-            for piece in pieces:
-                digest.update(piece)
-                file.write(piece)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-        temporary = None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        for piece in pieces:
+            digest.update(piece)
+            file.write(piece)
     return digest.hexdigest()
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,29 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+_REASONS = {
+    errno.ENOSPC: "no space left on the disk: free some or write elsewhere",
+    errno.EDQUOT: "the disk quota is used up: free some space or write elsewhere",
+    errno.EFBIG: "the file would be larger than the system allows: check the file size limit",
+    errno.EACCES: "no permission to write there: check the folder's rights",
+    errno.EPERM: "no permission to write there: check the folder's rights",
+    errno.EROFS: "the file system is read-only: write elsewhere",
+    errno.ENOTDIR: "a part of the path is a file, not a folder",
+    errno.EEXIST: "a part of the path is a file, not a folder",
+    errno.ENAMETOOLONG: "the name is too long",
+}
+
+
+def shown(path: str | os.PathLike[str]) -> str:
+    """A path for a message: control characters and undecodable bytes escaped."""
+    text = "".join(c if c.isprintable() or c == "\u00a0" else repr(c)[1:-1] for c in os.fspath(path))
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def reason(error: OSError) -> str:
+    """Why the system refused to write, and what to do about it."""
+    return _REASONS.get(error.errno, error.strerror or str(error))
+
 
 def is_stream(path: str | Path) -> bool:
     """Whether a path is a pipe or a device, such as /dev/stdout, which is written to as it stands."""
@@ -22,29 +46,42 @@ def is_stream(path: str | Path) -> bool:
     return path.exists() and not path.is_file() and not path.is_dir()
 
 
-def write_bytes(path: str | Path, data: bytes) -> None:
-    """Write under a temporary name in the same folder and move it into place; a stream takes the bytes as it stands.
+@contextlib.contextmanager
+def replacing(path: str | Path, *, parents: bool = False) -> Iterator[Path]:
+    """A hidden name in a file's folder, to write to; it comes to the disk and is moved into place if all goes well.
 
-    Raises InputError where that is not possible; a file that stood there before is then untouched.
+    Missing folders are made with `parents`. The file's mode follows the umask. Raises InputError for what the system
+    refuses; nothing is left then, and an earlier file is untouched.
     """
-    path, temporary = Path(path), None
+    path = Path(path)
+    temporary = path.absolute().parent / f".{secrets.token_hex(8)}.part"
     try:
-        if is_stream(path):
-            path.write_bytes(data)
-            return
-        with tempfile.NamedTemporaryFile(
-            dir=path.absolute().parent, prefix=f".{path.name}.", delete=False
-        ) as file:
-            temporary = file.name
-            file.write(data)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-        temporary = None
-    except OSError as failure:
-        raise InputError(f"{path}: cannot be written: {failure.strerror or failure}") from None
-    finally:
-        if temporary is not None:
-            os.unlink(temporary)
+        try:
+            if parents:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_dir():
+                raise InputError(f"{shown(path)}: there is a folder with this name: choose another")
+            yield temporary
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise InputError(f"{shown(path)}: cannot be written: {reason(error)}") from error
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """`replacing` for bytes that are at hand; a stream takes them as it stands. Raises InputError as it does."""
+    if not is_stream(path):
+        with replacing(path) as temporary:
+            temporary.write_bytes(data)
+        return
+    try:
+        Path(path).write_bytes(data)
+    except OSError as error:
+        raise InputError(f"{shown(path)}: cannot be written: {reason(error)}") from error
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from xyscan_cli import app as frame
 from xyscan_cli import console
 from xyscan_cli.app import COMMANDS, app
-from xyscannet import __version__
+from xyscannet import __version__, environment
 from xyscannet.errors import ConfigError, InputError, UnavailableError, XYScanError
 
 runner = CliRunner()
@@ -269,11 +269,12 @@ def test_progress_in_plain_lines_is_sparse(capsys: pytest.CaptureFixture[str], m
     ]
 
 
-def test_large_pages_are_asked_for_unless_the_user_decided(monkeypatch):
-    for before, after in ((None, "1"), ("0", "0")):
-        monkeypatch.delenv("THP_MEM_ALLOC_ENABLE", raising=False)
+@pytest.mark.parametrize(("name", "value"), [("THP_MEM_ALLOC_ENABLE", "0"), ("OMP_WAIT_POLICY", "active")])
+def test_the_environment_of_torch_is_ours_unless_the_user_decided(name, value, monkeypatch):
+    for before in (None, value):
+        monkeypatch.delenv(name, raising=False)
         if before is not None:
-            monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", before)
+            monkeypatch.setenv(name, before)
         with pytest.raises(SystemExit):
             app(["--version"])
-        assert os.environ["THP_MEM_ALLOC_ENABLE"] == after
+        assert os.environ[name] == (before or environment.DEFAULTS[name])

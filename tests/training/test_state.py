@@ -12,9 +12,9 @@ from xyscannet.training.config import OptimiserConfig
 from xyscannet.training.state import (
     STATE_VERSION,
     Ema,
-    atomic_save,
     learning_rate,
     load_state,
+    save_state,
     state_path,
     states,
 )
@@ -54,23 +54,23 @@ def test_rate_warms_up_then_follows_the_cosine(step: int, progress: float, expec
 
 def test_save_that_fails_leaves_the_old_state(tmp_path: Path) -> None:
     path = tmp_path / "state.pt"
-    atomic_save(path, {"version": STATE_VERSION, "step": 5})
+    save_state(path, {"version": STATE_VERSION, "step": 5})
     with pytest.raises(Exception, match="pickle|Pickl|local"):
-        atomic_save(path, {"version": STATE_VERSION, "step": 6, "bad": lambda: None})
+        save_state(path, {"version": STATE_VERSION, "step": 6, "bad": lambda: None})
     assert load_state(path)["step"] == 5
     assert [file.name for file in tmp_path.iterdir()] == ["state.pt"]
 
 
 def test_full_disk_is_said_and_leaves_the_old_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "state.pt"
-    atomic_save(path, {"version": STATE_VERSION, "step": 5})
+    save_state(path, {"version": STATE_VERSION, "step": 5})
 
     def full(handle: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(InputError, match="No space left.*untouched"):
-        atomic_save(path, {"version": STATE_VERSION, "step": 6})
+    with pytest.raises(InputError, match="no space left on the disk.*untouched"):
+        save_state(path, {"version": STATE_VERSION, "step": 6})
     assert load_state(path)["step"] == 5
     assert [file.name for file in tmp_path.iterdir()] == ["state.pt"]
 

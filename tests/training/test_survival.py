@@ -54,7 +54,7 @@ def test_a_last_state_that_cannot_be_written_is_an_error_and_the_one_before_stay
     full = FullDisk(20_000)
     trainer._should_stop = lambda: bool(trainer.step == 4 and full.__enter__())
     try:
-        with pytest.raises(InputError, match="last saved state is untouched"):
+        with pytest.raises(InputError, match="saved before is untouched"):
             trainer.run()
     finally:
         full.__exit__()
@@ -114,6 +114,21 @@ def test_divergence_names_the_files_in_the_log(tiny_config: TrainConfig, run_fol
     with pytest.raises(DivergedError):
         Trainer(tiny_config, run_folder, samples=DrawnPairs(spoil=1)).run()
     assert log_of(run_folder, "diverged")[0]["origin"] == ["step 1 item 0", "step 1 item 1"]
+
+
+def test_divergence_on_a_full_disk_is_still_divergence(tiny_config: TrainConfig, run_folder: Path) -> None:
+    heard: list[dict] = []
+    trainer = Trainer(tiny_config, run_folder, samples=DrawnPairs(spoil=1), on_event=heard.append)
+    full = FullDisk(1000)
+    trainer._should_stop = lambda: bool(trainer.step == 1 and full.__enter__())
+    named = r"step 1: the loss .* of step 1 item 0, step 1 item 1, and could not be saved \(.*system allows"
+    try:
+        with pytest.raises(DivergedError, match=named):
+            trainer.run()
+    finally:
+        full.__exit__()
+    assert heard[-1]["event"] == "diverged"
+    assert not list(run_folder.glob("diverged*")) and not list(run_folder.glob(".*"))
 
 
 def test_parts_of_a_step_make_the_same_step(tiny: dict, tmp_path: Path) -> None:

@@ -204,7 +204,7 @@ class Records:
             return
         if exist == "error" and path.exists():
             raise ConfigError(f"--json {shown(path)} exists; choose --exist skip or --exist overwrite")
-        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
 
     def __enter__(self) -> Records:
         if self._path is not None and str(self._path) != "-":

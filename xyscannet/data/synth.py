@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -26,7 +25,7 @@ import torch
 from xyscannet.data.blur import STRENGTHS, BlurConfig, render, sample_blur
 from xyscannet.data.photos import sharp_tiles
 from xyscannet.errors import ConfigError, InputError, XYScanError
-from xyscannet.files import held
+from xyscannet.files import held, write_text
 from xyscannet.images import SUFFIXES, Photo, read, write
 
 MANIFEST = "manifest.json"
@@ -222,17 +221,10 @@ class Synthesis:
 
     def _write_manifest(self, pairs: list[dict[str, Any]], *, complete: bool) -> None:
         manifest = {"settings": asdict(self.settings), "complete": complete, "pairs": pairs}
-        path = self.out_dir / MANIFEST
-        temporary = path.with_name(f".{MANIFEST}.{os.getpid()}")
         try:
-            self.out_dir.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps(manifest, indent=1) + "\n")
-            os.replace(temporary, path)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise ConfigError(
-                f"{path} cannot be written ({error.strerror}); choose another output folder"
-            ) from error
+            write_text(self.out_dir / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+        except InputError as error:
+            raise ConfigError(f"{error}; choose another output folder") from error
 
 
 def _place(rgb: np.ndarray, side: int, random: np.random.Generator) -> tuple[int, int]:

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from xyscannet.errors import ConfigError, InputError
-from xyscannet.files import held
+from xyscannet.files import held, reason, replacing
 from xyscannet.reports.results import ImageResult, portable, result_from
 
 FORMAT = 1
+_KEPT = "what was measured before is kept"
 
 
 class Journal:
@@ -76,15 +77,11 @@ class Journal:
     def save_state(self, name: str, state: Mapping[str, np.ndarray]) -> None:
         """Keep what a metric of sets has gathered from exactly the images added so far."""
         path = self.folder / f"{name}.npz"
-        temporary = path.with_name(f".{path.name}.tmp")
         try:
-            with open(temporary, "wb") as file:
+            with replacing(path) as temporary, open(temporary, "wb") as file:
                 np.savez(file, images=np.array(len(self.images)), **state)
-            os.replace(temporary, path)
-        except OSError as error:
-            raise self._unwritable(error) from None
-        finally:
-            temporary.unlink(missing_ok=True)
+        except InputError as error:
+            raise InputError(f"{error}; {_KEPT}") from None
 
     def state(self, name: str) -> tuple[dict[str, np.ndarray], int] | None:
         """What `save_state` kept, and from how many images, the first ones of the journal."""
@@ -119,9 +116,7 @@ class Journal:
             raise self._unwritable(error) from None
 
     def _unwritable(self, error: OSError) -> InputError:
-        return InputError(
-            f"{self.folder} cannot be written: {error.strerror}; what was measured before is kept"
-        )
+        return InputError(f"{self.folder}: cannot be written: {reason(error)}; {_KEPT}")
 
     def _load(self, path: Path, identity: Mapping[str, Any]) -> int:
         """Read what is there; returns the bytes of its whole lines (the last may have been cut off)."""

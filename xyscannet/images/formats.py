@@ -68,12 +68,6 @@ def check_size(width: int, height: int) -> None:
         )
 
 
-def shown(path: str | os.PathLike[str]) -> str:
-    """A path for a message: control characters and undecodable bytes escaped."""
-    text = "".join(c if c.isprintable() or c == "\u00a0" else repr(c)[1:-1] for c in os.fspath(path))
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
 def suffix_format(path: str | os.PathLike[str]) -> str | None:
     """The format a file's name promises, None when its suffix is not a known one."""
     return SUFFIXES.get(Path(path).suffix.lower())

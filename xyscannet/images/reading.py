@@ -11,9 +11,10 @@ from types import ModuleType
 import numpy as np
 
 from ..errors import InputError, XYScanError
+from ..files import shown
 from . import bmp, exif, jpeg, png, tiff, webp
 from .decoded import Decoded, Header
-from .formats import HEAD_BYTES, NAMES, BadImage, recognise, shown, suffix_format
+from .formats import HEAD_BYTES, NAMES, BadImage, recognise, suffix_format
 from .photo import Metadata, Photo, PhotoInfo
 
 _MOST_DPI = 100_000  # more than any device has, and what every format can hold

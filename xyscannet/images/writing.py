@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import os
-import secrets
 import struct
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import ConfigError, InputError
+from ..files import replacing, shown
 from . import bmp, jpeg_write, png_write, tiff_write, webp
-from .formats import FORMATS, NAMES, BadImage, shown, suffix_format
+from .formats import FORMATS, NAMES, BadImage, suffix_format
 from .photo import Metadata, Photo
 from .png import COLOUR_CHUNKS
-
-_REASONS = {
-    errno.ENOSPC: "no space left on the disk: free some or write elsewhere",
-    errno.EDQUOT: "the disk quota is used up: free some space or write elsewhere",
-    errno.EFBIG: "the file would be larger than the system allows: check the file size limit",
-    errno.EACCES: "no permission to write there: check the folder's rights",
-    errno.EPERM: "no permission to write there: check the folder's rights",
-    errno.EROFS: "the file system is read-only: write elsewhere",
-    errno.ENOTDIR: "a part of the path is a file, not a folder",
-    errno.EEXIST: "a part of the path is a file, not a folder",
-    errno.ENAMETOOLONG: "the name is too long",
-}
 
 
 def write(
@@ -76,7 +61,8 @@ def write(
         raise InputError(
             f"{shown(path)}: the picture cannot be encoded as {NAMES[chosen]} ({error})"
         ) from error
-    _replace(path, data)
+    with replacing(path, parents=True) as temporary:
+        temporary.write_bytes(data)
     return tuple(notes + lost)
 
 
@@ -147,36 +133,3 @@ def _carried(metadata: Metadata, chosen: str, notes: list[str]) -> Metadata:
     if lost and chosen != "bmp":
         notes.append(f"{NAMES[chosen]} cannot hold {', '.join(lost)}: dropped")
     return replace(metadata, jpeg=None, webp_lossless=False, tiff_compression=None)
-
-
-def _replace(path: Path, data: bytes) -> None:
-    with replacing(path) as temporary, open(temporary, "xb") as file:
-        file.write(data)
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A hidden name in a file's folder, to write to; it comes to the disk and is moved into place if all goes well.
-
-    Raises InputError for what the system refuses; nothing is left then, and an earlier file is untouched.
-    """
-    temporary = path.parent / f".{secrets.token_hex(8)}.part"
-    try:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if path.is_dir():
-                raise InputError(f"{shown(path)}: there is a folder with this name: choose another")
-            yield temporary
-            with open(temporary, "rb+") as file:
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise InputError(f"{shown(path)}: cannot be written: {reason(error)}") from error
-
-
-def reason(error: OSError) -> str:
-    """Why the system refused, and what to do about it."""
-    return _REASONS.get(error.errno, error.strerror or str(error))

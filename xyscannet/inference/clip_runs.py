@@ -14,8 +14,7 @@ from torch import nn
 import xyscannet
 from xyscannet.addresses import Address, exists
 from xyscannet.errors import InputError
-from xyscannet.images.formats import shown
-from xyscannet.images.writing import reason, replacing
+from xyscannet.files import reason, replacing, shown
 from xyscannet.inference.clips import SegmentTimes, restore_segment
 from xyscannet.video import Clip, Coding, Segment, choose_coding, join, plan_clip
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from xyscannet.images.writing import replacing
+from xyscannet.files import replacing
 from xyscannet.inference.plan import ImagePlan, plan_image
 from xyscannet.inference.restore import restore
 from xyscannet.inference.stages import Ahead, Behind
@@ -82,7 +82,7 @@ def restore_segment(
     samples = Samples(coding.layout, info.colour[3], info.colour[0] == FULL_RANGE, info.height)
     warm_up = min(WARM_UP, segment.first - clip.segments[0].first) if clip.options.calm else 0
     done = -warm_up
-    with replacing(path) as temporary:
+    with replacing(path, parents=True) as temporary:
         writer = SegmentWriter(temporary, clip, segment, coding)
         batches = _batches(clip, segment.first - warm_up, segment.frames + warm_up, coding.layout, together)
         try:

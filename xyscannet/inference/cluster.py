@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from xyscannet import environment
 from xyscannet.errors import ConfigError, UnavailableError, XYScanError
 
 MOST_CPUS = 4  # of a worker, where nothing else is asked for: more threads help one image little
@@ -290,7 +291,7 @@ class _Asking:
 def _environment() -> dict[str, str]:
     """What the workers take over of this process's environment."""
     kept = {name: value for name, value in os.environ.items() if name.startswith("XYSCAN_")}
-    return kept | {"THP_MEM_ALLOC_ENABLE": os.environ.get("THP_MEM_ALLOC_ENABLE", "1")}
+    return kept | environment.given()
 
 
 def _last_line(error: Exception) -> str:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from xyscannet.addresses import Address, place_of
 from xyscannet.errors import ConfigError
+from xyscannet.files import shown
 from xyscannet.images import SUFFIXES
-from xyscannet.images.formats import shown
 from xyscannet.video import SUFFIXES as CLIP_SUFFIXES
 
 

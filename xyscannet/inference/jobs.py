@@ -9,8 +9,8 @@ from pathlib import Path
 
 from xyscannet.addresses import Address, existing, place_of
 from xyscannet.errors import ConfigError, InputError, UnavailableError, XYScanError
+from xyscannet.files import shown
 from xyscannet.images import SUFFIXES, PhotoInfo, probe
-from xyscannet.images.formats import shown
 from xyscannet.inference.found import Found, find, is_clip
 from xyscannet.video import SUFFIXES as CLIP_SUFFIXES
 from xyscannet.video import ClipInfo

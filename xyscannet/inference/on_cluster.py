@@ -19,7 +19,7 @@ import xyscannet
 from xyscannet import ops
 from xyscannet.addresses import exists
 from xyscannet.errors import UnavailableError
-from xyscannet.images.formats import shown
+from xyscannet.files import shown
 from xyscannet.inference.clip_runs import OpenedClip
 from xyscannet.inference.clips import SegmentTimes
 from xyscannet.inference.cluster import MOST_LOSSES, Cluster

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from xyscannet.errors import XYScanError
-from xyscannet.images.formats import shown
+from xyscannet.files import shown
 from xyscannet.inference.clip_runs import ClipTimes
 from xyscannet.inference.jobs import Job
 from xyscannet.inference.plan import ImagePlan

@@ -14,8 +14,8 @@ from torch import nn
 
 from xyscannet.addresses import fetched, stored
 from xyscannet.errors import ConfigError, InputError, UnavailableError
+from xyscannet.files import shown
 from xyscannet.images import Photo, PhotoInfo, read, write
-from xyscannet.images.formats import shown
 from xyscannet.inference.clip_runs import ClipTimes, refuse_existing, restore_clip
 from xyscannet.inference.graphs import CudaGraphs
 from xyscannet.inference.jobs import Job

@@ -26,10 +26,10 @@ from xyscannet.training.record import Event, RunFolder
 from xyscannet.training.samples import Batch, SampleSource, find_pairs, source_of
 from xyscannet.training.state import (
     STATE_VERSION,
-    atomic_save,
     find_state,
     learning_rate,
     rng_state,
+    save_state,
     set_rng_state,
     state_path,
     states,
@@ -202,7 +202,7 @@ class Trainer:
             return True
         path = state_path(self.output, self.step)
         try:
-            atomic_save(path, self._state())
+            save_state(path, self._state())
             self._save_weights("last.safetensors")
             if self.config.keep_last:
                 self._save_weights(f"step-{self.step:07d}.safetensors")
@@ -324,12 +324,15 @@ class Trainer:
         name = "diverged.pt" if self.processes.main else f"diverged-{self.processes.rank}.pt"
         report = {"step": self.step, **found, "origin": ready.batch.origins}
         images = {"blur": ready.blur.cpu(), "sharp": ready.sharp.cpu()}
-        atomic_save(self.output / name, {**report, **images})
+        try:
+            save_state(self.output / name, {**report, **images})
+            kept = f"Its batch and file names are in {self.output / name}"
+        except InputError as error:
+            kept = f"Its batch is of {', '.join(ready.batch.origins)}, and could not be saved ({error})"
         self._emit("diverged", **report)
         raise DivergedError(
             f"step {self.step}: the loss ({found['loss']}) or the gradient's norm ({found['grad_norm']}) is not "
-            f"finite. Its batch and file names are in {self.output / name}; resume from the last saved state with a "
-            "lower optimiser.lr"
+            f"finite. {kept}; resume from the last saved state with a lower optimiser.lr"
         )
 
     def _save_weights(self, name: str, **metadata: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import platform
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,8 @@ from typing import Any
 import torch
 
 import xyscannet
-from xyscannet.errors import ConfigError
+from xyscannet.errors import ConfigError, InputError
+from xyscannet.files import write_text
 from xyscannet.training.config import TrainConfig
 
 _logger = logging.getLogger("xyscannet")
@@ -69,8 +69,8 @@ class RunFolder:
             self._write("config.yaml", config.to_yaml())
             kept = self._log.read_text(encoding="utf-8").splitlines() if step and self._log.exists() else []
             self._write("log.jsonl", "".join(line + "\n" for line in kept if _step_of(line) <= step))
-        except OSError as error:
-            raise ConfigError(f"the run's folder {self.folder} cannot be written: {error}") from error
+        except (OSError, InputError) as error:
+            raise ConfigError(f"the run's folder cannot be used: {error}") from error
 
     def log(self, record: Event) -> None:
         """Append a record to the log. Training goes on without it, after one warning, where the disk is full."""
@@ -86,9 +86,7 @@ class RunFolder:
         return self.folder / name
 
     def _write(self, name: str, text: str) -> None:
-        part = self._path(f".{name}.part")
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, self._path(name))
+        write_text(self._path(name), text)
 
 
 def _step_of(line: str) -> float:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import logging
 import math
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import torch
 from torch import nn
 
 from xyscannet.errors import ConfigError, InputError
+from xyscannet.files import reason, replacing
 from xyscannet.training.config import OptimiserConfig
 
 _log = logging.getLogger("xyscannet")
@@ -49,27 +48,20 @@ def learning_rate(config: OptimiserConfig, step: int, progress: float) -> float:
     return rate * min(1.0, (step + 1) / config.warmup) if config.warmup else rate
 
 
-def atomic_save(path: Path, value: dict[str, Any]) -> None:
-    """`torch.save` to a temporary name in the same folder, then moved into place.
-
-    Raises InputError where it cannot be written; a file that stood there before is untouched.
-    """
+def save_state(path: Path, value: dict[str, Any]) -> None:
+    """`torch.save`, whole or not at all. Raises InputError where that is impossible; an earlier file is untouched."""
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
-    try:
-        with os.fdopen(handle, "wb") as file:
+        with replacing(path) as temporary, open(temporary, "wb") as file:
             torch.save(value, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException as error:
-        Path(name).unlink(missing_ok=True)
-        if isinstance(error, OSError) or isinstance(error.__context__, OSError):
-            reason = error if isinstance(error, OSError) else error.__context__
-            raise InputError(f"cannot write {path}: {reason}; the last saved state is untouched") from error
-        raise
+    except InputError as error:
+        raise InputError(f"{error}; what was saved before is untouched") from error
+    except RuntimeError as error:  # what torch makes of a disk that is full
+        full = error.__context__
+        if not isinstance(full, OSError):
+            raise
+        raise InputError(
+            f"{path}: cannot be written: {reason(full)}; what was saved before is untouched"
+        ) from error
 
 
 def load_state(path: Path) -> dict[str, Any]:

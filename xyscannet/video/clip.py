@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, InputError
-from ..images.formats import BadImage, check_size, shown
+from ..files import shown
+from ..images.formats import BadImage, check_size
 from .pyav import opened
 
 SUFFIXES: dict[str, str] = {

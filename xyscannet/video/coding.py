@@ -11,7 +11,7 @@ from fractions import Fraction
 from typing import Any
 
 from ..errors import ConfigError, InputError
-from ..images.formats import shown
+from ..files import shown
 from . import decode, hdr, pixels
 from .clip import SUFFIXES
 from .encode import Coding, configure, frame_of

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..errors import InputError
-from ..images.formats import shown
+from ..files import shown
 from .clip import ClipInfo, FrameIndex
 from .pyav import load, opened
 

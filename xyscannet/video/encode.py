@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from ..images.formats import shown
+from ..files import shown
 from . import pixels
 from .pyav import load, telling
 from .segments import Clip, Segment

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..images.formats import shown
-from ..images.writing import replacing
+from ..files import replacing, shown
 from .decode import display_matrix
 from .encode import LEAD, TICK, Coding, tag_colour
 from .pyav import load, opened, telling
@@ -34,7 +33,7 @@ def join(clip: Clip, coding: Coding, files: Sequence[Path], output: Path) -> tup
     Raises InputError where frames are missing or the output cannot be written.
     """
     reorder = _reordering(clip, files)
-    with replacing(output) as temporary, opened(clip.info.path) as source:
+    with replacing(output, parents=True) as temporary, opened(clip.info.path) as source:
         with telling(output, "written"):
             notes = _Joined(clip, coding, source, temporary).write(files, reorder)
         _check(clip, temporary, output)

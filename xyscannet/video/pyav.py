@@ -9,8 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from ..errors import InputError, UnavailableError
-from ..images.formats import shown
-from ..images.writing import reason
+from ..files import reason, shown
 
 
 def load() -> ModuleType:

@@ -14,7 +14,7 @@ import os
 from dataclasses import asdict, dataclass
 
 from ..errors import InputError
-from ..images.formats import shown
+from ..files import shown
 from .clip import ClipInfo, FrameIndex, probe, read_index
 
 SHORTEST, LONGEST = 48, 240  # frames of a segment: from the first key frame after so many, cut at so many
