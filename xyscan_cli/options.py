@@ -84,7 +84,12 @@ ChannelOrderOption = Annotated[
     ChannelOrder, typer.Option("--channel-order", help="Channel order that a .pth file was trained with.")
 ]
 DeviceOption = Annotated[
-    str, typer.Option("--device", metavar="auto|cpu|cuda|cuda:N|mps", help="Where to compute.")
+    str,
+    typer.Option(
+        "--device",
+        metavar="auto|cpu|cuda|cuda:N|mps",
+        help="Where to compute. mps has no kernels of its own and is untested.",
+    ),
 ]
 DevicesOption = Annotated[
     str | None,

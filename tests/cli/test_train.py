@@ -184,7 +184,7 @@ def test_deterministic_is_a_value_of_the_configuration(
         (["smoke", "--set", "optimiser.lrr=1"], 2, "did you mean 'optimiser.lr'"),
         (["smoke", "--resume", "nothing-here"], 2, "nothing to resume"),
         (["smoke", "--output", "unused"], 2, "data.photos"),
-        (["smoke", "--device", "tpu9"], 2, "--device"),
+        (["smoke", "--device", "tpu9"], 2, "no such device: 'tpu9'"),
     ],
 )
 def test_wrong_usage_is_one_message(

@@ -42,6 +42,11 @@ def test_unknown_key_names_the_nearest_known(key: str, nearest: str | None) -> N
     [
         ("optimiser.lr=-1", "optimiser.lr"),
         ("optimiser.lr=fast", "optimiser.lr"),
+        ("optimiser.lr=.inf", "optimiser.lr"),
+        ("optimiser.lr=1.0e-9", "min_lr 1e-07 is above lr"),
+        ("optimiser.betas=[0.9, 1.0]", "optimiser.betas.1"),
+        ("seed=99999999999999999999", "seed"),
+        ("iterations=true", "iterations"),
         ("time_budget_minutes=5", "exactly one of iterations and time_budget_minutes"),
         ("iterations=null", "exactly one of iterations and time_budget_minutes"),
         ("data.scale=[0.9, 0.5]", "scale"),

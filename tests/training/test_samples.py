@@ -96,7 +96,30 @@ def test_layouts_are_recognised_and_the_split_taken(tmp_path: Path) -> None:
     for section in ({"dataset": "gopro", "root": str(root)}, {"root": str(root)}):
         dataset = find_pairs(PairsConfig(**section))
         assert dataset.split == "train" and len(dataset.samples) == 1
-    assert len(ValidationPairs(find_pairs(PairsConfig(root=str(root), split="test")), 2)) == 2
+    to_validate = parse_config(
+        {"iterations": 1, "validation": {"pairs": {"root": str(root)}}}
+    ).validation.pairs
+    assert to_validate.split == "test" and len(ValidationPairs(find_pairs(to_validate), 2)) == 2
+
+
+def test_what_a_set_lacks_is_told(pairs: Path, photos: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (pairs / "sharp" / "2.png").unlink()
+    picture(photos / "small.png", size=(40, 40))
+    source_of(config(pairs=[{"root": str(pairs)}], photos=[str(photos)]), CPU)
+    told = " ".join(caplog.messages)
+    assert "2.png" in told and "`xyscan data check` lists all 1 problems" in told
+    assert "1 of 3 photographs are smaller than a crop" in told
+
+
+@pytest.mark.parametrize("kind", ["photos", "pairs", "both"])
+def test_no_stage_draws_what_an_earlier_one_has_drawn(kind: str, pairs: Path, photos: Path) -> None:
+    given = {"photos": {"photos": [str(photos)]}, "pairs": {"pairs": [{"root": str(pairs)}]}}
+    data = given.get(kind) or given["photos"] | given["pairs"]
+    stages = [{"until": 0.5, "patch": 16, "batch": 4}, {"until": 1, "patch": 16, "batch": 2}]
+    source = source_of(parse_config({"iterations": 8, "data": data, "stages": stages}), CPU)
+    first = [name for step in range(4) for name in source.make(step, 16, 4, range(4)).origins]
+    second = [name for step in range(4, 8) for name in source.make(step, 16, 2, range(2)).origins]
+    assert len({*first, *second}) > 20  # of 24; two may be alike by chance
 
 
 def test_faults_of_pairs_are_told(pairs: Path, tmp_path: Path) -> None:
@@ -105,6 +128,8 @@ def test_faults_of_pairs_are_told(pairs: Path, tmp_path: Path) -> None:
     picture(pairs / "blur" / "2.png", size=(30, 30))
     with pytest.raises(InputError, match="differ in size"):
         source_of(config(pairs=[{"root": str(pairs)}]), CPU)
+    with pytest.raises(InputError, match="differ in size"):
+        ValidationPairs(find_pairs(PairsConfig(root=str(pairs))), None)
     (pairs / "blur" / "2.png").write_bytes(b"no picture")
     with pytest.raises(InputError, match="2.png"):
         source_of(config(pairs=[{"root": str(pairs)}]), CPU)

@@ -14,7 +14,6 @@ from xyscannet.training.validate import (
     ImageRecord,
     ValidationSet,
     evaluate,
-    evaluate_pairs,
     psnr_8bit,
     summary,
 )
@@ -87,15 +86,3 @@ def test_folder_without_usable_photos_is_an_error(tmp_path: Path) -> None:
         ValidationSet.from_folder(tmp_path / "none", CONFIG)
     with pytest.raises(ConfigError, match="no photo of 64 pixels"):
         ValidationSet.from_folder(tmp_path, CONFIG)
-
-
-def test_pairs_are_evaluated_whole_and_by_name(tmp_path: Path) -> None:
-    image = np.random.default_rng(2).integers(20, 236, (37, 45, 3), dtype=np.uint8)
-    for kind, offset in (("blur", 3), ("sharp", 0)):
-        (tmp_path / "test" / "scene" / kind).mkdir(parents=True)
-        Image.fromarray(image + offset).save(tmp_path / "test" / "scene" / kind / "000001.png")
-    (record,) = evaluate_pairs(Dimmed(), tmp_path)
-    assert "000001" in record.name
-    assert record.psnr_blur == pytest.approx(20 * np.log10(255 / 3), abs=1e-3)
-    assert record.psnr == pytest.approx(20 * np.log10(255 / 7), abs=1e-3)
-    assert record.worse

@@ -55,7 +55,8 @@ def line(event: dict[str, Any]) -> str:
     if kind == "start":
         length = f"{event['total']} steps" if event["total"] else "a time budget"
         weights = f", {event['weights']}" if event["weights"] else ""
-        return f"from step {step}: {event['parameters'] / 1e6:.2f} M parameters{weights}, {length}"
+        changed = "".join(f"\nchanged {each}" for each in event["changed"])
+        return f"from step {step}: {event['parameters'] / 1e6:.2f} M parameters{weights}, {length}{changed}"
     if kind == "saved":
         return f"step {step} saved {event['path']}"
     if kind == "not saved":

@@ -85,6 +85,7 @@ def command(
         return
 
     from xyscan_cli.commands import _train_report as report
+    from xyscannet.inference import pick_device
     from xyscannet.training.loop import Interrupted, Trainer
 
     if output is None and resume not in (None, "auto"):
@@ -96,7 +97,7 @@ def command(
         trainer = Trainer(
             resolved,
             output,
-            device=_device(device),
+            device=str(pick_device(device)),
             resume=resume,
             on_event=show,
             should_stop=stop.asked,
@@ -118,19 +119,3 @@ def command(
             raise KeyboardInterrupt from None
     if trainer.processes.main:
         report.draw_curves(output, resolved.name)
-
-
-def _device(name: str) -> str:
-    import torch
-
-    from xyscannet.errors import ConfigError, UnavailableError
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        kind = torch.device(name).type
-    except RuntimeError as error:
-        raise ConfigError(f"--device {name!r} is not auto, cpu, cuda, cuda:N or mps") from error
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise UnavailableError(f"--device {name}: no CUDA device is usable here; use --device cpu")
-    return name

@@ -81,18 +81,31 @@ def _usable(dataset: Dataset, smallest: int) -> list[Sample]:
             raise ConfigError(
                 f"{dataset.title} in {dataset.root} has no sharp images; it cannot be trained on"
             )
-        sizes = [_size(path) for path in (sample.blur, sample.sharp)]
-        if sizes[0] != sizes[1]:
-            raise InputError(f"{sample.blur} and {sample.sharp} differ in size: {sizes[0]} and {sizes[1]}")
-        if min(sizes[0]) < smallest:
+        if min(check_sizes(sample)) < smallest:
             small += 1
         else:
             kept.append(sample)
     if not kept:
         raise ConfigError(f"{dataset.root} holds no pair of at least {smallest}x{smallest} pixels")
+    if dataset.problems:
+        _log.warning(
+            "%s in %s: %s; `xyscan data check` lists all %d problems",
+            dataset.title,
+            dataset.root,
+            dataset.problems[0],
+            len(dataset.problems),
+        )
     if small:
         _log.warning("%d pairs of %s are smaller than %d pixels and left out", small, dataset.root, smallest)
     return kept
+
+
+def check_sizes(sample: Sample) -> tuple[int, int]:
+    """Width and height of both images of a pair. Raises InputError where they differ, or a file is no image."""
+    sizes = [_size(path) for path in (sample.blur, sample.sharp)]
+    if sizes[0] != sizes[1]:
+        raise InputError(f"{sample.blur} and {sample.sharp} differ in size: {sizes[0]} and {sizes[1]}")
+    return sizes[0]
 
 
 def _size(path: Path) -> tuple[int, int]:

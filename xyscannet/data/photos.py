@@ -149,6 +149,14 @@ class Crops:
         usable = [i for i, photo in enumerate(self.photos.photos) if min(photo.shape[:2]) >= side]
         if not usable:
             raise ConfigError(f"no photograph holds a crop of {side} pixels (size {self.size} and margins)")
+        if len(usable) < len(self.photos):
+            _log.warning(
+                "%d of %d photographs are smaller than a crop of %d pixels (size %d and margins) and left out",
+                len(self.photos) - len(usable),
+                len(self.photos),
+                side,
+                self.size,
+            )
         tiles = [np.insert(self.photos.tiles[i], 0, i, axis=1) for i in usable]
         object.__setattr__(self, "_usable", usable)
         object.__setattr__(self, "_tiles", np.concatenate(tiles))  # (N, 3): photo, y, x

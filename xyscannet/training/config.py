@@ -41,6 +41,7 @@ class PairsConfig(_Section):
     root: LocalPath | None = None
     """The set's folder, or one that holds it; null for the folders of XYSCAN_DATA."""
     split: Literal["train", "test"] = "train"
+    """test where it is to validate on."""
     gamma: bool = False
     """GoPro's blur_gamma in place of blur."""
     blur: LocalPath | None = None
@@ -102,14 +103,17 @@ class Stage(_Section):
     batch: int = Field(ge=1)
 
 
+_Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
 class OptimiserConfig(_Section):
     """Adam, AdamW or Muon under a cosine from `lr` to `min_lr`, after a linear warm-up."""
 
     kind: Literal["adam", "adamw", "muon"] = "adam"
     """muon takes the matrices inside the network, and Adam the rest."""
-    lr: float = Field(2.2e-4, gt=0)
+    lr: float = Field(2.2e-4, gt=0, allow_inf_nan=False)
     min_lr: float = Field(1e-7, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[_Beta, _Beta] = (0.9, 0.999)
     eps: float = Field(1e-15, gt=0)
     """Adam's. Gradients of the scanners' weights start between 1e-8 and 1e-14: a larger eps would hold them still."""
     weight_decay: float = Field(0.0, ge=0)
@@ -117,6 +121,12 @@ class OptimiserConfig(_Section):
     """Steps of linear warm-up."""
     clip_norm: float | None = Field(1.0, gt=0)
     """Largest norm of the whole gradient; null for no clipping."""
+
+    @model_validator(mode="after")
+    def _check(self) -> OptimiserConfig:
+        if self.min_lr > self.lr:
+            raise ValueError(f"min_lr {self.min_lr} is above lr {self.lr}")
+        return self
 
 
 class ValidationConfig(_Section):
@@ -132,12 +142,17 @@ class ValidationConfig(_Section):
     strengths: tuple[Literal[tuple(STRENGTHS)], ...] = Field(tuple(STRENGTHS), min_length=1)  # type: ignore[valid-type]
     seed: int = 2024
 
+    @field_validator("pairs", mode="before")
+    @classmethod
+    def _on_the_test_split(cls, value: Any) -> Any:
+        return {"split": "test", **value} if isinstance(value, Mapping) else value
+
 
 class TrainConfig(_Section):
     """One training run. Exactly one of `iterations` and `time_budget_minutes` drives the schedule."""
 
     name: str = "run"
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     model: str | dict[str, Any] = "xyscannet-s"
     """A name of the zoo, or the fields of XYScanNetConfig."""
     start_from: str | None = None
@@ -160,7 +175,7 @@ class TrainConfig(_Section):
     """On one GPU, replay training steps from CUDA graphs; not with `compile` or `accumulate`."""
     deterministic: bool = False
     """Only algorithms that give the same bits each time: two runs of one seed then have one loss curve."""
-    iterations: int | None = Field(None, ge=1)
+    iterations: int | None = Field(None, ge=1, strict=True)
     time_budget_minutes: float | None = Field(None, gt=0)
     """Wall-clock minutes of the whole run, validation included; a resumed run goes on counting."""
     log_every: int = Field(20, ge=1)
@@ -222,3 +237,27 @@ def network_config(model: str | Mapping[str, Any]) -> Any:
     if isinstance(model, str):
         return zoo.info(model).config
     return XYScanNetConfig.from_dict(dict(model))
+
+
+def changes(before: TrainConfig, now: TrainConfig) -> list[str]:
+    """The settings that differ, each as "optimiser.lr: 0.0002 -> 0.0001"."""
+    then, given = _flat(before.model_dump(mode="json")), _flat(now.model_dump(mode="json"))
+    keys = [key for key in {**then, **given} if then.get(key) != given.get(key)]
+    return [f"{key}: {then.get(key)} -> {given.get(key)}" for key in keys]
+
+
+def validates_alike(one: TrainConfig, other: TrainConfig) -> bool:
+    """Whether two runs validate on the same images, whenever they do."""
+    return all(
+        config.data.validation == one.data.validation
+        and config.validation.model_copy(update={"every": one.validation.every}) == one.validation
+        for config in (one, other)
+    )
+
+
+def _flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in section.items():
+        inner = _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) and value else {}
+        found |= inner or {prefix + name: value}
+    return found

@@ -18,7 +18,7 @@ from xyscannet.errors import ConfigError, InputError, XYScanError
 from xyscannet.files import held
 from xyscannet.training import parts
 from xyscannet.training.board import Board, centre
-from xyscannet.training.config import TrainConfig, network_config
+from xyscannet.training.config import TrainConfig, changes, network_config, validates_alike
 from xyscannet.training.deterministic import deterministic
 from xyscannet.training.feed import Feed, Ready, rendered_together
 from xyscannet.training.processes import Processes
@@ -27,12 +27,16 @@ from xyscannet.training.samples import Batch, SampleSource, find_pairs, source_o
 from xyscannet.training.state import (
     STATE_VERSION,
     find_state,
+    is_of,
+    later_than,
     learning_rate,
     rng_state,
     save_state,
     set_rng_state,
+    snapshots,
     state_path,
     states,
+    step_of,
 )
 from xyscannet.training.update import Update
 from xyscannet.training.validate import Measured, Validation, ValidationPairs, ValidationSet, evaluate
@@ -83,7 +87,7 @@ class Trainer:
         self._check_parts()
         self._on_event, self._should_stop = on_event, should_stop
         state = None if resume is None else find_state(resume, self.output)
-        if resume is None and states(self.output):
+        if states(self.output) and (resume is None or not is_of(resume, self.output)):
             raise ConfigError(
                 f"{self.output} holds a run already: --resume auto goes on with it, --output elsewhere"
             )
@@ -91,12 +95,15 @@ class Trainer:
         self.network_config = network_config(config.model)
         model, weights = parts.make_model(config, self.network_config, start=state is None)
         self._weights = weights if state is None else None
+        self._saved: int | None = None  # the step of the last state
         layout = torch.channels_last if config.channels_last else torch.contiguous_format
         self.model = model.to(self.device, torch.float32, memory_format=layout).train()
         device_use = threading.Lock()
         self.update = Update(config, self.model, self.processes, device_use)
         self.ema, self.optimiser = self.update.ema, self.update.optimiser
         self.step, self.elapsed, self.best = 0, 0.0, -math.inf
+        self._changed: list[str] = []  # settings that differ from those of the run that is resumed
+        self._abandoned: list[Path] = []  # states and snapshots of what came after the state that is resumed
         if state is not None:
             self._restore(state)
         self.samples = samples if samples is not None else source_of(config, self.device)
@@ -132,7 +139,14 @@ class Trainer:
             stack.callback(self.processes.end)
             if self.processes.main:
                 self._open(stack)
-            return self._run()
+            try:
+                return self._run()
+            except (DivergedError, Interrupted):
+                raise
+            except XYScanError:  # a file that is damaged, say: the steps before it are not lost
+                if self._saved != self.step:
+                    self.save()
+                raise
 
     def _open(self, stack: contextlib.ExitStack) -> None:
         """Prepare the run's folder, which no other run may write to meanwhile."""
@@ -152,6 +166,7 @@ class Trainer:
             facts=facts,
         )
         self._folder = folder
+        self._abandoned = later_than(self.step, self.output)
         if self.config.tensorboard:
             self._board = Board(self.output, self.step)
             stack.callback(self._board.close)
@@ -161,8 +176,8 @@ class Trainer:
         self._clock_zero = time.perf_counter() - self.elapsed
         total, done = config.iterations, self.step
         parameters = sum(p.numel() for p in self.model.parameters())
-        self._emit("start", parameters=parameters, total=total, weights=self._weights)
-        validated = saved = None
+        self._emit("start", parameters=parameters, total=total, weights=self._weights, changed=self._changed)
+        validated = None
         with contextlib.closing(self.feed.from_step(self.step)) as batches:
             while self.progress() < 1:
                 begin, stage = time.perf_counter(), config.stage_at(self.progress())
@@ -176,18 +191,18 @@ class Trainer:
                 if self.step % config.validation.every == 0:
                     figures, validated = self._validate(), self.step
                 if self.step % config.save_every == 0:
-                    saved = self.step if self.save() else saved
+                    self.save()
                 if config.stage_at(self.progress()) != stage:
-                    self._save_weights(f"stage-{stage + 1}.safetensors")
+                    self._keep_weights(f"stage-{stage + 1}.safetensors")
                 if self.processes.any(self._should_stop()):
                     self.save(required=True)
                     raise Interrupted(f"stopped at step {self.step}; --resume auto goes on from there")
         if self.step and validated != self.step:
             figures = self._validate()
-        if saved != self.step:
+        if self._saved != self.step:
             self.save(required=True)
         if config.stages:
-            self._save_weights(f"stage-{len(config.stages)}.safetensors")
+            self._keep_weights(f"stage-{len(config.stages)}.safetensors")
         self._emit("done", **figures)
         return figures
 
@@ -206,17 +221,25 @@ class Trainer:
             self._save_weights("last.safetensors")
             if self.config.keep_last:
                 self._save_weights(f"step-{self.step:07d}.safetensors")
-                for old in sorted(self.output.glob("step-*.safetensors"))[: -self.config.keep_last]:
-                    old.unlink()
         except InputError as error:
             if required:
                 raise
             self._emit("not saved", reason=str(error))
             return False
-        for old in states(self.output)[self.config.keep_states :]:
-            old.unlink()
+        self._saved = self.step
+        self._prune()
         self._emit("saved", path=str(path))
         return True
+
+    def _prune(self) -> None:
+        """Remove what was abandoned, and all but the newest of the states and snapshots that are left."""
+        for old in self._abandoned:
+            if step_of(old) > self.step:  # the others have been written anew
+                old.unlink(missing_ok=True)
+        self._abandoned = []
+        old_snapshots = snapshots(self.output)[self.config.keep_last :] if self.config.keep_last else []
+        for old in [*states(self.output)[self.config.keep_states :], *old_snapshots]:
+            old.unlink()
 
     def train_step(self, ready: Ready) -> dict[str, Any]:
         """One optimiser step on this process's part of a batch; the figures are means over all processes.
@@ -266,10 +289,11 @@ class Trainer:
         )
         records = self.processes.gather(list(measured.records))
         figures = Measured(tuple(records), tuple(self.processes.gather(list(measured.kept)))).figures()
-        is_best = figures["psnr"] > self.best
+        is_best = figures["psnr"] > self.best and self._keep_weights(
+            "best.safetensors", psnr=f"{figures['psnr']:.4f}"
+        )
         if is_best:
             self.best = figures["psnr"]
-            self._save_weights("best.safetensors", psnr=f"{self.best:.4f}")
         self._emit("validation", **figures, best=is_best, seconds=time.perf_counter() - begin)
         if self._board:
             self._board.add_images(examples, self.step)
@@ -313,11 +337,14 @@ class Trainer:
             raise ConfigError(
                 f"the state to resume is of {kinds[0]}, whose momenta {kinds[1]} cannot take over"
             )
+        self._changed = changes(then, self.config)
         self.model.load_state_dict(state["model"])
         self.ema.module.load_state_dict(state["ema"])
         held, own = state["optimiser"], self.optimiser.state_dict()
         self.optimiser.load_state_dict({**held, "param_groups": own["param_groups"]})
-        self.step, self.elapsed, self.best = state["step"], state["elapsed"], state["best"]
+        self.step, self.elapsed = state["step"], state["elapsed"]
+        if validates_alike(then, self.config):  # figures of other images do not compare
+            self.best = state["best"]
         set_rng_state(state["rng"])
 
     def _report_divergence(self, ready: Ready, found: dict[str, float]) -> None:
@@ -334,6 +361,15 @@ class Trainer:
             f"step {self.step}: the loss ({found['loss']}) or the gradient's norm ({found['grad_norm']}) is not "
             f"finite. {kept}; resume from the last saved state with a lower optimiser.lr"
         )
+
+    def _keep_weights(self, name: str, **metadata: str) -> bool:
+        """`_save_weights`; where that is impossible, training goes on, told by the event "not saved"."""
+        try:
+            self._save_weights(name, **metadata)
+        except InputError as error:
+            self._emit("not saved", reason=str(error))
+            return False
+        return True
 
     def _save_weights(self, name: str, **metadata: str) -> None:
         if self.processes.main:

@@ -59,6 +59,7 @@ class RunFolder:
                 "torch": torch.__version__,
             },
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+            "config": config.model_dump(mode="json"),
             "processes": processes,
             "threads": torch.get_num_threads(),
             **facts,
@@ -76,7 +77,7 @@ class RunFolder:
         """Append a record to the log. Training goes on without it, after one warning, where the disk is full."""
         try:
             with self._log.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
+                file.write(json.dumps(_portable(record), allow_nan=False) + "\n")
         except OSError as error:
             if not self._warned:
                 _logger.warning("the log %s cannot be written: %s; training goes on", self._log, error)
@@ -87,6 +88,14 @@ class RunFolder:
 
     def _write(self, name: str, text: str) -> None:
         write_text(self._path(name), text)
+
+
+def _portable(record: Event) -> Event:
+    """Numbers that JSON lacks, as text."""
+    return {
+        key: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in record.items()
+    }
 
 
 def _step_of(line: str) -> float:

@@ -1,7 +1,8 @@
 """Where training pairs come from: sharp crops blurred on the fly, pairs on the disk, or a mixture of both.
 
-A step's crops are numbered; each depends on the seed and its number alone. So a run resumes exactly with nothing but
-its step, and several processes make, each its own numbers, the very crops that one process would.
+Crops are numbered: the step times the largest batch of any stage, plus the place in the step's batch. Each depends on
+the seed and its number alone. So a run resumes exactly with nothing but its step, and several processes make, each its
+own numbers, the very crops that one process would.
 """
 
 from __future__ import annotations
@@ -76,26 +77,27 @@ class SynthesisedPairs:
         self._data, self._seed = config.data, config.seed
         self._render_ahead, self._pin = device.type == "cpu", device.type == "cuda"
         self._photos = SharpPhotos(config.data.photos, cache_megapixels=config.data.cache_megapixels)
+        self._stride = _stride(config)
         self._crops = {
-            (patch, batch): Crops(
+            patch: Crops(
                 self._photos,
-                batch,
+                self._stride,
                 patch,
                 margin=config.data.blur.margin,
                 seed=config.seed,
                 scale=config.data.scale,
                 sharp_share=config.data.sharp_crops,
             )
-            for patch, batch in config.shapes
+            for patch in sorted({patch for patch, _ in config.shapes})
         }
 
     def make(self, step: int, patch: int, batch: int, items: Sequence[int]) -> Batch:
-        crops = self._crops[patch, batch]
+        crops = self._crops[patch]
         generator = torch.Generator().manual_seed(_seed_of(self._seed, step))
         parameters = sample_blur(self._data.blur, batch, patch, patch, generator)
         if len(items) != batch:
             parameters = parameters.select(torch.as_tensor(items))
-        origin = tuple(crops.origin(step * batch + item) for item in items)
+        origin = tuple(crops.origin(step * self._stride + item) for item in items)
         if not self._render_ahead:
             scene = crops.bytes(step, items)
             return Batch(step, scene.pin_memory() if self._pin else scene, None, parameters, origin)
@@ -124,7 +126,7 @@ class StoredPairs:
     """Random crops of the pairs of `data.pairs`."""
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
-        self._pin = device.type == "cuda"
+        self._pin, self._stride = device.type == "cuda", _stride(config)
         self._crops = PairedCrops(
             [(find_pairs(pairs), pairs.weight) for pairs in config.data.pairs],
             seed=config.seed,
@@ -133,7 +135,7 @@ class StoredPairs:
         )
 
     def make(self, step: int, patch: int, batch: int, items: Sequence[int]) -> Batch:
-        made = [self._crops.crop(step * batch + item, patch) for item in items]
+        made = [self._crops.crop(step * self._stride + item, patch) for item in items]
         blur, sharp = (_stacked([crop[side] for crop in made], self._pin) for side in (0, 1))
         return Batch(step, sharp, blur, origin=tuple(crop[2] for crop in made))
 
@@ -166,10 +168,11 @@ class MixedPairs:
         self._synthesised, self._stored = SynthesisedPairs(config, device), StoredPairs(config, device)
         stored = sum(pairs.weight for pairs in config.data.pairs)
         self._share = stored / (stored + config.data.photos_weight)
-        self._seed = config.seed
+        self._seed, self._stride = config.seed, _stride(config)
 
     def make(self, step: int, patch: int, batch: int, items: Sequence[int]) -> Batch:
-        draws = (np.random.Philox(key=[self._seed ^ _STREAM << 32, step * batch + item]) for item in items)
+        numbers = (step * self._stride + item for item in items)
+        draws = (np.random.Philox(key=[self._seed ^ _STREAM << 32, number]) for number in numbers)
         stored = [np.random.Generator(draw).random() < self._share for draw in draws]
         parts = []
         for source, wanted in ((self._synthesised, False), (self._stored, True)):
@@ -229,6 +232,11 @@ def find_pairs(config: PairsConfig) -> Dataset:
             "one, or its dataset"
         )
     return found[0]
+
+
+def _stride(config: TrainConfig) -> int:
+    """Numbers of crops between two steps: no stage draws again what an earlier one has drawn."""
+    return max(batch for _, batch in config.shapes)
 
 
 def _stacked(crops: list[np.ndarray], pin: bool) -> Tensor:

@@ -82,10 +82,39 @@ def state_path(folder: Path, step: int) -> Path:
     return folder / f"state-{step:07d}.pt"
 
 
+def step_of(path: Path) -> int:
+    """The step in the name of a state or of a snapshot of the weights; -1 where there is none."""
+    number = path.stem.partition("-")[2]
+    return int(number) if number.isdecimal() else -1
+
+
 def states(folder: Path) -> list[Path]:
     """The states kept in a run's folder, the newest first: by their step, whatever the clock said."""
-    numbered = {path: path.stem.removeprefix("state-") for path in folder.glob("state-*.pt")}
-    return sorted((path for path in numbered if numbered[path].isdecimal()), key=lambda p: -int(numbered[p]))
+    return _numbered(folder, "state-*.pt")
+
+
+def snapshots(folder: Path) -> list[Path]:
+    """The numbered snapshots of the weights in a run's folder, the newest first."""
+    return _numbered(folder, "step-*.safetensors")
+
+
+def later_than(step: int, folder: Path) -> list[Path]:
+    """States and snapshots in a run's folder that are of later steps."""
+    return [path for path in (*states(folder), *snapshots(folder)) if step_of(path) > step]
+
+
+def _numbered(folder: Path, pattern: str) -> list[Path]:
+    return sorted(
+        (path for path in folder.glob(pattern) if step_of(path) >= 0), key=lambda path: -step_of(path)
+    )
+
+
+def is_of(resume: str | Path, output: Path) -> bool:
+    """Whether what is resumed is the run in the folder `output`, as `find_state` reads it."""
+    path = Path(resume)
+    if str(resume) == "auto":
+        return True
+    return (path.parent if path.suffix == ".pt" or path.is_file() else path).resolve() == output.resolve()
 
 
 def find_state(resume: str | Path, output: Path) -> dict[str, Any] | None:

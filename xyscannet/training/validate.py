@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -14,7 +14,7 @@ from torch import nn
 
 from xyscannet import images
 from xyscannet.data.blur import BlurConfig, render, sample_blur
-from xyscannet.data.pairs import find_pairs
+from xyscannet.data.crops import check_sizes
 from xyscannet.data.sets import Dataset
 from xyscannet.errors import ConfigError
 from xyscannet.metrics import distortion
@@ -80,7 +80,10 @@ class ValidationSet:
 
 
 class ValidationPairs:
-    """Whole pairs of a data set, at most `limit` of them, read anew each time."""
+    """Whole pairs of a data set, at most `limit` of them, read anew each time.
+
+    Raises ConfigError where there are none, InputError for a pair of two sizes or a file that is no image.
+    """
 
     sharp_input = False
 
@@ -88,6 +91,8 @@ class ValidationPairs:
         self._samples = _spread(dataset.samples, limit)
         if not self._samples or any(sample.sharp is None for sample in self._samples):
             raise ConfigError(f"{dataset.root} holds no pairs to validate on")
+        for sample in self._samples:
+            check_sizes(sample)
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -162,20 +167,6 @@ def evaluate(
         if validation.sharp_input:
             kept.append(psnr_8bit(_restore_8bit(model, sharp, device, precision), sharp))
     return Measured(tuple(records), tuple(kept))
-
-
-def evaluate_pairs(
-    restore: Callable[[torch.Tensor], torch.Tensor], folder: str | Path
-) -> Iterator[ImageRecord]:
-    """Figures on 8-bit RGB of every pair of a data set folder, whole images, one after the other.
-
-    `restore` maps (1, 3, H, W) in [0, 1] to the restored image: a network, or `inference.restore` of one.
-    """
-    for pair in find_pairs(folder):
-        blur, sharp = _tensor(images.read(pair.blur)), _tensor(images.read(pair.sharp))
-        with torch.inference_mode():
-            restored = _to_8bit(restore(blur[None].float() / 255)[0])
-        yield _record(pair.name, blur, sharp, restored)
 
 
 def summary(records: list[ImageRecord]) -> dict[str, float]:

@@ -1,0 +1,122 @@
+"""Runs that go on from an earlier state, with other settings, or after a file that was damaged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.limits import FullDisk
+from tests.training.conftest import DrawnPairs
+from tests.training.test_loop import drawn_validation, log_of
+from xyscannet.errors import ConfigError, InputError
+from xyscannet.training.config import TrainConfig
+from xyscannet.training.loop import Interrupted, Trainer
+from xyscannet.training.recipes import parse_config
+from xyscannet.training.samples import Batch
+from xyscannet.training.state import find_state
+
+
+def stop_at(trainer: Trainer, step: int) -> None:
+    trainer._should_stop = lambda: trainer.step == step
+    with pytest.raises(Interrupted):
+        trainer.run()
+
+
+def names(folder: Path, pattern: str) -> list[str]:
+    return sorted(path.name for path in folder.glob(pattern))
+
+
+def test_what_came_after_a_state_is_given_up_once_the_run_went_on_from_it(tiny: dict, run_folder: Path):
+    config = parse_config({**tiny, "save_every": 2, "keep_states": 3, "keep_last": 2})
+    Trainer(config, run_folder, samples=DrawnPairs()).run()
+    other = parse_config({**tiny, "save_every": 5, "keep_states": 3, "keep_last": 2, "seed": 0})
+    again = Trainer(other, run_folder, samples=DrawnPairs(), resume=run_folder / "state-0000002.pt")
+    assert again.step == 2
+    stop_at(again, 3)
+    assert names(run_folder, "state-*.pt") == ["state-0000002.pt", "state-0000003.pt"]
+    assert names(run_folder, "step-*") == ["step-0000003.safetensors"]
+    assert Trainer(other, run_folder, samples=DrawnPairs(), resume="auto").step == 3
+    assert [record["step"] for record in log_of(run_folder, "step")] == [1, 2, 3]
+
+
+def test_a_state_that_is_given_up_and_reached_again_is_the_new_one(tiny: dict, run_folder: Path):
+    config = parse_config({**tiny, "save_every": 2, "keep_states": 3})
+    Trainer(config, run_folder, samples=DrawnPairs()).run()
+    slower = parse_config({**tiny, "save_every": 4, "keep_states": 3, "optimiser": {"lr": 1e-5}})
+    before = find_state(run_folder / "state-0000004.pt", run_folder)["model"]
+    again = Trainer(slower, run_folder, samples=DrawnPairs(), resume=run_folder / "state-0000002.pt")
+    stop_at(again, 4)
+    now = find_state("auto", run_folder)
+    assert now["step"] == 4
+    assert any(not torch.equal(before[name], now["model"][name]) for name in before)
+
+
+def test_another_runs_folder_is_not_gone_on_in(tiny_config: TrainConfig, tmp_path: Path):
+    for name in ("first", "second"):
+        Trainer(tiny_config, tmp_path / name, samples=DrawnPairs()).run()
+    with pytest.raises(ConfigError, match="second holds a run already"):
+        Trainer(tiny_config, tmp_path / "second", samples=DrawnPairs(), resume=tmp_path / "first")
+
+
+def test_changed_settings_are_told_and_kept(tiny: dict, run_folder: Path):
+    heard: list[dict] = []
+    first = Trainer(parse_config(tiny), run_folder, samples=DrawnPairs(), validation=drawn_validation())
+    stop_at(first, 3)
+    assert first.best > 0 and log_of(run_folder, "start")[0]["changed"] == []
+    changed = {**tiny, "data": {**tiny["data"], "batch": 4}, "validation": {"every": 2}}
+    second = Trainer(
+        parse_config(changed), run_folder, samples=DrawnPairs(), resume="auto", on_event=heard.append
+    )
+    assert second.best == first.best
+    stop_at(second, 4)
+    assert heard[0]["changed"] == ["data.batch: 2 -> 4", "validation.every: 3 -> 2"]
+    other_images = {**changed, "validation": {"every": 2, "seed": 7}}
+    assert Trainer(parse_config(other_images), run_folder, samples=DrawnPairs(), resume="auto").best < 0
+
+
+class Broken(DrawnPairs):
+    def make(self, step: int, *rest) -> Batch:
+        if step == 4:
+            raise InputError("photo.png: truncated")
+        return super().make(step, *rest)
+
+
+def test_a_damaged_file_costs_no_step_that_was_done(tiny: dict, run_folder: Path):
+    config = parse_config({**tiny, "save_every": 100})
+    with pytest.raises(InputError, match="truncated"):
+        Trainer(config, run_folder, samples=Broken()).run()
+    assert names(run_folder, "state-*.pt") == ["state-0000004.pt"]
+    Trainer(config, run_folder, samples=DrawnPairs(), resume="auto").run()
+
+
+def test_best_weights_that_do_not_fit_on_the_disk_end_nothing(tiny: dict, run_folder: Path):
+    config = parse_config(
+        {**tiny, "stages": [{"until": 0.5, "patch": 24, "batch": 2}, {"until": 1, "patch": 24, "batch": 2}]}
+    )
+    heard: list[dict] = []
+    trainer = Trainer(
+        config, run_folder, samples=DrawnPairs(), validation=drawn_validation(), on_event=heard.append
+    )
+    full = FullDisk(10_000)
+
+    def stop() -> bool:
+        if trainer.step == 2:
+            full.__enter__()
+        if trainer.step == 4:
+            full.__exit__()
+        return False
+
+    trainer._should_stop = stop
+    try:
+        trainer.run()
+    finally:
+        full.__exit__()
+    assert len([event for event in heard if event["event"] == "not saved"]) == 3  # best, state, stage
+    assert [event["best"] for event in heard if event["event"] == "validation"] == [False, True]
+    assert names(run_folder, "*.safetensors") == [
+        "best.safetensors",
+        "last.safetensors",
+        "stage-2.safetensors",
+    ]
