@@ -87,9 +87,10 @@ def test_features_stay_channels_last(network):
     seen = []
 
     def look(module, inputs, output):
-        _, channels, height, width = output.shape
-        if channels > 1 and height * width > 1:
-            seen.append(output.is_contiguous(memory_format=torch.channels_last))
+        for each in output if isinstance(output, tuple) else (output,):
+            _, channels, height, width = each.shape
+            if channels > 1 and height * width > 1:
+                seen.append(each.is_contiguous(memory_format=torch.channels_last))
 
     hooks = [m.register_forward_hook(look) for m in network.modules() if isinstance(m, torch.nn.Conv2d)]
     with torch.inference_mode():

@@ -13,7 +13,7 @@ from tests.ops.conftest import kernels_of
 from xyscannet.models import steps
 from xyscannet.models.layers import GDFN, LayerNorm2d
 from xyscannet.models.vssm import VSSM
-from xyscannet.ops import blocks, use_backend
+from xyscannet.ops import blocks, packing, use_backend
 
 SIZES = [(1, 12, 1, 1), (1, 24, 1, 500), (2, 20, 7, 13), (1, 48, 65, 70), (1, 40, 3, 131), (2, 24, 130, 9)]
 LIMIT = 2e-6  # of the largest value
@@ -158,14 +158,12 @@ def test_nothing_of_nothing(size: tuple[int, ...]) -> None:
     assert steps.feed_forward(norm_of(24), GDFN(24), torch.zeros(size)).shape == size
 
 
-@pytest.mark.parametrize("frozen", [True, False])
-def test_weights_that_are_written_to_count_at_once(frozen: bool) -> None:
-    norm, ffn, x = norm_of(24), prepared(GDFN(24)).requires_grad_(not frozen), image(1, 24, 8, 8)
-    if not frozen:
-        steps.feed_forward(norm, ffn, x)
-        ffn.project_in.weight.data.neg_()  # which torch does not count
+def test_weights_that_are_written_to_count_at_once() -> None:
+    norm, ffn, x = norm_of(24), prepared(GDFN(24)), image(1, 24, 8, 8)
     steps.feed_forward(norm, ffn, x)
     for change in (
+        lambda: ffn.project_in.weight.data.neg_(),  # which torch does not count
+        lambda: ffn.project_out.weight.numpy().__imul__(2),
         lambda: ffn.project_out.weight.mul_(3),
         lambda: norm.bias.add_(1),
         lambda: ffn.load_state_dict(GDFN(24).state_dict()),
@@ -176,23 +174,28 @@ def test_weights_that_are_written_to_count_at_once(frozen: bool) -> None:
         assert_near(steps.feed_forward(norm, ffn, x), x + made(normed(x.double())))
 
 
-def test_weights_of_inference_mode_are_not_kept() -> None:
-    with torch.inference_mode():
-        norm, ffn, x = norm_of(24), prepared(GDFN(24)), image(1, 24, 8, 8)
-        first = steps.feed_forward(norm, ffn, x, residual=False)
-        ffn.project_out.weight.mul_(2)
-        assert torch.equal(steps.feed_forward(norm, ffn, x, residual=False), 2 * first)
+def test_weights_are_laid_out_once_while_they_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    norm, ffn, x, packs = norm_of(24), prepared(GDFN(24)), image(1, 24, 8, 8), []
+    pack = packing.pack
+    monkeypatch.setattr(packing, "pack", lambda rows: packs.append(1) or pack(rows))
+    with packing.kept():
+        first = steps.feed_forward(norm, ffn, x)
+        with packing.kept():
+            assert torch.equal(steps.feed_forward(norm, ffn, x), first)
+        laid_out = len(packs)
+        steps.feed_forward(norm, ffn, x)
+    assert len(packs) == laid_out > 0
+    steps.feed_forward(norm, ffn, x)
+    assert len(packs) == 2 * laid_out
 
 
-def test_laid_out_weights_go_with_the_network() -> None:
-    from xyscannet.ops.packing import _laid_out
-
-    before = len(_laid_out)
-    norm, ffn = norm_of(24), GDFN(24).requires_grad_(False)
-    steps.feed_forward(norm, ffn, image(1, 24, 8, 8))
-    assert len(_laid_out) > before
-    del norm, ffn
-    assert len(_laid_out) == before
+def test_while_they_are_kept_weights_are_told_apart() -> None:
+    norm, x = norm_of(24), image(1, 24, 8, 8)
+    with packing.kept():
+        for _ in range(20):  # each where the last one was
+            ffn = prepared(GDFN(24))
+            normed, made = double(norm, ffn)
+            assert_near(steps.feed_forward(norm, ffn, x), x + made(normed(x.double())))
 
 
 def test_where_it_does_not_run() -> None:

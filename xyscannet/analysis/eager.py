@@ -125,7 +125,7 @@ def _norm(norm: LayerNorm2d, x: Tensor) -> Tensor:
 
 
 def _gdfn(ffn: GDFN, x: Tensor) -> Tensor:
-    first, second = ffn.dwconv(_conv(ffn.project_in, x)).chunk(2, dim=1)
+    first, second = _conv(ffn.dwconv, _conv(ffn.project_in, x)).chunk(2, dim=1)
     return _conv(ffn.project_out, F.silu(first) * second)
 
 
@@ -142,7 +142,7 @@ def _state_space(module: VSSM | SS2D, x: Tensor, scan: Scan) -> Tensor:
 
 
 def _vssm(vssm: VSSM, x: Tensor, scan: Scan) -> Tensor:
-    features, gate = vssm.dwconv(_conv(vssm.proj_in, x)).chunk(2, dim=1)
+    features, gate = _conv(vssm.dwconv, _conv(vssm.proj_in, x)).chunk(2, dim=1)
     scanner = vssm.scanner
     horizontal, vertical = _conv(scanner.conv_in, features).chunk(2, dim=1)  # (B, C/2, H, W) each
     batch, channels, height, width = horizontal.shape

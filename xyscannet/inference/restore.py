@@ -18,6 +18,7 @@ from xyscannet.inference.plan import OVERLAP, ImagePlan, plan_image, spans
 from xyscannet.inference.precision import arithmetic
 from xyscannet.models.strips import Strips
 from xyscannet.models.xyscannet import block_shares
+from xyscannet.ops.packing import kept
 
 logger = logging.getLogger("xyscannet.inference")
 
@@ -71,7 +72,8 @@ def restore(
         while True:
             run = _Pass(_in_form(model, plan), device, dtype, ensemble, tell)
             try:
-                return _in_tiles(run, image, plan, progress)
+                with kept():
+                    return _in_tiles(run, image, plan, progress)
             except (RuntimeError, MemoryError) as error:
                 if not _out_of_memory(error):
                     raise

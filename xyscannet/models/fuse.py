@@ -17,12 +17,22 @@ from torch import Tensor, nn
 
 from xyscannet.models.fusion import AFF, KLFF
 from xyscannet.models.layers import pointwise
+from xyscannet.models.plain import is_plain, plain
 from xyscannet.models.scanners import IntraScanner
-from xyscannet.models.xyscannet import Reduce, XYScanNet
+from xyscannet.models.xyscannet import XYScanNet
 
 _LAST = {KLFF: "conv_out", AFF: "conv2"}
 
 
+@plain
+class Folded(nn.Module):
+    """What is left of a map that is folded into the next."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+@plain
 class FusedIntraScanner(IntraScanner):
     """`IntraScanner` whose conv_out takes the mixer's inner channels, (B, 2E, H, W), at once."""
 
@@ -45,14 +55,15 @@ def fuse(network: XYScanNet) -> XYScanNet:
     """A copy of the network with linear maps folded; same output, no gradients, cannot be saved as a checkpoint."""
     network = copy.deepcopy(network).eval().requires_grad_(False)
     for module in network.modules():
-        if type(module) is IntraScanner:
+        if type(module) is IntraScanner and is_plain(module.conv_out, module.mamba.out_proj):
             _fold_out_proj(module)
     for level, up in ((1, network.up2_1), (2, network.up3_2)):
         fusion, reduce = getattr(network, f"fusion_level{level}"), getattr(network, f"reduce_level{level}")
-        if isinstance(reduce, Reduce) and type(fusion) in _LAST:
+        last = getattr(fusion, _LAST[type(fusion)]) if type(fusion) in _LAST else None
+        if last is not None and is_plain(reduce, up.conv, last):
             decoder, skip = reduce.weight.chunk(2, dim=1)  # (C, C, 1, 1) each
             _follow(up.conv, decoder)
-            _follow(getattr(fusion, _LAST[type(fusion)]), skip)
+            _follow(last, skip)
             setattr(network, f"reduce_level{level}", Sum())
     return network.requires_grad_(False)
 
@@ -73,5 +84,5 @@ def _fold_out_proj(scanner: IntraScanner) -> None:
     folded = pointwise(weight.shape[1], weight.shape[0]).to(scanner.conv_out.weight)
     folded.weight.copy_(weight[:, :, None, None])
     scanner.conv_out = folded.to(memory_format=torch.channels_last)
-    scanner.mamba.out_proj = nn.Identity()
+    scanner.mamba.out_proj = Folded()
     scanner.__class__ = FusedIntraScanner

@@ -9,11 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from xyscannet.models.plain import plain, without_bias
 from xyscannet.ops.convolution import pointwise_conv, spatial_conv
-from xyscannet.ops.depthwise import depthwise_silu_gate
+from xyscannet.ops.depthwise import depthwise_halves, depthwise_silu_gate
 from xyscannet.ops.norm import layer_norm
 
 
+@without_bias
 class Pointwise(nn.Conv2d):
     """A 1x1 convolution: (B, C, H, W) -> (B, O, H, W)."""
 
@@ -29,6 +31,7 @@ def pointwise(channels_in: int, channels_out: int) -> Pointwise:
     return Pointwise(channels_in, channels_out)
 
 
+@plain
 class Spatial(nn.Conv2d):
     """A 3x3 convolution that keeps the size (zero padding): (B, C, H, W) -> (B, O, H, W)."""
 
@@ -44,11 +47,21 @@ def spatial(channels_in: int, channels_out: int) -> Spatial:
     return Spatial(channels_in, channels_out)
 
 
-def depthwise(channels: int) -> nn.Conv2d:
-    """A depth-wise 3x3 convolution without bias that keeps the size (zero padding)."""
-    return nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
+@without_bias
+class Depthwise(nn.Conv2d):
+    """A depth-wise 3x3 convolution without bias that keeps the size (zero padding), and takes its halves apart.
+
+    (B, 2C, H, W) -> twice (B, C, H, W), or with `gated` `silu(first) * second`, (B, C, H, W).
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, 3, padding=1, groups=channels, bias=False)
+
+    def forward(self, x: Tensor, gated: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        return (depthwise_silu_gate if gated else depthwise_halves)(x, self.weight)
 
 
+@plain
 class LayerNorm2d(nn.Module):
     """Layer normalisation over the channels of each pixel: (B, C, H, W) -> (B, C, H, W).
 
@@ -65,6 +78,7 @@ class LayerNorm2d(nn.Module):
         return layer_norm(x, self.weight, self.bias, self.eps)
 
 
+@plain
 class GDFN(nn.Module):
     """Gated depth-wise feed-forward network (Restormer's, with SiLU): (B, C, H, W) -> (B, C, H, W).
 
@@ -75,11 +89,11 @@ class GDFN(nn.Module):
         super().__init__()
         hidden = round(channels * expansion)
         self.project_in = pointwise(channels, 2 * hidden)
-        self.dwconv = depthwise(2 * hidden)
+        self.dwconv = Depthwise(2 * hidden)
         self.project_out = pointwise(hidden, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = depthwise_silu_gate(self.project_in(x), self.dwconv.weight)  # (B, h, H, W)
+        x = self.dwconv(self.project_in(x), gated=True)  # (B, h, H, W)
         return self.project_out(x)  # (B, C, H, W)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from xyscannet.models.layers import pointwise
 from xyscannet.models.mamba import Mamba
+from xyscannet.models.plain import is_plain, plain
 from xyscannet.ops.convolution import pointwise_conv
 from xyscannet.ops.line_gate import line_gate
 from xyscannet.ops.line_means import line_means
@@ -66,6 +67,7 @@ class Scanner(nn.Module):
         return self.mamba.project_out(self.mamba.scan(xz, directions))
 
 
+@plain
 class IntraScanner(Scanner):
     """Every row of the first half and every column of the second half is a sequence of pixels (Eq. 3)."""
 
@@ -84,10 +86,15 @@ class IntraScanner(Scanner):
         return self._branch(x, 1, "y")
 
     def _branch(self, x: Tensor, half: int, direction: str) -> Tensor:
-        x = pointwise_conv(x, self.conv_in.weight.chunk(2)[half]).permute(0, 2, 3, 1)  # (B, H, W, C/2)
+        if is_plain(self.conv_in):
+            x = pointwise_conv(x, self.conv_in.weight.chunk(2)[half])
+        else:
+            x = self.conv_in(x).chunk(2, dim=1)[half]
+        x = x.permute(0, 2, 3, 1)  # (B, H, W, C/2)
         return self.mix(x.unsqueeze(3), (direction,)).squeeze(3).permute(0, 3, 1, 2)
 
 
+@plain
 class InterScanner(Scanner):
     """Each row (column) is averaged to one step of a sequence down (across) the image (Eq. 4).
 

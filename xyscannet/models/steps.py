@@ -1,8 +1,8 @@
 """The steps of the network's blocks: a map in, what a step makes of it out.
 
 For inference on CPUs everything around a scan stays in the cache (`xyscannet.ops.blocks`); elsewhere, where gradients
-are asked for, and where a hook watches one of them, the modules run one after another. Results differ by
-rounding alone.
+are asked for, and where a module does more than its weights say (`xyscannet.models.plain`), the modules run one after
+another. Results differ by rounding alone.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from xyscannet.models.layers import GDFN, LayerNorm2d
+from xyscannet.models.plain import is_plain
 from xyscannet.models.scanners import IntraScanner
 from xyscannet.models.vssm import VSSM
 from xyscannet.ops import blocks
@@ -21,12 +22,7 @@ DIRECTIONS = ("x", "y")  # of the Intra-Scanner's halves
 def _in_cache(x: Tensor, *modules: nn.Module) -> bool:
     """Whether a step of these modules is taken in the cache."""
     weights = [weight for module in modules for weight in module.parameters()]
-    if not blocks.runs_here(x, *weights):
-        return False
-    if torch.compiler.is_compiling():
-        return True
-    parts = (part for module in modules for part in module.modules())
-    return not any(part._forward_hooks or part._forward_pre_hooks for part in parts)
+    return blocks.runs_here(x, *weights) and is_plain(*modules)
 
 
 def _norm(norm: LayerNorm2d) -> tuple[Tensor, Tensor, float]:

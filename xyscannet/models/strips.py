@@ -24,6 +24,7 @@ from xyscannet.models.vssm import VSSM
 from xyscannet.models.xyscannet import XYScanNet, block_shares, pad_to_multiple
 from xyscannet.ops.kl_gate.reference import kl_divergence, resize_nearest
 from xyscannet.ops.line_means import line_means
+from xyscannet.ops.packing import kept
 
 ELEMENTS, FEW_ELEMENTS = 2**22, 2**20  # channels x pixels of a strip: the faster, and where memory is short
 LEAST = 16  # times its halo
@@ -101,7 +102,8 @@ class Strips(nn.Module):
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         self._done, self._shares = 0.0, {block: share / len(x) for block, share in block_shares(self.network)}
-        images = [self._image(image) for image in x.split(1)]
+        with kept():
+            images = [self._image(image) for image in x.split(1)]
         return torch.cat(images) if len(images) > 1 else images[0]
 
     def _image(self, x: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from xyscannet.models import steps
 from xyscannet.models.config import XYScanNetConfig
 from xyscannet.models.fusion import FUSIONS
 from xyscannet.models.layers import GDFN, Downsample, LayerNorm2d, Pointwise, Upsample, spatial
+from xyscannet.models.plain import plain
 from xyscannet.models.ss2d import SS2D
 from xyscannet.models.vssm import VSSM
 
@@ -59,6 +60,7 @@ class DecoderBlock(nn.Module):
         return steps.feed_forward(self.norm2_ffn, self.ffn2, x)
 
 
+@plain
 class Reduce(Pointwise):
     """Skip connection: `concat(decoder, skip)` through a 1x1 convolution; two (B, C, H, W) -> (B, C, H, W)."""
 

@@ -1,34 +1,46 @@
-"""Weights as the CPU's products of matrices take them, laid out once."""
+"""Weights as the CPU's products of matrices take them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.weak import WeakIdKeyDictionary
+from torch import Tensor, nn
 
 from xyscannet.ops.simd import LANES, pack
 
-_laid_out: WeakIdKeyDictionary = WeakIdKeyDictionary()
+_kept: ContextVar[dict[tuple, tuple[Tensor, Any]] | None] = ContextVar("_kept", default=None)
+
+
+@contextlib.contextmanager
+def kept() -> Iterator[None]:
+    """While entered, weights are laid out once in this thread; nobody may write to them meanwhile.
+
+    Otherwise every use lays them out anew: torch does not count all the ways of writing to a weight.
+    """
+    if _kept.get() is not None:
+        yield
+        return
+    token = _kept.set({})
+    try:
+        yield
+    finally:
+        _kept.reset(token)
 
 
 def once(weight: Tensor, how: tuple, make: Callable[[], Any]) -> Any:
-    """What `make` lays out of a frozen weight, kept as long as the weight is there and is not written to.
-
-    Others are laid out anew every time: who trains a weight may write to it past torch's count of changes.
-    """
-    if weight.requires_grad or weight.is_inference():  # the latter has no count
+    """What `make` lays out of a weight, as often as `kept` says."""
+    forms = _kept.get()
+    if forms is None or not isinstance(weight, nn.Parameter):  # others may be computed anew at each use
         return make()
-    version, forms = _laid_out.get(weight, (None, {}))
-    if version != (weight._version, weight.data_ptr()):
-        version, forms = (weight._version, weight.data_ptr()), {}
-        _laid_out[weight] = version, forms
-    if how not in forms:
-        forms[how] = make()
-    return forms[how]
+    key = (id(weight), *how)
+    if key not in forms:
+        forms[key] = weight, make()  # with the weight, whose id nobody else gets then
+    return forms[key][1]
 
 
 def whole_vectors(channels: int) -> int:

@@ -1,0 +1,45 @@
+"""Whether modules do what their weights say, so that a kernel may compute several of them from their weights at once.
+
+A module that was replaced or subclassed (an adapter, say), one with a hook and one that was given a bias does more: it
+has to be called.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from torch import nn
+from torch.nn.modules import module as _module
+
+M = TypeVar("M", bound=nn.Module)
+
+_FORWARDS = {nn.Linear.forward, nn.Conv1d.forward}
+_WITHOUT_BIAS: list[type[nn.Module]] = []
+
+
+def plain(cls: type[M]) -> type[M]:
+    """Class decorator: the forward of this class is known to the kernels."""
+    _FORWARDS.add(cls.forward)
+    return cls
+
+
+def without_bias(cls: type[M]) -> type[M]:
+    """`plain` for a convolution whose bias the kernels leave out."""
+    _WITHOUT_BIAS.append(cls)
+    return plain(cls)
+
+
+def is_plain(*modules: nn.Module) -> bool:
+    """Whether all these modules, and those in them, do what their weights say, and nobody watches them."""
+    if _module._global_forward_hooks or _module._global_forward_pre_hooks:
+        return False
+    return all(does_what_its_weights_say(part) for module in modules for part in module.modules())
+
+
+def does_what_its_weights_say(part: nn.Module) -> bool:
+    """Of one module, whose weights may be parametrised."""
+    if part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part):
+        return False
+    if type(part).forward not in _FORWARDS:
+        return False
+    return not isinstance(part, tuple(_WITHOUT_BIAS)) or part.bias is None
