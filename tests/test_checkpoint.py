@@ -101,6 +101,17 @@ def test_low_precision_network_keeps_the_scan_parameters(tmp_path, tiny):
     assert out.dtype == torch.bfloat16
 
 
+def test_networks_of_one_checkpoint_share_nothing(tmp_path, tiny):
+    path = tmp_path / "x.safetensors"
+    checkpoint.save(path, tiny, TINY)
+    held = checkpoint.read(path)
+    one, other = checkpoint.build(held), checkpoint.build(held)
+    places = [
+        {p.data_ptr() for p in each} for each in (one.parameters(), other.parameters(), held.state.values())
+    ]
+    assert len(set.union(*places)) == sum(map(len, places))
+
+
 def test_overflow_is_refused(tmp_path, tiny):
     tiny.patch_embed.weight.data[0, 0, 0, 0] = 1e6
     with pytest.raises(ConfigError, match="patch_embed.weight.*overflow"):

@@ -151,7 +151,7 @@ def build(
     model.to(device=device, dtype=dtype)
     for name, parameter in model.named_parameters():
         if name.endswith(_SCAN_PARAMETERS):
-            parameter.data = checkpoint.state[name].to(device=device, dtype=torch.float32)
+            parameter.data = checkpoint.state[name].to(device=device, dtype=torch.float32, copy=True)
     return model.eval().requires_grad_(False)
 
 

@@ -116,6 +116,8 @@ def test_weights_of_a_lower_type(weights: torch.dtype, tmp_path: Path) -> None:
         (np.zeros((5, 4, 4), np.uint8), "(H, W, 3)"),
         (np.zeros((0, 4, 3), np.uint8), "shape"),
         (np.zeros((5, 4, 3), np.int32), "uint8, uint16 or floating"),
+        (np.zeros((5, 4, 3), np.longdouble), "uint8, uint16 or floating"),
+        (np.zeros((5, 4, 3), object), "uint8, uint16 or floating"),
         (np.full((5, 4, 3), 200.0), r"\[0, 1\].* 200"),
         (torch.zeros(5, 4, 3), "shape"),
         (torch.zeros(1, 4, 5, 4), "shape"),
@@ -127,6 +129,22 @@ def test_weights_of_a_lower_type(weights: torch.dtype, tmp_path: Path) -> None:
 def test_what_is_no_picture_is_refused(model, picture: object, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         model.restore(picture)
+
+
+def test_weights_in_double_precision_compute_in_it(tmp_path: Path) -> None:
+    double, single = (xyscannet.load("xyscannet-s", dtype=dtype) for dtype in (torch.float64, torch.float32))
+    image = np.random.default_rng(0).random((20, 68, 3))
+    for options in ({}, {"tile": 64}, {"dtype": torch.bfloat16}):
+        error = np.abs(
+            double.restore(image, **options) - single.restore(image, **{**options, "dtype": None})
+        ).max()
+        assert 0 < error < 1e-5
+
+
+@pytest.mark.parametrize("options", [{"tile": 3.5}, {"tile": None}, {"tile": True}, {"dtype": torch.int8}])
+def test_options_that_are_none_are_refused(model, options: dict) -> None:
+    with pytest.raises(ConfigError, match=next(iter(options))):
+        model.restore(np.zeros((8, 8, 3), np.uint8), **options)
 
 
 def test_numbers_that_are_not_finite(model) -> None:

@@ -73,3 +73,24 @@ def test_misfits_are_named():
         slice_conv1d(x, weight, weight, directions=("x",))
     with pytest.raises(ValueError, match="directions"):
         slice_conv1d(x, weight)
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.int64, torch.bool])
+def test_only_real_numbers_are_convolved(dtype):
+    with pytest.raises(TypeError, match="x is .*; real floating-point"):
+        causal_conv1d_fn(torch.ones(1, 4, 3).to(dtype), torch.rand(4, 2))
+
+
+@pytest.mark.parametrize("name", ["weight", "bias"])
+def test_tensors_of_other_devices_are_refused(name):
+    given = {"x": torch.rand(1, 4, 3), "weight": torch.rand(4, 2), "bias": torch.rand(4)}
+    with pytest.raises(ValueError, match=f"{name} is on meta, x on cpu"):
+        causal_conv1d_fn(**{**given, name: given[name].to("meta")})
+
+
+def test_the_result_may_be_changed_in_place():
+    x, weight = torch.rand(1, 4, 5, requires_grad=True), torch.rand(4, 3)
+    causal_conv1d_fn(x, weight).mul_(2).sum().backward()
+    changed, x.grad = x.grad, None
+    (2 * causal_conv1d_fn(x, weight)).sum().backward()
+    torch.testing.assert_close(changed, x.grad)

@@ -92,3 +92,48 @@ def test_misfits_are_named():
         selective_scan_fn(**{**inputs, "delta": inputs["delta"][:, :3]})
     with pytest.raises(ValueError, match="multiple"):
         selective_scan_fn(**sequence_inputs(groups_b=2, groups_c=3))
+
+
+def _arguments(**other: torch.Tensor | None) -> dict[str, torch.Tensor | None]:
+    given = dict(zip(("u", "delta", "A", "B", "C"), sequence_inputs(1, 4, 5, 3).values()))
+    return {**given, **other}
+
+
+@pytest.mark.parametrize("name", ["delta", "A", "B", "C", "D", "z", "delta_bias"])
+def test_tensors_of_other_devices_are_refused(name):
+    given = _arguments(D=torch.ones(4), z=torch.ones(1, 4, 5), delta_bias=torch.ones(4))
+    with pytest.raises(ValueError, match=f"{name} is on meta, u on cpu"):
+        selective_scan_fn(**{**given, name: given[name].to("meta")})
+
+
+@pytest.mark.parametrize("name", ["delta", "B", "C"])
+def test_what_is_needed_must_be_there(name):
+    with pytest.raises(TypeError, match=f"{name} is NoneType, not a tensor"):
+        selective_scan_fn(**_arguments(**{name: None}))
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_the_result_may_be_changed_in_place(backend):
+    u = torch.rand(1, 4, 5, requires_grad=True)
+    given = _arguments(u=u)
+    with use_backend(backend):
+        selective_scan_fn(**given).add_(1).mul_(2).sum().backward()
+        changed, u.grad = u.grad, None
+        (2 * selective_scan_fn(**given) + 1).sum().backward()
+    torch.testing.assert_close(changed, u.grad)
+
+
+def test_forward_mode_is_refused_not_zero():
+    given = _arguments()
+    u = given.pop("u")
+    with pytest.raises(NotImplementedError, match="no forward-mode derivative"):
+        torch.func.jvp(lambda u: selective_scan_fn(u, **given), (u,), (torch.ones_like(u),))
+    with use_backend("reference"):
+        torch.func.jvp(lambda u: selective_scan_fn(u, **given), (u,), (torch.ones_like(u),))
+
+
+@pytest.mark.parametrize(("channels", "states"), [(0, 3), (4, 0)])
+def test_nothing_to_scan_is_said(channels, states):
+    u, A, B = torch.zeros(1, channels, 5), torch.zeros(channels, states), torch.zeros(channels, states)
+    with pytest.raises(ValueError, match="nothing to scan"):
+        selective_scan_fn(u, u, A, B, B)

@@ -40,7 +40,7 @@ class Restorer(XYScanNet):
             tile: "auto", "none", or the longest side of a tile in pixels; see `plan_image`.
             ensemble: average over the eight flips and rotations, for eight times the time.
             dtype: arithmetic of the network: float32, or bfloat16 or float16 by autocast; by default the type of
-                its weights.
+                its weights (float64 weights compute in float64).
 
         Returns:
             The restored picture: the kind, shape, type and device of `image`, clamped to white and black, integers
@@ -50,13 +50,16 @@ class Restorer(XYScanNet):
             ConfigError: no such picture, by its shape, type or range, or a `tile` that is none.
             InputError: the image holds numbers that are not finite, or memory runs out in tiles too.
         """
-        dtype = dtype or self.patch_embed.weight.dtype
+        weights = self.patch_embed.weight.dtype
+        dtype = torch.float64 if weights == torch.float64 else dtype or weights
         if isinstance(image, np.ndarray):
+            if image.ndim != 3 or image.shape[2] != 3:
+                raise ConfigError(f"an array must be of shape (H, W, 3), RGB, not {image.shape}")
+            if image.dtype.kind not in "ufi" or image.dtype.itemsize > 8:
+                raise ConfigError(f"an image must be uint8, uint16 or floating, not {image.dtype}")
             pixels = torch.from_numpy(
                 np.array(image.astype(image.dtype.newbyteorder("="), copy=False), order="C")
             )
-            if pixels.ndim != 3 or pixels.shape[2] != 3:
-                raise ConfigError(f"an array must be of shape (H, W, 3), RGB, not {image.shape}")
             restored = self._restored(pixels.permute(2, 0, 1)[None], tile, ensemble, dtype)
             return restored[0].permute(1, 2, 0).numpy().astype(image.dtype, order="C")
         if not isinstance(image, Tensor):

@@ -44,10 +44,10 @@ def peak_bytes(
         numbers = live_numbers_in_strips(height, width, config, strips, tiled)
     else:
         numbers = live_numbers(config, tiled) * height * width
-    live = numbers * (4 if dtype == torch.float32 else 2) + 12 * height * width  # the result is float32
+    live = numbers * dtype.itemsize + 12 * height * width  # the result is float32
     if torch.device(device).type == "cpu":
         live *= 1.15 if dtype == torch.bfloat16 and not bf16_is_fast(device) else 1.0
-        strip = min(strips, config.width * height * width) * (4 if dtype == torch.float32 else 2)
+        strip = min(strips, config.width * height * width) * dtype.itemsize
         heap, base, times = TILED_SLACK if tiled else (HEAP_SLACK, STRIPS_SLACK, STRIP_SLACK)
         slack = base + times * strip if strips else heap
         live += min(1.2 * live, slack)

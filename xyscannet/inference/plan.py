@@ -86,7 +86,7 @@ def plan_image(
         InputError: not even the smallest tiles fit.
     """
     device = torch.device(device)
-    if isinstance(tile, str) and tile not in ("auto", "none"):
+    if tile not in ("auto", "none") and (isinstance(tile, bool) or not isinstance(tile, int)):
         raise ConfigError(f"tile must be auto, none or a number of pixels, not {tile!r}")
     if memory is None:
         memory = _allowance(height * width, device)

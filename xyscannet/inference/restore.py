@@ -27,6 +27,9 @@ SMALLEST_TILE = 2 * OVERLAP  # pixels; the last resort where memory runs out
 _CPU_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "allocate memory")
 
 
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
 def restore(
     model: nn.Module,
     image: Tensor,
@@ -47,7 +50,7 @@ def restore(
         image: (B, 3, H, W), RGB in [0, 1], on any device.
         plan: whole or in tiles; by default what `plan_image` says of the model's device.
         ensemble: average the results for the eight flips and rotations of the image.
-        dtype: float32, or bfloat16 or float16 by autocast; by default float32.
+        dtype: float32, or bfloat16 or float16 by autocast; by default float32. Weights in float64 compute in float64.
         tell: called with each thing the user should hear of; by default logged as a warning.
         progress: called with the fraction of the work that is done.
 
@@ -57,12 +60,15 @@ def restore(
     Raises:
         InputError: the image holds numbers that are not finite, or so does the result in float32 too, or memory
             runs out in the smallest tiles too.
-        ConfigError: no 3-channel image.
+        ConfigError: no 3-channel image, or another dtype.
     """
     if image.ndim != 4 or image.shape[1] != 3 or 0 in image.shape:
         raise ConfigError(f"an image must be of shape (B, 3, H, W), not {tuple(image.shape)}")
     device = next(model.parameters()).device
-    dtype = dtype or torch.float32
+    weights = next(model.parameters()).dtype
+    dtype = torch.float64 if weights == torch.float64 else dtype or torch.float32
+    if dtype not in (*DTYPES, weights):
+        raise ConfigError(f"dtype must be one of {', '.join(map(str, DTYPES))}, not {dtype}")
     if plan is None:
         plan = plan_image(*image.shape[2:], model.config, device=device, dtype=dtype)
     with torch.inference_mode():
@@ -140,7 +146,7 @@ class _Pass:
     def _once(self, tile: Tensor) -> Tensor:
         tile = tile.contiguous(memory_format=torch.channels_last)
         result = self._forward(tile, self.dtype)
-        if self.dtype != torch.float32 and not bool(torch.isfinite(result).all()):
+        if self.dtype.itemsize < 4 and not bool(torch.isfinite(result).all()):
             if not self.told:
                 self.tell(
                     f"not finite in {str(self.dtype).removeprefix('torch.')}: computed again in float32"
@@ -152,6 +158,8 @@ class _Pass:
         return result
 
     def _forward(self, tile: Tensor, dtype: torch.dtype) -> Tensor:
+        if dtype == torch.float64:  # what the weights are in
+            return self.model(tile.double()).float()
         with arithmetic(self.device.type, dtype):
             return self.model(tile).float()
 

@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from torch.autograd import forward_ad
 
 _LIBRARY = torch.library.Library("xyscannet", "FRAGMENT")
 
@@ -48,6 +49,11 @@ class Operator:
         )
 
     def __call__(self, *arguments: Any) -> Any:
+        if forward_ad._current_level >= 0 and any(map(_has_tangent, arguments)):
+            raise NotImplementedError(
+                f"{self.name} has no forward-mode derivative: use reverse mode, or "
+                "xyscannet.ops.use_backend('reference')"
+            )
         return self._overload(*arguments)
 
     def register_fake(self, fake: Callable[..., Any]) -> Callable[..., Any]:
@@ -61,6 +67,10 @@ class Operator:
 
     def _no_gradient(self, ctx: Any, *grads: Any) -> Any:
         raise RuntimeError(f"{self.name} has no gradient")
+
+
+def _has_tangent(argument: Any) -> bool:
+    return isinstance(argument, torch.Tensor) and forward_ad.unpack_dual(argument).tangent is not None
 
 
 def operator(name: str, schema: str | None = None) -> Callable[[Callable[..., Any]], Operator]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from xyscannet.ops.arguments import expect_alike, owned
 from xyscannet.ops.backends import own_backend
 from xyscannet.ops.causal_conv1d import reference
 from xyscannet.ops.causal_conv1d.operator import conv1d
@@ -17,6 +18,7 @@ __all__ = ["causal_conv1d_fn", "slice_conv1d"]
 def _run(x, weight, bias, activation, directions: str, channels_first: bool) -> Tensor:
     if activation not in (None, "silu", "swish"):
         raise ValueError(f"activation '{activation}' is unknown; known are None, 'silu' and 'swish'")
+    expect_alike(x=x, weight=weight, optional={"bias": bias})
     channels = x.shape[4]
     if weight.dim() != 2 or weight.shape[0] != channels or not weight.shape[1]:
         raise ValueError(f"weight has shape {tuple(weight.shape)}, expected ({channels}, width)")
@@ -39,7 +41,8 @@ def slice_conv1d(
 
     x: (B, H, W, K, E), any strides; weight: (E, width); bias: (E,); activation None or "silu". Branch k runs along
     directions[k] ("x", "-x", "y", "-y") and sees only steps before its own. Returns (B, H, W, K, E) contiguous in
-    x's dtype; the sums are float32 (float64 if x is). Raises ValueError where shapes or names do not fit.
+    x's dtype; the sums are float32 (float64 if x is). Raises ValueError where shapes, devices or names do not
+    fit, TypeError for what is no real tensor.
     """
     if x.dim() != 5:
         raise ValueError(f"x must be (B, H, W, K, E), not {tuple(x.shape)}")
@@ -52,9 +55,9 @@ def causal_conv1d_fn(
     """Causal depth-wise convolution with the signature and shapes of causal-conv1d.
 
     x: (B, D, L); weight: (D, width); bias: (D,); activation None, "silu" or "swish". Returns (B, D, L) in x's dtype.
-    Raises ValueError where shapes or the activation do not fit.
+    Raises ValueError where shapes, devices or the activation do not fit, TypeError for what is no real tensor.
     """
     if x.dim() != 3:
         raise ValueError(f"x must be (B, D, L), not {tuple(x.shape)}")
     image = x.transpose(1, 2)[:, None, :, None]  # (B, 1, L, 1, D)
-    return _run(image, weight, bias, activation, "x", True)[:, 0, :, 0].transpose(1, 2).contiguous()
+    return owned(_run(image, weight, bias, activation, "x", True)[:, 0, :, 0].transpose(1, 2))

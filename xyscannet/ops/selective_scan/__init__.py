@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from xyscannet.ops.arguments import expect_alike, owned
 from xyscannet.ops.backends import active_backend
 from xyscannet.ops.selective_scan import reference
 from xyscannet.ops.selective_scan.operator import scan
@@ -46,12 +47,6 @@ def _expect(name: str, x: Tensor | None, shape: tuple[int, ...]) -> None:
         raise ValueError(f"{name} has shape {tuple(x.shape)}, expected {tuple(shape)}")
 
 
-def _expect_real(**tensors: Tensor | None) -> None:
-    for name, x in tensors.items():
-        if x is not None and not x.is_floating_point():
-            raise TypeError(f"{name} is {x.dtype}; the scan takes real floating-point tensors only")
-
-
 def _per_branch(name: str, x: Tensor | None, shape: tuple[int, ...]) -> Tensor | None:
     """A parameter of each branch, or of all of them, as one of each."""
     if x is None or x.shape == shape:
@@ -81,14 +76,14 @@ def slice_scan(
     leading K where the branches do not share them; any strides, any mix of dtypes; the state is float32 (float64 if
     u is). Branch k runs along directions[k]: "x" left to right, "-x" right
     to left, "y" top down, "-y" bottom up, each row or column a sequence of its own. Returns (B, H, W, K, E)
-    contiguous in u's dtype. Raises ValueError or TypeError where shapes, directions or dtypes do not fit.
+    contiguous in u's dtype. Raises ValueError or TypeError where shapes, directions, devices or dtypes do not fit.
     """
     if u.dim() != 5 or A.dim() not in (2, 3):
         raise ValueError(
             f"u must be (B, H, W, K, E) and A (E, N) or (K, E, N), not {tuple(u.shape)} and {tuple(A.shape)}"
         )
     branches, channels = u.shape[3:]
-    _expect_real(u=u, delta=delta, A=A, B=B, C=C, D=D, z=z, delta_bias=delta_bias)
+    expect_alike(u=u, delta=delta, A=A, B=B, C=C, optional={"D": D, "z": z, "delta_bias": delta_bias})
     ways = check_directions(directions, branches)
     _expect("delta", delta, u.shape)
     _expect("z", z, u.shape)
@@ -134,15 +129,17 @@ def selective_scan_fn(
     u, delta, z: (B, D, L); A: (D, N) real; B, C: constant (D, N), (B, N, L) or grouped (B, G, N, L); D, delta_bias:
     (D,). Returns (B, D, L) in u's dtype, and with return_last_state also the last state (B, D, N) in float32
     (float64 if u is). Differentiable in every input and through both results. Constant B or C run one channel per
-    group, which is slow. Raises TypeError for complex A, ValueError where shapes do not fit.
+    group, which is slow. Raises TypeError for what is no real tensor, ValueError where shapes or devices do not fit.
     """
     if u.dim() != 3 or A.dim() != 2:
         raise ValueError(f"u must be (B, D, L) and A (D, N), not {tuple(u.shape)} and {tuple(A.shape)}")
-    _expect_real(u=u, delta=delta, A=A, B=B, C=C, D=D, z=z, delta_bias=delta_bias)
+    expect_alike(u=u, delta=delta, A=A, B=B, C=C, optional={"D": D, "z": z, "delta_bias": delta_bias})
     (batch, channels, length), states = u.shape, A.shape[1]
     _expect("delta", delta, u.shape)
     _expect("z", z, u.shape)
     _expect("A", A, (channels, states))
+    if not channels or not states:
+        raise ValueError(f"there is nothing to scan: {channels} channels of {states} states")
     _expect("D", D, (channels,))
     _expect("delta_bias", delta_bias, (channels,))
     B = _per_group("B", B, batch, channels, states, length)
@@ -174,7 +171,7 @@ def selective_scan_fn(
         split(delta_bias),
     )
     out, last = _run(tensors, delta_softplus, ",".join(["x"] * groups), return_last_state, True)
-    out = out.squeeze(1).permute(0, 2, 3, 1).flatten(1, 2).contiguous()  # (B, D, L)
+    out = owned(out.squeeze(1).permute(0, 2, 3, 1).flatten(1, 2))  # (B, D, L)
     if not return_last_state:
         return out
     return out, last.view(groups, batch, channels // groups, states).transpose(0, 1).flatten(1, 2)
