@@ -86,6 +86,32 @@ def test_a_run_goes_on_and_is_not_mixed_with_another(folder, tiny):
     run(tiny, "--pairs", "blur", "sharp", "--out", "out", "--metrics", "psnr", "--fresh")
 
 
+@pytest.mark.parametrize("change", ["blur", "sharp", "a"])
+def test_images_that_have_changed_are_not_taken_for_measured(change, folder):
+    command = ["a", "--pairs", "blur", "sharp", "--out", "out", "--json", "-"]
+    first = run(*command)
+    file = next(Path(change).iterdir())
+    file.write_bytes(next(Path("b").iterdir()).read_bytes())
+    error = run(*command, code=2).stderr
+    assert "that have changed since" in error and "--fresh" in error
+    assert run(*command, "--fresh").stdout != first.stdout
+
+
+def test_other_pairs_are_another_evaluation(folder):
+    command = ["a", "--pairs", "blur", "sharp", "--out", "out"]
+    run(*command)
+    next(Path("blur").iterdir()).unlink()
+    assert "something else (other pairs" in run(*command, code=2).stderr
+
+
+def test_images_that_were_kept_for_a_report_are_kept_on(folder, tiny):
+    command = [tiny, "--pairs", "blur", "sharp", "--out", "out"]
+    run(*command, "--limit", "4", "--report", "page.html")
+    again = run(*command, "--limit", "4")
+    assert "4 images were measured before" in again.stderr
+    assert "4 images were measured before" in run(*command, "--report", "page.html").stderr
+
+
 def test_two_folders_image_by_image(folder):
     result = run("a", "b", "--paired", "--pairs", "blur", "sharp", "--json", "-")
     *lines, last = result.stdout.splitlines()

@@ -191,6 +191,7 @@ def command(
     report.print_set(found, len(samples), kind)
     tile_size = networks.tile_size(tile)
 
+    from xyscannet.evaluation import Journal
     from xyscannet.metrics import registry
     from xyscannet.metrics.distribution import DistributionSettings
 
@@ -214,7 +215,9 @@ def command(
     with where(device, dtype, scan, **how) as runs:
         for label, make in measured.sources(named, as_they_are, blurred, runs):
             home = folder / report.safe(label)
-            with make(home / "restored" if keep else None) as source:
+            # Who has kept images goes on to: a report that is asked for later shows them all.
+            kept = keep or (not fresh and Journal.identity_in(home).get("kept") == "True")
+            with make(home / "restored" if kept else None) as source:
                 # Built anew for each source: metrics of sets hold what they have seen.
                 built = build(device=str(runs.loaded))
                 across = runs.across(samples, source, build)

@@ -45,15 +45,29 @@ class Keep(Protocol):
 def identity(
     samples: Sequence[Sample], source: Source, metrics: Sequence[Metric], **more: Any
 ) -> dict[str, Any]:
-    """Everything that decides an evaluation's values, for its journal."""
+    """Everything that decides an evaluation's values, for its journal.
+
+    Whether a file of this machine has changed is told by its size and time.
+    """
     names = [(s.name, str(s.blur), str(s.sharp)) for s in samples]
+    states = [(_state(s.blur), _state(s.sharp)) for s in samples]
     return {
         **more,
         "label": source.label,
         **source.identity,
         "metrics": [metric.name for metric in metrics],
         "samples": hashlib.sha256(repr(names).encode()).hexdigest(),
+        "contents": hashlib.sha256(repr(states).encode()).hexdigest(),
     }
+
+
+def _state(file: Path | Address | None) -> tuple[int, int] | None:
+    """What changes with a file; None where that is not known."""
+    try:
+        known = None if file is None or isinstance(file, Address) else file.stat()
+    except OSError:  # this image will fail by itself
+        return None
+    return known and (known.st_size, known.st_mtime_ns)
 
 
 def evaluate(

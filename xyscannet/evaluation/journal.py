@@ -17,6 +17,11 @@ from xyscannet.files import held, reason, replacing
 from xyscannet.reports.results import ImageResult, portable, result_from
 
 FORMAT = 1
+_DIGESTS = {
+    "samples": "other pairs",
+    "contents": "images that have changed since",
+    "files": "restored images that have changed since",
+}
 _KEPT = "what was measured before is kept"
 
 
@@ -115,6 +120,16 @@ class Journal:
         except OSError as error:
             raise self._unwritable(error) from None
 
+    @staticmethod
+    def identity_in(folder: str | Path) -> dict[str, Any]:
+        """The identity of the journal in a folder; empty where there is none that can be read."""
+        try:
+            with open(Path(folder) / "journal.jsonl", "rb") as file:
+                found = json.loads(file.readline())
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
     def _unwritable(self, error: OSError) -> InputError:
         return InputError(f"{self.folder}: cannot be written: {reason(error)}; {_KEPT}")
 
@@ -149,7 +164,8 @@ def _check(found: Mapping[str, Any], identity: Mapping[str, Any], path: Path) ->
     changed = [name for name in {**identity, **found} if found.get(name) != identity.get(name)]
     if changed:
         shown = "; ".join(
-            f"{name}: {found.get(name)} there, {identity.get(name)} now" for name in changed[:3]
+            _DIGESTS.get(name, f"{name}: {found.get(name)} there, {identity.get(name)} now")
+            for name in changed[:3]
         )
         raise ConfigError(
             f"{path.parent} holds an evaluation of something else ({shown}); --fresh begins anew, --out chooses "
