@@ -5,7 +5,9 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import signal
 import tempfile
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,7 +36,15 @@ _FOLDER, _TURNS = pytest.StashKey[Path](), pytest.StashKey[Turns]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """One of several processes of pytest-xdist takes turns with the others."""
+    """One of several processes of pytest-xdist takes turns with the others.
+
+    Commands that the tests start can be interrupted, even if whoever started the tests has SIGINT ignored.
+    """
+    if (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    ):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if hasattr(config, "workerinput"):
         run = config.workerinput["testrunuid"]
         config.stash[_FOLDER] = Path(tempfile.gettempdir(), f"xyscan-turns-{run}")

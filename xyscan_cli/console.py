@@ -6,6 +6,7 @@ Text for people goes to stderr: in colour on a terminal, as plain lines elsewher
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -156,11 +157,21 @@ def exit_code_of(run: Callable[[], Any]) -> int:
     except BrokenPipeError:
         drop(sys.stdout)
         return 1
-    except Exception as failure:
-        _explain(
-            failure, f"unexpected {type(failure).__name__}: {failure}\nrun again with --debug for a traceback"
-        )
+    except OSError as failure:
+        if failure.errno != errno.ENOSPC or failure.filename is not None:
+            return _unexpected(failure)
+        drop(sys.stdout)  # python would try again at exit
+        _explain(failure, f"stdout cannot be written: {failure.strerror}")
         return 1
+    except Exception as failure:
+        return _unexpected(failure)
+
+
+def _unexpected(failure: Exception) -> int:
+    _explain(
+        failure, f"unexpected {type(failure).__name__}: {failure}\nrun again with --debug for a traceback"
+    )
+    return 1
 
 
 def _explain(failure: BaseException, message: str) -> None:
@@ -184,11 +195,11 @@ def _usage(failure: Any) -> int:
 def _signals() -> Iterator[None]:
     """The first signal to end raises in the main thread; later ones are ignored while the work is wound up.
 
-    They are SIGINT, SIGTERM and, unless `nohup` has it ignored, SIGHUP of a terminal that is closed.
+    They are SIGINT, SIGTERM and SIGHUP of a terminal that is closed, but for those that whoever started us has ignored,
+    as `nohup` does, and a shell for what it starts in the background.
     """
-    watched = [signal.SIGINT, signal.SIGTERM]
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
-        watched.append(signal.SIGHUP)
+    known = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    watched = [each for each in known if signal.getsignal(each) != signal.SIG_IGN]
 
     def stop(number: int, frame: Any) -> None:
         for each in watched:

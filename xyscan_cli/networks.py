@@ -62,6 +62,12 @@ def places(device: str, devices: str | None) -> list[torch.device]:
     return inference.pick_devices(devices)
 
 
+def refuse_cpus_without(cluster: str | None, cpus: int | None) -> None:
+    """Raises ConfigError for `--cpus-per-worker` where there are no workers."""
+    if cluster is None and cpus is not None:
+        raise ConfigError("--cpus-per-worker is for the workers of --cluster")
+
+
 @contextlib.contextmanager
 def cluster(address: str, device: str, devices: str | None, cpus: int | None) -> Iterator[Cluster]:
     """The workers of `--cluster`, for the length of the block."""

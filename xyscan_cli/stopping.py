@@ -7,7 +7,10 @@ from typing import Any
 
 
 class StopOnSignal:
-    """While entered, the first SIGINT or SIGTERM is only remembered; the second interrupts at once."""
+    """While entered, the first SIGINT or SIGTERM is only remembered; the second interrupts at once.
+
+    One that whoever started us has ignored stays so.
+    """
 
     def __init__(self) -> None:
         self._heard = False
@@ -18,7 +21,9 @@ class StopOnSignal:
 
     def __enter__(self) -> None:
         self._before = {
-            number: signal.signal(number, self._hear) for number in (signal.SIGINT, signal.SIGTERM)
+            number: signal.signal(number, self._hear)
+            for number in (signal.SIGINT, signal.SIGTERM)
+            if signal.getsignal(number) != signal.SIG_IGN
         }
 
     def __exit__(self, *_: object) -> None:

@@ -40,10 +40,24 @@ def reason(error: OSError) -> str:
     return _REASONS.get(error.errno, error.strerror or str(error))
 
 
+_STREAMS = ("/dev/", "/proc/")
+
+
 def is_stream(path: str | Path) -> bool:
-    """Whether a path is a pipe or a device, such as /dev/stdout, which is written to as it stands."""
+    """Whether a path is a pipe, a device or a link to one, such as /dev/stdout, which is written to as it stands."""
     path = Path(path)
-    return path.exists() and not path.is_file() and not path.is_dir()
+    return _leads_to_a_stream(path) or (path.exists() and not path.is_file() and not path.is_dir())
+
+
+def _leads_to_a_stream(path: Path) -> bool:
+    """Whether any of the names that links give it is the system's: what is behind /dev/stdout may be a file."""
+    for _ in range(40):
+        if str(path.absolute()).startswith(_STREAMS) and not path.is_dir():
+            return True
+        if not path.is_symlink():
+            return False
+        path = path.parent / path.readlink()
+    return False
 
 
 @contextlib.contextmanager
@@ -73,9 +87,12 @@ def replacing(path: str | Path, *, parents: bool = False) -> Iterator[Path]:
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
-    """`replacing` for bytes that are at hand; a stream takes them as it stands. Raises InputError as it does."""
+    """`replacing` for bytes that are at hand, of what a link leads to; a stream takes them as it stands.
+
+    Raises InputError as it does.
+    """
     if not is_stream(path):
-        with replacing(path) as temporary:
+        with replacing(Path(path).resolve() if Path(path).is_symlink() else path) as temporary:
             temporary.write_bytes(data)
         return
     try:

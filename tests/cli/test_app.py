@@ -218,15 +218,26 @@ sys.exit(console.exit_code_of(work))
     assert (tmp_path / "done").read_text() == "yes"
 
 
-def test_nohup_outlives_the_terminal() -> None:
-    code = """
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGINT", "SIGTERM"])
+def test_signals_that_were_ignored_stay_so(name: str) -> None:
+    """As `nohup` has it, and a shell for what it starts in the background."""
+    code = f"""
 import os, signal, sys
-signal.signal(signal.SIGHUP, signal.SIG_IGN)
+signal.signal(signal.{name}, signal.SIG_IGN)
 from xyscan_cli import console
-sys.exit(console.exit_code_of(lambda: os.kill(os.getpid(), signal.SIGHUP)))
+sys.exit(console.exit_code_of(lambda: os.kill(os.getpid(), signal.{name})))
 """
     done = python(code)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_text_that_stdout_cannot_take_is_an_error() -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "xyscan_cli", "train", "--list"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "error: stdout cannot be written: No space left on device\n"
 
 
 def test_data_that_stdout_cannot_take_is_an_error(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ import os
 import re
 import stat
 import struct
+import subprocess
+import sys
 import threading
 import zlib
 from pathlib import Path
@@ -142,6 +144,39 @@ def test_json_file(deblur) -> None:
     assert left_over() == ["in/a.png", "log.jsonl", "out/a.png"]
     assert deblur("in", "new", "--json", "new/logs/log.jsonl").exit_code == 0
     assert json.loads(Path("new/logs/log.jsonl").read_text())["output"] == "new/a.png"
+
+
+def test_records_behind_a_link(deblur) -> None:
+    picture("in/a.png")
+    Path("log").symlink_to("real.jsonl")
+    assert deblur("in", "out", "--json", "log").exit_code == 0
+    assert Path("log").is_symlink() and Path("real.jsonl").read_text().count("\n") == 1
+    command = [sys.executable, "-m", "xyscan_cli", "deblur", "in", "out2", "--quiet", "--json"]
+    for place in ("/dev/stdout", "so"):
+        Path("so").unlink(missing_ok=True)
+        Path("so").symlink_to("/dev/stdout")
+        with open("records", "w") as records:
+            subprocess.run([*command, place, "--exist", "skip"], stdout=records, check=True)
+        assert Path("records").read_text().count("\n") == 1 and Path("so").is_symlink()
+
+
+def test_records_in_place_of_a_folder_are_refused_before_the_work(deblur) -> None:
+    picture("in/a.png")
+    Path("folder").mkdir()
+    result = deblur("in", "out", "--json", "folder", "--exist", "skip")
+    assert result.exit_code == 2 and "is a folder; name a file" in result.stderr and not Path("out").exists()
+
+
+def test_stdout_is_no_output(deblur) -> None:
+    picture("in/a.png")
+    result = deblur("in/a.png", "-")
+    assert result.exit_code == 2 and "name a file or a folder" in result.stderr
+
+
+def test_processors_of_workers_that_are_not_there(deblur) -> None:
+    picture("in/a.png")
+    result = deblur("in", "out", "--cpus-per-worker", "2")
+    assert result.exit_code == 2 and "--cluster" in result.stderr
 
 
 def test_every_scan_backend_offered_is_in_the_table() -> None:

@@ -6,6 +6,7 @@ import io
 import struct
 import zlib
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
@@ -257,6 +258,53 @@ def test_iptc_and_comments_of_a_jpeg(tmp_path):
     assert any("IPTC" in note and "comments" in note for note in notes)
     for cut in range(len(iptc)):
         without_thumbnails(iptc[:cut])
+
+
+PHONE = b"""<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description xmlns:GCamera="http://ns.google.com/photos/1.0/camera/"
+  GCamera:MotionPhoto="1" GCamera:MicroVideoOffset='5000' hdrgm:Version="1.0" dc:title="t" tiff:Orientation="6">
+  <GCamera:MicroVideo>1</GCamera:MicroVideo><Container:Directory><rdf:Seq><rdf:li>GainMap</rdf:li></rdf:Seq>
+  </Container:Directory><dc:subject>kept</dc:subject></rdf:Description></x:xmpmeta>"""
+
+
+def test_xmp_does_not_speak_of_parts_that_are_gone(tmp_path):
+    buffer = io.BytesIO()
+    Image.fromarray(picture()).save(buffer, "JPEG", xmp=PHONE)
+    (tmp_path / "x.jpg").write_bytes(buffer.getvalue() + b"\0\0\0\x18ftypmp42" + bytes(4988))
+    photo = read(tmp_path / "x.jpg")
+    assert any("video" in note for note in photo.notes)
+    for gone in (b"MotionPhoto", b"MicroVideo", b"hdrgm:Version", b"GainMap", b"Container"):
+        assert gone not in photo.metadata.xmp
+    for held in (b'dc:title="t"', b"<dc:subject>kept</dc:subject>", b'tiff:Orientation="1"'):
+        assert held in photo.metadata.xmp
+
+
+def test_a_jpegs_coding_that_cannot_be_kept_is_told(tmp_path):
+    cv2.imwrite(
+        str(tmp_path / "a.jpg"),
+        picture(),
+        [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_440],
+    )
+    photo = read(tmp_path / "a.jpg")
+    assert [
+        note for note in photo.notes if "chroma subsampling" in note
+    ] and photo.metadata.jpeg.subsampling == 0
+
+
+def test_the_profile_of_a_bmp_is_read(tmp_path):
+    pixels, held = picture(), profile()
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "BMP")
+    plain = buffer.getvalue()
+    rows = plain[54:]
+    info = struct.pack("<I", 124) + plain[18:54] + bytes(124 - 40)
+    info = info[:56] + b"DEBM" + info[60:112] + struct.pack("<II", 124 + len(rows), len(held)) + bytes(4)
+    start = struct.pack("<2sIHHI", b"BM", 14 + 124 + len(rows) + len(held), 0, 0, 14 + 124)
+    (tmp_path / "x.bmp").write_bytes(start + info + rows + held)
+    photo = read(tmp_path / "x.bmp")
+    assert np.array_equal(photo.rgb, pixels) and photo.metadata.icc == held
+    assert any("colour profile" in note for note in write(photo, tmp_path / "y.bmp"))
+    (tmp_path / "x.bmp").write_bytes(start + info + rows)
+    assert read(tmp_path / "x.bmp").metadata.icc is None
 
 
 def test_further_pictures_in_a_jpeg_are_mentioned(tmp_path):

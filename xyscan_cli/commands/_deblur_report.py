@@ -202,9 +202,12 @@ class Records:
         if is_stream(path):
             self._temporary = path
             return
+        if path.is_dir():
+            raise ConfigError(f"--json {shown(path)} is a folder; name a file")
         if exist == "error" and path.exists():
             raise ConfigError(f"--json {shown(path)} exists; choose --exist skip or --exist overwrite")
-        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+        self._path = path.resolve() if path.is_symlink() else path
+        self._temporary = self._path.with_name(f".{path.name}.{os.getpid()}.part")
 
     def __enter__(self) -> Records:
         if self._path is not None and str(self._path) != "-":

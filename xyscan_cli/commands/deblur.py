@@ -180,6 +180,7 @@ def command(
         overwrite=exist is options.Exist.overwrite,
         clip=clip,
     )
+    networks.refuse_cpus_without(cluster, cpus_per_worker)
     asked = places.Asked(weights, channel_order.value, device, devices, dtype, scan, cluster, cpus_per_worker)
     work = any(not job.error and not job.skip for job in jobs.jobs)
     with (places.on_cluster if cluster is not None and work else places.here)(asked, settings) as place:

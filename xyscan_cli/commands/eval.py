@@ -195,6 +195,7 @@ def command(
     from xyscannet.metrics import registry
     from xyscannet.metrics.distribution import DistributionSettings
 
+    networks.refuse_cpus_without(cluster, cpus_per_worker)
     where = places.here if cluster is None else partial(places.on_cluster, cluster, cpus_per_worker)
     how = {"tile": tile_size, "ensemble": ensemble, "channel_order": channel_order.value}
     folder = out or Path("runs") / f"eval-{report.safe(found.name)}"

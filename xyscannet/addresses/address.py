@@ -24,7 +24,8 @@ _PACKAGES = {
     "http": "aiohttp",
     "https": "aiohttp",
 }
-_READ_ONLY = {"http", "https", "data", "github", "zip", "tar"}
+_ARCHIVES = {"zip", "tar"}
+_READ_ONLY = {"http", "https", "data", "github", *_ARCHIVES}
 _WHOLE = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "memory"}  # a file is there when it is complete
 _WEB = {"http", "https"}
 _DEPTH = 16  # of folders that a web server's pages link to
@@ -72,8 +73,10 @@ class Address:
 
     @property
     def readable(self) -> PurePosixPath:
-        """What follows the scheme; of a web address without its query, and with %20 as a space."""
-        return self._place(self.text.partition("://")[2])
+        """What follows the scheme; of a web address without its query, and with %20 as a space; of a file in an archive
+        its name there."""
+        text = self.text.partition("://")[2]
+        return self._place(text.partition("::")[0] if self.scheme in _ARCHIVES else text)
 
     @property
     def name(self) -> str:

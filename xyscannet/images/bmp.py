@@ -1,4 +1,4 @@
-"""BMP. It holds pixels and resolution alone."""
+"""BMP. It is written with pixels and resolution alone."""
 
 from __future__ import annotations
 
@@ -43,7 +43,17 @@ def decode(data: bytes) -> Decoded:
         if kind == "raw" and offset + (opened.height - 1) * arguments[1] > len(data):
             raise BadImage("the BMP file is truncated")
     opened.load()
+    decoded.metadata = replace(decoded.metadata, icc=_profile(data))
     return from_pillow(opened, decoded)
+
+
+def _profile(data: bytes) -> bytes | None:
+    """The colour profile that a version 5 header names; None where there is none in the file."""
+    if len(data) < 138 or struct.unpack_from("<I4x", data, 14)[0] != 124 or data[70:74] != b"DEBM":
+        return None
+    offset, size = struct.unpack_from("<II", data, 126)
+    held = data[14 + offset : 14 + offset + size]
+    return held if size and len(held) == size else None
 
 
 def encode(photo: Photo) -> tuple[bytes, list[str]]:

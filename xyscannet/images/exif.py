@@ -257,9 +257,18 @@ def _put(blob: bytearray, entry: Entry | None, layout: Layout, value: int) -> No
 _XMP_ORIENTATION = re.compile(rb"(tiff:Orientation(?:\s*=\s*[\"']|>)\s*)[1-8]")
 
 
+# What phones say of a video or a gain map behind the picture, as attributes or elements; and the list of such parts.
+_XMP_PARTS = re.compile(
+    rb"""\s(?:GCamera|Camera|hdrgm):(?:Motion|Micro|Version|Gain)\w*\s*=\s*(?:"[^"]*"|'[^']*')"""
+    rb"""|<((?:GCamera|Camera|hdrgm):(?:Motion|Micro|Version|Gain)\w*)\s*>[^<]*</\1\s*>"""
+    rb"""|<(Container:Directory)\s*>.*?</\2\s*>""",
+    re.DOTALL,
+)
+
+
 def xmp_upright(xmp: bytes) -> bytes:
-    """An XMP packet (UTF-8) with its orientation, if it gives one, set to 1."""
-    return _XMP_ORIENTATION.sub(rb"\g<1>1", xmp)
+    """An XMP packet (UTF-8) with its orientation, if it gives one, set to 1, and of this picture alone."""
+    return _XMP_PARTS.sub(b"", _XMP_ORIENTATION.sub(rb"\g<1>1", xmp))
 
 
 def turn(array: np.ndarray, orientation: int) -> np.ndarray:

@@ -28,6 +28,7 @@ ICC, PHOTOSHOP, JFIF = b"ICC_PROFILE\0", b"Photoshop 3.0\0", b"JFIF\0"
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _ALONE = frozenset([0x01, *range(0xD0, 0xD8)])
 _HUFFMAN_FRAMES = (0xC0, 0xC1, 0xC2)
+_BLOCK = 16  # pixels, of the last unit that is coded
 _MOST_SCANS = 100  # a progressive file has about ten; each goes over the whole picture
 _PADDING = bytes(range(1, 255, 7)) * 8
 _THUMBNAILS = (1033, 1036)  # Photoshop resources that hold one
@@ -40,6 +41,7 @@ class _Segments:
     width: int = 0
     height: int = 0
     precision: int = 0
+    arithmetic: bool = False
     components: int = 0
     jfif: bytes | None = None
     adobe: bytes | None = None
@@ -84,7 +86,8 @@ def _segments(fp: BinaryIO) -> _Segments:
                 raise BadImage("the JPEG file is damaged: its frame header makes no sense")
             found.precision, found.height, found.width, found.components = struct.unpack(">BHHB", content[:6])
             check_size(found.width, found.height)
-            if marker in _HUFFMAN_FRAMES:
+            found.arithmetic = marker not in _HUFFMAN_FRAMES
+            if not found.arithmetic:
                 found.least_bits = _least_bits(found, content[7::3])
         if 0xE0 <= marker <= 0xEF or marker == 0xFE:
             _sort(found, marker, content)
@@ -212,20 +215,33 @@ def decode(data: bytes) -> Decoded:
     start = b"".join(parts)
     with JpegImagePlugin.JpegImageFile(io.BytesIO(start + b"\xff\xd9")) as opened:
         opened.load()
-        decoded.metadata = replace(decoded.metadata, jpeg=_coding(opened))
-        _check_complete(opened, start)
+        coding = _coding(opened)
+        decoded.metadata = replace(decoded.metadata, jpeg=coding)
+        if coding is None:
+            decoded.notes.append(
+                "its quantisation tables cannot be kept: written with quality 95 unless --quality"
+            )
+        elif _sampling(opened) not in (0, 1, 2):
+            decoded.notes.append("its chroma subsampling cannot be kept: written with full chroma (4:4:4)")
+        _check_complete(opened, start, found.arithmetic)
         return from_pillow(opened, decoded)
 
 
-def _check_complete(opened: Image.Image, start: bytes) -> None:
+def _check_complete(opened: Image.Image, start: bytes, arithmetic: bool) -> None:
     """Raise BadImage when the scan ends before the picture does.
 
     The decoder fills up in silence what an end marker cuts off. What it fills in then depends on the bytes behind
-    the scan; behind a complete scan they are skipped.
+    the scan; behind a complete scan they are skipped, but for an arithmetic decoder's last bits.
     """
     with JpegImagePlugin.JpegImageFile(io.BytesIO(start + _PADDING + b"\xff\xd9")) as padded:
-        if not np.array_equal(np.asarray(padded), np.asarray(opened)):
-            raise BadImage("the JPEG file is truncated or damaged: some of its pixels are missing")
+        differs = np.asarray(padded) != np.asarray(opened)
+    if arithmetic:
+        differs = differs.copy()
+        # One pixel more, of colours that are interpolated from the last unit.
+        top, left = (max((size - 1) // _BLOCK * _BLOCK - 1, 0) for size in differs.shape[:2])
+        differs[top:, left:] = False
+    if differs.any():
+        raise BadImage("the JPEG file is truncated or damaged: some of its pixels are missing")
 
 
 def _density(jfif: bytes | None) -> tuple[float, float] | None:
@@ -243,11 +259,15 @@ def _coding(opened: JpegImagePlugin.JpegImageFile) -> JpegCoding | None:
     tables = [opened.quantization.get(number) for number in numbers]
     if not tables or any(table is None or len(table) != 64 or max(table) > 255 for table in tables):
         return None
-    sampling = JpegImagePlugin.get_sampling(opened) if len(opened.layer) == 3 else 0
-    progressive = bool(opened.info.get("progressive"))
+    sampling, progressive = _sampling(opened), bool(opened.info.get("progressive"))
     return JpegCoding(
         tuple(tuple(table) for table in tables), sampling if sampling in (1, 2) else 0, progressive
     )
+
+
+def _sampling(opened: JpegImagePlugin.JpegImageFile) -> int:
+    """Chroma subsampling by Pillow's numbers, -1 for one that it does not write."""
+    return JpegImagePlugin.get_sampling(opened) if len(opened.layer) == 3 else 0
 
 
 def without_thumbnails(resources: bytes) -> bytes:

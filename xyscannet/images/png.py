@@ -70,6 +70,11 @@ def _image_header(kind: bytes, data: bytes) -> tuple[int, int, int, int, int]:
     return width, height, depth, colour, interlace
 
 
+def _refuse_animation(kind: bytes, content: bytes) -> None:
+    if kind == b"acTL" and len(content) == 8 and struct.unpack(">I", content[:4])[0] > 1:
+        raise BadImage("it is an animation with several frames: extract the frames first")
+
+
 def header(fp: BinaryIO) -> Header:
     """Size, depth and kind from the chunks; the pixels are skipped. Raises BadImage."""
     found: Header | None = None
@@ -85,6 +90,8 @@ def header(fp: BinaryIO) -> Header:
                 found.orientation = exif_block.orientation(data)
             except (ValueError, struct.error):
                 pass
+        else:
+            _refuse_animation(kind, data)
     assert found is not None  # the loop raises when it finds no header
     return found
 
@@ -108,8 +115,7 @@ def decode(data: bytes) -> Decoded:
                 )
             decoded.notes.append(f"damaged {kind.decode('latin-1')} chunk dropped")
             continue
-        if kind == b"acTL" and len(content) == 8 and struct.unpack(">I", content[:4])[0] > 1:
-            raise BadImage("it is an animation with several frames: extract the frames first")
+        _refuse_animation(kind, content)
         if kind == b"tRNS" and size[3] in (0, 2):
             key = content
         elif kind in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"):

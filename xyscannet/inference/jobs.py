@@ -129,6 +129,10 @@ def _listing(names: Sequence[object]) -> str:
 
 def _single_file(inputs: Sequence[str], output: str, found: Found) -> Path | Address | None:
     """The output file, where `output` names one."""
+    if output == "-":
+        raise ConfigError(
+            "pictures are not written to stdout: name a file or a folder (./- is one of this name)"
+        )
     path = place_of(output)
     if path.is_dir() or output.endswith(("/", os.sep)):
         return None
