@@ -21,6 +21,7 @@ import pytest
 from PIL import Image
 
 import xyscannet
+from xyscan_cli import machine
 
 ROOT = Path(__file__).resolve().parent.parent
 CORE = {
@@ -108,6 +109,22 @@ def test_wheel_metadata(wheel):
         {"torchvision", "pyiqa", "lpips"}
     )
     assert set(re.findall(r"^Provides-Extra: (.+)$", text, re.MULTILINE)) == EXTRAS
+
+
+def test_the_doctor_and_the_readme_know_the_extras_packages(wheel):
+    (name,) = [name for name in wheel.namelist() if name.endswith(".dist-info/METADATA")]
+    required = re.findall(
+        r"^Requires-Dist: ([\w.-]+).*extra == '(\w+)'", wheel.read(name).decode(), re.MULTILINE
+    )
+    packages: dict[str, set[str]] = {}
+    for package, extra in required:
+        packages.setdefault(extra, set()).add(package.lower().replace("_", "-"))
+    packages.pop("test")
+    assert {extra: set(members) for extra, members in machine.EXTRAS.items()} == packages
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for extra, members in packages.items():
+        (row,) = re.findall(rf"^\| `{extra}` \|.*", readme, re.MULTILINE)
+        assert all(name in row.replace("_", "-") for name in members), row
 
 
 def test_messages_name_extras_that_exist():

@@ -37,10 +37,12 @@ EXTRAS = {
         "stlpips-pytorch": "stlpips_pytorch",
         "clean-fid": "cleanfid",
     }
+    | {"scikit-image": "skimage", "scipy": "scipy", "matplotlib": "matplotlib"},
+    "train": {"accelerate": "accelerate", "tensorboard": "tensorboard"}
     | {"scikit-image": "skimage", "matplotlib": "matplotlib"},
-    "train": {"accelerate": "accelerate", "tensorboard": "tensorboard"},
     "video": {"av": "av"},
-    "cluster": {"ray": "ray"},
+    "cluster": {"ray": "ray", "fsspec": "fsspec"},
+    "figures": {"matplotlib": "matplotlib"},
     "peers": {"spandrel": "spandrel", "spandrel-extra-arches": "spandrel_extra_arches"},
 }
 INSTRUCTIONS = (

@@ -197,7 +197,7 @@ class Address:
         try:
             import fsspec
         except ImportError:
-            raise UnavailableError(f'{self.text} needs fsspec: pip install "xyscannet[cluster]"') from None
+            raise UnavailableError(f"{self.text} needs fsspec: pip install fsspec") from None
         try:
             # listings must show what others write while this runs
             yield fsspec.core.url_to_fs(self.text, use_listings_cache=False)

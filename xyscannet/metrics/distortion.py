@@ -15,7 +15,7 @@ def scikit_image() -> ModuleType:
         from skimage import metrics
     except ImportError as error:
         raise UnavailableError(
-            "PSNR and SSIM need the package scikit-image: pip install 'xyscannet[metrics]'"
+            "PSNR and SSIM need the package scikit-image: pip install scikit-image"
         ) from error
     return metrics
 

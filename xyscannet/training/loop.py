@@ -16,6 +16,7 @@ import torch
 from xyscannet import checkpoint
 from xyscannet.errors import ConfigError, InputError, XYScanError
 from xyscannet.files import held
+from xyscannet.metrics.distortion import scikit_image
 from xyscannet.training import parts
 from xyscannet.training.board import Board, centre
 from xyscannet.training.config import TrainConfig, changes, network_config, validates_alike
@@ -108,6 +109,8 @@ class Trainer:
             self._restore(state)
         self.samples = samples if samples is not None else source_of(config, self.device)
         self.validation = validation if validation is not None else _validation_of(config)
+        if self.validation is not None:
+            scikit_image()  # which measures SSIM: not to miss it at the first validation
         renders = self.device.type == "cuda" and bool(config.data.photos)
         self.feed = Feed(
             self.make_batch,
