@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from xyscan_cli.app import app
-from xyscan_cli.commands._erf_report import labels
+from xyscan_cli.arguments import labels
 from xyscannet.models import XYScanNetConfig, zoo
 
 SMALL = {"width": 8, "encoder_blocks": (0, 0, 0), "decoder_blocks": (1, 0, 0), "d_state": 4}

@@ -201,10 +201,10 @@ def test_split_is_told_by_the_count(tmp_path: Path) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
     found = datasets.find("gopro", tmp_path, "train")
-    assert found.counts_right and found.expected == 2103 and not found.problems
+    assert len(found.samples) == found.expected == 2103 and not found.problems
     (tmp_path / "GoPro/blur/0000.png").unlink()
     found = datasets.find("gopro", tmp_path)
-    assert not found.counts_right and found.expected == 1111
+    assert len(found.samples) != found.expected == 1111
     assert "2102 samples; the test split has 1111" in found.problems[0]
     assert "0000.png has no partner" in found.problems[1]
 
@@ -422,7 +422,7 @@ def test_pairs_of_any_folders(tmp_path: Path) -> None:
         ("a/1", "1.jpg"),
         ("a/2", "2.png"),
     ]
-    assert found.name == "in" and found.expected is None and found.counts_right and not found.problems
+    assert found.name == "in" and found.expected is None and not found.problems
 
 
 def test_pairs_by_stem_only_where_one_folder_is_flat(tmp_path: Path) -> None:

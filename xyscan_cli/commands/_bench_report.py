@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xyscan_cli.commands._erf_report import labels
+from xyscan_cli.arguments import labels
 from xyscannet.reports.figures.costs import Cost, cost_curves
 
 if TYPE_CHECKING:

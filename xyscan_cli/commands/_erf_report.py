@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,12 +31,6 @@ class Measured:
     weights: str
     field: ReceptiveField
     of_scanner: bool = False
-
-
-def labels(models: Sequence[str]) -> dict[str, str]:
-    """Networks' names, or their files' without folder and suffix; whole paths where several files are named alike."""
-    short = {model: re.sub(r"\.(safetensors|pth)$", "", Path(model).name) for model in models}
-    return {model: name if list(short.values()).count(name) == 1 else model for model, name in short.items()}
 
 
 def how(weights: str) -> str:

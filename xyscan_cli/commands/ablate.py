@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from xyscan_cli import console, machine, options, outputs
+from xyscan_cli.arguments import listed, parse_size
 from xyscan_cli.commands import _ablate_report as report
-from xyscan_cli.commands.bench import listed, parse_size
 from xyscan_cli.stopping import StopOnSignal
 from xyscannet.errors import ConfigError
 
@@ -158,7 +158,7 @@ def command(
         sets, gaps = ablation.find_sets(
             study.value, given_sets, limit=limit, device=str(place), offline=offline
         )
-        shape = parse_size(size) if size else ablation.image_size(sets[0])
+        shape = parse_size(size, "--size") if size else ablation.image_size(sets[0])
         plan = ablation.Plan(
             study=study.value,
             folder=out or Path("runs") / "ablation",

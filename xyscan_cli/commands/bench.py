@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
-import re
 import sys
 from collections.abc import Sequence
 from datetime import datetime, timezone
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from xyscan_cli import console, machine, options, tables
+from xyscan_cli.arguments import listed, parse_size
 from xyscan_cli.commands import _bench_report as report
 from xyscannet.errors import ConfigError, UnavailableError
 from xyscannet.files import write_text
@@ -142,7 +142,7 @@ def command(
     xyscan bench --models xyscannet-b --sizes 720x1280 --dtypes bf16 --trace timeline.json
     """
     console.set_quiet(quiet)
-    shapes = [parse_size(text) for text in listed(sizes, "--sizes")]
+    shapes = [parse_size(text, "--sizes") for text in listed(sizes, "--sizes")]
     kinds = listed(dtypes, "--dtypes")
     for kind in kinds:
         if kind not in ("fp32", "tf32", "bf16", "fp16"):
@@ -232,22 +232,6 @@ def command(
         caption = report.draw(drawings, measured, *where)
         write_text(plot.with_suffix(".txt"), f"{caption}\n")
         console.say(caption)
-
-
-def listed(text: str, option: str) -> list[str]:
-    """The parts of a comma-separated option, each once."""
-    parts = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
-    if not parts:
-        raise ConfigError(f"{option}: give one value at least")
-    return parts
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """Height and width of `720x1280`."""
-    found = re.fullmatch(r"([1-9]\d{0,5})[x×]([1-9]\d{0,5})", text)
-    if not found:
-        raise ConfigError(f"--sizes: {text!r} is not a size such as 720x1280 (height before width)")
-    return int(found[1]), int(found[2])
 
 
 def _drawings(plot: Path | None) -> list[Path]:

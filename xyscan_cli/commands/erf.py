@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xyscan_cli import console, networks, options
+from xyscan_cli import arguments, console, networks, options
+from xyscan_cli.arguments import listed
 from xyscan_cli.commands import _erf_report as report
-from xyscan_cli.commands.bench import listed
 from xyscannet.errors import ConfigError, InputError, XYScanError
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def command(
     inputs, failures = crops(photos or [EXAMPLES], size, count, seed)
     results: list[report.Measured] = []
     told = {"size": [size, size], "seed": seed, "command": console.given()}
-    labels = report.labels(names)
+    labels = arguments.labels(names)
     steps = len(inputs) * len(names) * (2 if scanners else 1)
     with exact(scan, place), console.Progress(steps, "inputs") as bar, out_of_memory(size):
         for name, (model, weights) in loaded.items():

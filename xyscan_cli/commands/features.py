@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from xyscan_cli import console, options
+from xyscan_cli.arguments import labels, listed
 from xyscan_cli.commands import _features_report as report
-from xyscan_cli.commands._erf_report import check_maps, check_outputs, labels, save_maps
-from xyscan_cli.commands.bench import listed
+from xyscan_cli.commands._erf_report import check_maps, check_outputs, save_maps
 from xyscan_cli.commands.erf import exact, out_of_memory
 from xyscannet.errors import ConfigError
 

@@ -51,11 +51,6 @@ class Dataset:
     expected: int | None = None
     problems: tuple[str, ...] = ()
 
-    @property
-    def counts_right(self) -> bool:
-        """The number of samples is the published one, or none is published."""
-        return self.expected is None or self.expected == len(self.samples)
-
 
 @dataclass(frozen=True)
 class Known:
