@@ -115,3 +115,20 @@ class Feed:
             pairs = self._samples.to_device(batches, self._device)
             written = self._stream.record_event()
         return [(batch, pair, written) for batch, pair in zip(batches, pairs)]
+
+
+def rates(crops: int, seconds: float, waited: float, made_in: float, workers: int) -> dict[str, float]:
+    """Crops a second of a step in all, of the loader by itself and of the device by itself; the share of waiting.
+
+    Args:
+        crops: of the step, over all processes.
+        seconds, waited: that the step took, and that the device waited for its batch in them.
+        made_in: seconds that a worker took for the batch.
+    """
+    return {
+        "seconds": seconds,
+        "crops_per_s": crops / seconds,
+        "loader_crops_per_s": crops * workers / max(made_in, 1e-9),
+        "device_crops_per_s": crops / max(seconds - waited, 1e-9),
+        "data_wait": waited / seconds,
+    }

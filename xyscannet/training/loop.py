@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 import threading
 import time
@@ -18,31 +17,28 @@ from xyscannet.errors import ConfigError, InputError, XYScanError
 from xyscannet.files import held
 from xyscannet.metrics.distortion import scikit_image
 from xyscannet.training import parts
-from xyscannet.training.board import Board, centre
+from xyscannet.training.board import centre
 from xyscannet.training.config import TrainConfig, changes, network_config, validates_alike
 from xyscannet.training.deterministic import deterministic
-from xyscannet.training.feed import Feed, Ready, rendered_together
+from xyscannet.training.feed import Feed, Ready, rates, rendered_together
 from xyscannet.training.processes import Processes
-from xyscannet.training.record import Event, RunFolder
-from xyscannet.training.samples import Batch, SampleSource, find_pairs, source_of
+from xyscannet.training.record import Event, Report
+from xyscannet.training.samples import Batch, SampleSource, source_of
 from xyscannet.training.state import (
     STATE_VERSION,
+    Kept,
     find_state,
     is_of,
-    later_than,
     learning_rate,
     rng_state,
     save_state,
     set_rng_state,
-    snapshots,
     state_path,
     states,
-    step_of,
 )
 from xyscannet.training.update import Update
-from xyscannet.training.validate import Measured, Validation, ValidationPairs, ValidationSet, evaluate
+from xyscannet.training.validate import Measured, Validation, evaluate, validation_of
 
-logger = logging.getLogger("xyscannet.training")
 SHOWN = 4
 """Validation images that TensorBoard shows."""
 
@@ -86,7 +82,7 @@ class Trainer:
         self.processes = Processes(device)
         self.device = self.processes.device
         self._check_parts()
-        self._on_event, self._should_stop = on_event, should_stop
+        self._should_stop = should_stop
         state = None if resume is None else find_state(resume, self.output)
         if states(self.output) and (resume is None or not is_of(resume, self.output)):
             raise ConfigError(
@@ -104,11 +100,10 @@ class Trainer:
         self.ema, self.optimiser = self.update.ema, self.update.optimiser
         self.step, self.elapsed, self.best = 0, 0.0, -math.inf
         self._changed: list[str] = []  # settings that differ from those of the run that is resumed
-        self._abandoned: list[Path] = []  # states and snapshots of what came after the state that is resumed
         if state is not None:
             self._restore(state)
         self.samples = samples if samples is not None else source_of(config, self.device)
-        self.validation = validation if validation is not None else _validation_of(config)
+        self.validation = validation if validation is not None else validation_of(config)
         if self.validation is not None:
             scikit_image()  # which measures SSIM: not to miss it at the first validation
         renders = self.device.type == "cuda" and bool(config.data.photos)
@@ -121,8 +116,7 @@ class Trainer:
             together=rendered_together(config.shapes, self.processes.count) if renders else 1,
             device_use=device_use,
         )
-        self._folder: RunFolder | None = None
-        self._board: Board | None = None
+        self._report = Report(self.output, on_event)
         self._clock_zero = time.perf_counter() - self.elapsed
 
     def progress(self) -> float:
@@ -159,8 +153,7 @@ class Trainer:
             "precision": self.update.precision,
             "data": self.samples.manifest(),
         }
-        folder = RunFolder(self.output)
-        folder.begin(
+        self._report.open(
             self.config,
             command=self._command,
             step=self.step,
@@ -168,11 +161,8 @@ class Trainer:
             processes=self.processes.count,
             facts=facts,
         )
-        self._folder = folder
-        self._abandoned = later_than(self.step, self.output)
-        if self.config.tensorboard:
-            self._board = Board(self.output, self.step)
-            stack.callback(self._board.close)
+        stack.callback(self._report.close)
+        self._kept = Kept(self.output, self.step)
 
     def _run(self) -> dict[str, float]:
         config, figures = self.config, {}
@@ -189,8 +179,8 @@ class Trainer:
                 record = self.train_step(batch)
                 seconds = time.perf_counter() - begin
                 if self.step % config.log_every == 0 or self.step == done + 1:
-                    rates = self._rates(record["crops"], seconds, waited, batch.seconds)
-                    self._emit("step", **record, **rates)
+                    speed = rates(record["crops"], seconds, waited, batch.seconds, config.data.workers)
+                    self._emit("step", **record, **speed)
                 if self.step % config.validation.every == 0:
                     figures, validated = self._validate(), self.step
                 if self.step % config.save_every == 0:
@@ -230,19 +220,9 @@ class Trainer:
             self._emit("not saved", reason=str(error))
             return False
         self._saved = self.step
-        self._prune()
+        self._kept.prune(self.step, self.config.keep_states, self.config.keep_last)
         self._emit("saved", path=str(path))
         return True
-
-    def _prune(self) -> None:
-        """Remove what was abandoned, and all but the newest of the states and snapshots that are left."""
-        for old in self._abandoned:
-            if step_of(old) > self.step:  # the others have been written anew
-                old.unlink(missing_ok=True)
-        self._abandoned = []
-        old_snapshots = snapshots(self.output)[self.config.keep_last :] if self.config.keep_last else []
-        for old in [*states(self.output)[self.config.keep_states :], *old_snapshots]:
-            old.unlink()
 
     def train_step(self, ready: Ready) -> dict[str, Any]:
         """One optimiser step on this process's part of a batch; the figures are means over all processes.
@@ -263,16 +243,6 @@ class Trainer:
         patch, batch = self.config.shape_at(self.progress() if total is None else step / total)
         return self.samples.make(step, patch, batch, self.processes.part(batch))
 
-    def _rates(self, crops: int, seconds: float, waited: float, made_in: float) -> dict[str, float]:
-        """Crops a second in all, of the loader by itself and of the device by itself; the share of waiting."""
-        return {
-            "seconds": seconds,
-            "crops_per_s": crops / seconds,
-            "loader_crops_per_s": crops * self.config.data.workers / max(made_in, 1e-9),
-            "device_crops_per_s": crops / max(seconds - waited, 1e-9),
-            "data_wait": waited / seconds,
-        }
-
     def _validate(self) -> dict[str, float]:
         if self.validation is None:
             return {}
@@ -288,7 +258,7 @@ class Trainer:
             device=self.device,
             precision=self.update.precision,
             share=(self.processes.rank, self.processes.count),
-            keep=keep if self._board else None,
+            keep=keep if self._report.board else None,
         )
         records = self.processes.gather(list(measured.records))
         figures = Measured(tuple(records), tuple(self.processes.gather(list(measured.kept)))).figures()
@@ -298,8 +268,8 @@ class Trainer:
         if is_best:
             self.best = figures["psnr"]
         self._emit("validation", **figures, best=is_best, seconds=time.perf_counter() - begin)
-        if self._board:
-            self._board.add_images(examples, self.step)
+        if self._report.board:
+            self._report.board.add_images(examples, self.step)
         return figures
 
     def _check_parts(self) -> None:
@@ -386,19 +356,4 @@ class Trainer:
         if not self.processes.main:
             return
         record = {"event": event, "step": self.step, "progress": min(self.progress(), 1.0), **values}
-        if self._folder is not None:
-            self._folder.log(record)
-        if self._board is not None:
-            self._board.add(record)
-        shown = " ".join(f"{k}={v:.5g}" if isinstance(v, float) else f"{k}={v}" for k, v in record.items())
-        logger.info(shown)
-        if self._on_event is not None:
-            self._on_event(record)
-
-
-def _validation_of(config: TrainConfig) -> Validation | None:
-    if config.validation.pairs is not None:
-        return ValidationPairs(find_pairs(config.validation.pairs), config.validation.images)
-    if config.data.validation:
-        return ValidationSet.from_folder(config.data.validation, config.validation)
-    return None
+        self._report.tell(record)

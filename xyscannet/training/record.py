@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import platform
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ import torch
 import xyscannet
 from xyscannet.errors import ConfigError, InputError
 from xyscannet.files import write_text
+from xyscannet.training.board import Board
 from xyscannet.training.config import TrainConfig
 
-_logger = logging.getLogger("xyscannet")
+_logger = logging.getLogger("xyscannet.training")
 Event = dict[str, Any]
 
 
@@ -88,6 +90,38 @@ class RunFolder:
 
     def _write(self, name: str, text: str) -> None:
         write_text(self._path(name), text)
+
+
+class Report:
+    """Tells what happens: to Python's log and `on_event`, and once it is open to the run's log and TensorBoard."""
+
+    def __init__(self, folder: Path, on_event: Callable[[Event], None] | None = None) -> None:
+        self._on_event = on_event
+        self._folder, self._is_open = RunFolder(folder), False
+        self.board: Board | None = None
+
+    def open(self, config: TrainConfig, *, step: int, **start: Any) -> None:
+        """Begin, or go on, in the folder. Raises as `RunFolder.begin` and `Board` do."""
+        self._folder.begin(config, step=step, **start)
+        self._is_open = True
+        if config.tensorboard:
+            self.board = Board(self._folder.folder, step)
+
+    def tell(self, record: Event) -> None:
+        if self._is_open:
+            self._folder.log(record)
+        if self.board is not None:
+            self.board.add(record)
+        _logger.info(
+            " ".join(f"{k}={v:.5g}" if isinstance(v, float) else f"{k}={v}" for k, v in record.items())
+        )
+        if self._on_event is not None:
+            self._on_event(record)
+
+    def close(self) -> None:
+        """Write what TensorBoard has still in memory."""
+        if self.board is not None:
+            self.board.close()
 
 
 def _portable(record: Event) -> Event:

@@ -98,15 +98,34 @@ def snapshots(folder: Path) -> list[Path]:
     return _numbered(folder, "step-*.safetensors")
 
 
-def later_than(step: int, folder: Path) -> list[Path]:
-    """States and snapshots in a run's folder that are of later steps."""
-    return [path for path in (*states(folder), *snapshots(folder)) if step_of(path) > step]
-
-
 def _numbered(folder: Path, pattern: str) -> list[Path]:
     return sorted(
         (path for path in folder.glob(pattern) if step_of(path) >= 0), key=lambda path: -step_of(path)
     )
+
+
+class Kept:
+    """The states and numbered snapshots in a run's folder, of a run that is at `step`.
+
+    Those of later steps were given up by going back to this one; they go when there is a new state.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        self._folder = folder
+        self._given_up = [path for path in (*states(folder), *snapshots(folder)) if step_of(path) > step]
+
+    def prune(self, step: int, most_states: int, most_snapshots: int) -> None:
+        """After the state of `step` was saved: remove what was given up, and all but the newest of the others.
+
+        With `most_snapshots` 0 none is removed.
+        """
+        for path in self._given_up:
+            if step_of(path) > step:  # the others have been written anew
+                path.unlink(missing_ok=True)
+        self._given_up = []
+        old = snapshots(self._folder)[most_snapshots:] if most_snapshots else []
+        for path in [*states(self._folder)[most_states:], *old]:
+            path.unlink()
 
 
 def is_of(resume: str | Path, output: Path) -> bool:

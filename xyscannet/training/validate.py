@@ -18,7 +18,8 @@ from xyscannet.data.crops import check_sizes
 from xyscannet.data.sets import Dataset
 from xyscannet.errors import ConfigError
 from xyscannet.metrics import distortion
-from xyscannet.training.config import ValidationConfig
+from xyscannet.training.config import TrainConfig, ValidationConfig
+from xyscannet.training.samples import find_pairs
 
 WORSE_DB = 0.2
 T = TypeVar("T")
@@ -101,6 +102,15 @@ class ValidationPairs:
         """Name, blurred and sharp image, uint8 (3, H, W)."""
         sample = self._samples[index]
         return sample.name, _tensor(images.read(sample.blur)), _tensor(images.read(sample.sharp))
+
+
+def validation_of(config: TrainConfig) -> Validation | None:
+    """The set that a configuration names, None where it names none. Raises what the sets raise."""
+    if config.validation.pairs is not None:
+        return ValidationPairs(find_pairs(config.validation.pairs), config.validation.images)
+    if config.data.validation:
+        return ValidationSet.from_folder(config.data.validation, config.validation)
+    return None
 
 
 def _spread(items: Sequence[T], limit: int | None) -> list[T]:
