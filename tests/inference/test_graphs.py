@@ -1,4 +1,4 @@
-"""CUDA graphs: when one is recorded and replayed, with a stand-in on the CPU; that results are right, on a GPU."""
+"""CUDA graphs: when one is captured and replayed, with a stand-in on the CPU; that results are right, on a GPU."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Counting(torch.nn.Module):
 
 
 class Replayed:
-    """In the place of a CUDA graph: replaying is computing again on the recorded input."""
+    """In the place of a CUDA graph: replaying is computing again on the captured input."""
 
-    recorded = 0
+    captured = 0
 
     def __init__(self, network, x, dtype) -> None:
-        type(self).recorded += 1
+        type(self).captured += 1
         self.network = network
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
@@ -41,8 +41,8 @@ class Replayed:
 
 @pytest.fixture
 def stand_in(monkeypatch):
-    monkeypatch.setattr(graphs, "_Recorded", Replayed)
-    monkeypatch.setattr(Replayed, "recorded", 0)
+    monkeypatch.setattr(graphs, "_Captured", Replayed)
+    monkeypatch.setattr(Replayed, "captured", 0)
     monkeypatch.setattr(CudaGraphs, "_suits", lambda self, x: x.shape[-1] * x.shape[-2] <= self.most_pixels)
 
 
@@ -55,36 +55,36 @@ def test_on_the_cpu_the_network_itself_runs():
     assert network.calls == 5 and graphed.config is TINY
 
 
-def test_a_size_is_recorded_at_its_third_time(stand_in):
+def test_a_size_is_captured_at_its_third_time(stand_in):
     network = Counting()
     graphed = CudaGraphs(network)
     for _ in range(6):
         assert torch.equal(graphed(torch.ones(1, 3, 4, 4)), torch.full((1, 3, 4, 4), 2.0))
-    assert network.calls == 2 and Replayed.recorded == 1
+    assert network.calls == 2 and Replayed.captured == 1
 
 
 def test_only_the_sizes_used_last_are_kept(stand_in):
     graphed = CudaGraphs(Counting(), keep=2)
     for size in (4, 5, 6, 4, 5, 6, 4, 5, 6):
         graphed(torch.ones(1, 3, size, size))
-    assert Replayed.recorded == 3 and len(graphed._recorded) == 2
+    assert Replayed.captured == 3 and len(graphed._captured) == 2
     graphed(torch.ones(1, 3, 6, 6))
-    assert Replayed.recorded == 3
+    assert Replayed.captured == 3
     graphed.forget()
-    assert not graphed._recorded
+    assert not graphed._captured
 
 
-def test_large_images_and_failed_recordings_run_plainly(stand_in, monkeypatch, caplog):
+def test_large_images_and_failed_captures_run_plainly(stand_in, monkeypatch, caplog):
     network = Counting()
     graphed = CudaGraphs(network, most_pixels=100)
     for _ in range(4):
         graphed(torch.ones(1, 3, 16, 16))
-    assert network.calls == 4 and not Replayed.recorded
+    assert network.calls == 4 and not Replayed.captured
 
     def broken(*args):
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    monkeypatch.setattr(graphs, "_Recorded", broken)
+    monkeypatch.setattr(graphs, "_Captured", broken)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device=None: None)
     for _ in range(4):
         graphed(torch.ones(1, 3, 4, 4))
@@ -109,4 +109,4 @@ def test_a_replayed_forward_equals_the_networks_own(dtype):
                 torch.empty(2**20, device="cuda").fill_(
                     float("nan")
                 )  # memory outside the graph changes hands
-    assert len(graphed._recorded) == 1
+    assert len(graphed._captured) == 1

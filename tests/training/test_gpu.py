@@ -63,7 +63,7 @@ def test_one_seed_one_loss_curve(photos: Path, tmp_path: Path, precision: str) -
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("kind", ["adam", "muon"])
-def test_recorded_steps_are_the_plain_ones(tiny: dict, tmp_path: Path, kind: str) -> None:
+def test_captured_steps_are_the_plain_ones(tiny: dict, tmp_path: Path, kind: str) -> None:
     curves = {}
     for graphs in (False, True):
         optimiser = {"kind": kind, "lr": 2e-3, "warmup": 2}
@@ -73,14 +73,14 @@ def test_recorded_steps_are_the_plain_ones(tiny: dict, tmp_path: Path, kind: str
             config, tmp_path / str(graphs), device="cuda", samples=DrawnPairs(), on_event=events.append
         )
         trainer.run()
-        assert trainer.update.is_recorded is graphs
+        assert trainer.update.is_captured is graphs
         curves[graphs] = [(each["loss"], each["grad_norm"]) for each in events if each["event"] == "step"]
     for found, expected in zip(curves[True], curves[False], strict=True):
         assert found == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.gpu
-def test_a_recorded_run_goes_on_where_it_stopped_and_on_the_cpu(tiny: dict, tmp_path: Path) -> None:
+def test_a_captured_run_goes_on_where_it_stopped_and_on_the_cpu(tiny: dict, tmp_path: Path) -> None:
     config = parse_config({**tiny, "optimiser": {"kind": "muon", "lr": 2e-3, "warmup": 2}, "iterations": 12})
     whole = Trainer(config, tmp_path / "whole", device="cuda", samples=DrawnPairs())
     whole.run()

@@ -46,8 +46,8 @@ def command(
         typer.Option(
             "--at",
             metavar="residual|restored|PART",
-            help="Whose centre is differentiated: what the network adds to its input, its output, or a part of it "
-            "by its name, such as decoder_level2.",
+            help="The output whose centre pixel is differentiated: the residual that the network adds, the "
+            "restored image, or a part of the network by its name, such as decoder_level2.",
         ),
     ] = "residual",
     scanners: Annotated[

@@ -23,7 +23,11 @@ def command(
     ] = None,
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a value, as optimiser.lr=1e-4. Repeatable."),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change a value, such as optimiser.lr=1e-4 or start_from=xyscannet-s. Repeatable.",
+        ),
     ] = None,
     output: Annotated[
         Path | None,
@@ -41,7 +45,8 @@ def command(
             "--resume",
             metavar="auto|PATH",
             parser=options.local_text,
-            help="Go on from the newest state: auto of the run's folder, if any; PATH of that folder or state file.",
+            help="Continue from the newest state: auto, that of the run's folder, if there is one; PATH, that of "
+            "another folder, or a state's file.",
         ),
     ] = None,
     device: options.DeviceOption = "auto",
@@ -50,7 +55,7 @@ def command(
         bool,
         typer.Option(
             "--deterministic",
-            help="The same bits from the same seed, somewhat slower: deterministic=true.",
+            help="Give the same bits from the same seed, somewhat slower (--set deterministic=true).",
         ),
     ] = False,
     list_recipes: Annotated[bool, typer.Option("--list", help="List the recipes and exit.")] = False,

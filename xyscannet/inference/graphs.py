@@ -1,7 +1,7 @@
 """CUDA graphs for image sizes that come again (video, tiles, benchmarks): one launch instead of some hundreds.
 
 A forward of this network is several hundred short kernels, whose launching takes a CPU longer than a GPU needs to run
-them at moderate sizes. A graph records them once and replays them at once.
+them at moderate sizes. A graph captures them once and replays them at once.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from xyscannet.ops.cuda_graph import CudaGraph
 
 logger = logging.getLogger("xyscannet.inference")
 
-_WARMUPS = 2  # calls before recording: compile kernels, let libraries choose theirs
+_WARMUPS = 2  # calls before capturing: compile kernels, let libraries choose theirs
 
 
-class _Recorded:
+class _Captured:
     """A forward for one size and type, from a CUDA graph; results are the caller's own."""
 
     def __init__(self, network: Callable[[Tensor], Tensor], x: Tensor, dtype: torch.dtype | None) -> None:
@@ -49,7 +49,7 @@ class CudaGraphs(nn.Module):
         super().__init__()
         self.network, self.keep, self.most_pixels = network, keep, most_pixels
         self._seen: dict[tuple, int] = {}
-        self._recorded: OrderedDict[tuple, _Recorded] = OrderedDict()
+        self._captured: OrderedDict[tuple, _Captured] = OrderedDict()
 
     @property
     def config(self) -> XYScanNetConfig:
@@ -60,31 +60,31 @@ class CudaGraphs(nn.Module):
             return self.network(x)
         dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else None
         key = (tuple(x.shape), x.stride(), x.dtype, dtype, x.device)
-        if key in self._recorded:
-            self._recorded.move_to_end(key)
-            return self._recorded[key](x)
+        if key in self._captured:
+            self._captured.move_to_end(key)
+            return self._captured[key](x)
         self._seen[key] = self._seen.get(key, 0) + 1
         if self._seen[key] <= _WARMUPS:
             return self.network(x)
-        return self._record(key, x, dtype)
+        return self._capture(key, x, dtype)
 
     def forget(self) -> None:
         """Drop all graphs and the memory that they keep."""
-        self._recorded.clear()
+        self._captured.clear()
         self._seen.clear()
 
     def _suits(self, x: Tensor) -> bool:
         few = x.shape[0] * x.shape[-2] * x.shape[-1] <= self.most_pixels
         return x.is_cuda and few and not torch.is_grad_enabled()
 
-    def _record(self, key: tuple, x: Tensor, dtype: torch.dtype | None) -> Tensor:
-        while len(self._recorded) >= self.keep:
-            self._recorded.popitem(last=False)
+    def _capture(self, key: tuple, x: Tensor, dtype: torch.dtype | None) -> Tensor:
+        while len(self._captured) >= self.keep:
+            self._captured.popitem(last=False)
         try:
-            self._recorded[key] = _Recorded(self.network, x, dtype)
-        except RuntimeError as error:  # out of memory, or an operation that cannot be recorded
+            self._captured[key] = _Captured(self.network, x, dtype)
+        except RuntimeError as error:  # out of memory, or an operation that cannot be captured
             logger.warning("CUDA graphs are not used for %s: %s", "x".join(map(str, key[0])), error)
             self.most_pixels = 0
             torch.cuda.synchronize(x.device)
             return self.network(x)
-        return self._recorded[key](x)
+        return self._captured[key](x)

@@ -1,4 +1,4 @@
-"""A function's work on a GPU recorded as a CUDA graph, and replayed with one launch."""
+"""A function's work on a GPU captured as a CUDA graph, and replayed with one launch."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ T = TypeVar("T")
 class CudaGraph(Generic[T]):
     """`function` of some tensors, replayed on its own input and output memory.
 
-    Recording runs nothing; a call returns what `function` returned, whose tensors every call overwrites. Kernels must
+    Capturing runs nothing; a call returns what `function` returned, whose tensors every call overwrites. Kernels must
     be compiled, and libraries have chosen theirs, by plain calls before. Other threads may use other streams meanwhile.
 
     Args:
         inputs: on one GPU; those of a call have their shapes.
 
-    Raises RuntimeError where memory is short, or for an operation that cannot be recorded.
+    Raises RuntimeError where memory is short, or for an operation that cannot be captured.
     """
 
     def __init__(self, function: Callable[..., T], *inputs: Tensor) -> None:

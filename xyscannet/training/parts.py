@@ -45,11 +45,11 @@ def _grown(small: XYScanNet, network: XYScanNetConfig, source: str) -> nn.Module
 
 
 def make_optimiser(
-    options: OptimiserConfig, model: nn.Module, *, recorded: bool = False
+    options: OptimiserConfig, model: nn.Module, *, captured: bool = False
 ) -> torch.optim.Optimizer:
     """Adam, AdamW or Muon; vectors (norms, biases, D) are not decayed.
 
-    With `recorded` its steps can be part of a CUDA graph: all it counts with is on the GPU, learning rates too.
+    With `captured` its steps can be part of a CUDA graph: all it counts with is on the GPU, learning rates too.
     """
     matrices, others, vectors = [], [], []
     for name, parameter in model.named_parameters():
@@ -67,7 +67,7 @@ def make_optimiser(
         {"params": vectors, "weight_decay": 0.0},
     ]
     kind, shared = _OPTIMISERS[options.kind], {"betas": options.betas, "eps": options.eps, "foreach": True}
-    if not recorded:
+    if not captured:
         return kind(groups, lr=options.lr, **shared)
     rate = torch.tensor(options.lr, device=next(model.parameters()).device)
     optimiser = kind(groups, lr=rate, capturable=True, **shared)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from xyscannet.ops.hardware import bf16_is_fast
 from xyscannet.training import parts
 from xyscannet.training.config import TrainConfig
-from xyscannet.training.graphs import Recorder
+from xyscannet.training.graphs import GraphedStep
 from xyscannet.training.processes import Processes
 from xyscannet.training.state import Ema
 
@@ -26,7 +26,7 @@ class Update:
 
     Args:
         model: in float32 on the training device; trained in place.
-        undisturbed: held while a CUDA graph is recorded, so that no other thread launches anything.
+        undisturbed: held while a CUDA graph is captured, so that no other thread launches anything.
 
     Attributes:
         ema: the averaged network.
@@ -45,18 +45,18 @@ class Update:
         self._config, self._model, self._processes = config, model, processes
         self._device = processes.device
         self.precision = _precision(config.precision, self._device)
-        records = self._records()
+        captures = self._captures()
         self.ema = Ema(model, config.ema_decay)
-        self.optimiser = parts.make_optimiser(config.optimiser, model, recorded=records)
+        self.optimiser = parts.make_optimiser(config.optimiser, model, captured=captures)
         self._loss = parts.make_loss(config.loss, self._device)
         self._distributed = processes.prepare(model)
         self._forward: Callable[[Tensor], Tensor] = (
             torch.compile(self._distributed) if config.compile else self._distributed
         )
-        self._recorder = Recorder(
+        self._graphed = GraphedStep(
             self._compute,
             lambda: self.optimiser.zero_grad(set_to_none=True),
-            record=records,
+            capture=captures,
             undisturbed=undisturbed,
         )
 
@@ -66,21 +66,21 @@ class Update:
         Where they are not finite, network and average are lost.
         """
         parts.set_rate(self.optimiser, rate)
-        values = self._recorder(blur, sharp)
+        values = self._graphed(blur, sharp)
         means = self._processes.mean(torch.stack(list(values.values())))
         self.ema.update(number)
         return dict(zip(values, means.tolist()))  # waits for the device, to which the whole step has gone
 
     @property
-    def is_recorded(self) -> bool:
+    def is_captured(self) -> bool:
         """Whether steps come from a CUDA graph."""
-        return bool(self._recorder.recorded)
+        return bool(self._graphed.captured)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """What the network's forward runs under."""
         return torch.autocast(self._device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
-    def _records(self) -> bool:
+    def _captures(self) -> bool:
         """Whether steps may come from a CUDA graph: of one process on a GPU, in one part."""
         config = self._config
         suits = config.accumulate == 1 and not config.compile and self._processes.count == 1

@@ -1,0 +1,1 @@
+"""Training: `loop.Trainer` runs what a recipe (`recipes.load_config`) describes."""
