@@ -46,7 +46,15 @@ ALLOWED = {
 # Heavy packages that must not be imported when a module of the room is (inside a function they may be).
 NO_TORCH = SMALL | {"images", "reports", "__init__"}
 OPTIONAL = {"pyiqa", "lpips", "cleanfid", "spandrel", "av", "ray", "matplotlib", "tensorboard", "accelerate"}
-OPTIONAL |= {"skimage", "spandrel_extra_arches", "mamba_ssm", "causal_conv1d"}
+OPTIONAL |= {
+    "skimage",
+    "spandrel_extra_arches",
+    "mamba_ssm",
+    "causal_conv1d",
+    "torchvision",
+    "stlpips_pytorch",
+    "aiohttp",
+}
 
 
 def modules(root: Path) -> list[Path]:

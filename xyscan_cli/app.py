@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from xyscan_cli import console
+from xyscan_cli import console, exits
 from xyscannet import environment
 
 COMMANDS = {
@@ -86,14 +86,14 @@ class LazyGroup(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as interrupt:
-            raise typer.Exit(console.interrupted(interrupt)) from None
+            raise typer.Exit(exits.interrupted(interrupt)) from None
 
     def main(self, args: Any = None, prog_name: str | None = None, **extra: Any) -> Any:
         extra["standalone_mode"] = False
         console.set_given(sys.argv[1:] if args is None else args)
         environment.set_defaults()
         run = super().main
-        sys.exit(console.exit_code_of(lambda: run(args=args, prog_name=prog_name or "xyscan", **extra)))
+        sys.exit(exits.exit_code_of(lambda: run(args=args, prog_name=prog_name or "xyscan", **extra)))
 
 
 app = typer.Typer(

@@ -19,8 +19,9 @@ import typer
 from typer.testing import CliRunner
 
 from xyscan_cli import app as frame
-from xyscan_cli import console
+from xyscan_cli import console, exits
 from xyscan_cli.app import COMMANDS, app
+from xyscan_cli.progress import Progress, duration
 from xyscannet import __version__, environment
 from xyscannet.errors import ConfigError, InputError, UnavailableError, XYScanError
 
@@ -129,7 +130,7 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
         (UnavailableError("x"), 3),
         (ValueError("x"), 1),
         (KeyboardInterrupt(), 130),
-        (console.Terminated(), 143),
+        (exits.Terminated(), 143),
     ],
 )
 def test_exit_codes(failing, error: BaseException, code: int) -> None:
@@ -162,13 +163,13 @@ import os, signal, sys, time
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # whatever the tests were started under
     signal.signal(number, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from xyscan_cli import console
+from xyscan_cli import console, exits
 def work():
     try:
         os.kill(os.getpid(), NUMBER); time.sleep(5)
     finally:
         os.kill(os.getpid(), signal.SIGINT); print("wound up", flush=True)
-sys.exit(console.exit_code_of(work))
+sys.exit(exits.exit_code_of(work))
 """
     for number, exit_code in ((signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)):
         done = python(code.replace("NUMBER", str(int(number))))
@@ -182,11 +183,11 @@ sys.exit(console.exit_code_of(work))
 def test_a_reader_that_leaves_is_no_traceback(line: str, code: int) -> None:
     program = f"""
 import sys
-from xyscan_cli import console
+from xyscan_cli import console, exits
 def work():
     for _ in range(20_000):
         {line}
-sys.exit(console.exit_code_of(work))
+sys.exit(exits.exit_code_of(work))
 """
     process = subprocess.Popen(
         [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -201,12 +202,12 @@ sys.exit(console.exit_code_of(work))
 def test_the_work_goes_on_without_streams(tmp_path: Path, shell: str) -> None:
     program = """
 import sys
-from xyscan_cli import console
+from xyscan_cli import console, exits
 def work():
     for n in range(2000):
         console.warn("x" * 99) if n < 1000 else console.data(n)
     open("done", "x").write("yes")
-sys.exit(console.exit_code_of(work))
+sys.exit(exits.exit_code_of(work))
 """
     (tmp_path / "work.py").write_text(program)
     command = f"set -o pipefail; {shlex.quote(sys.executable)} work.py {shell}"
@@ -224,8 +225,8 @@ def test_signals_that_were_ignored_stay_so(name: str) -> None:
     code = f"""
 import os, signal, sys
 signal.signal(signal.{name}, signal.SIG_IGN)
-from xyscan_cli import console
-sys.exit(console.exit_code_of(lambda: os.kill(os.getpid(), signal.{name})))
+from xyscan_cli import console, exits
+sys.exit(exits.exit_code_of(lambda: os.kill(os.getpid(), signal.{name})))
 """
     done = python(code)
     assert (done.returncode, done.stderr) == (0, "")
@@ -243,10 +244,10 @@ def test_text_that_stdout_cannot_take_is_an_error() -> None:
 def test_data_that_stdout_cannot_take_is_an_error(tmp_path: Path) -> None:
     program = """
 import sys
-from xyscan_cli import console
+from xyscan_cli import console, exits
 def work():
     console.data(1); console.data(2); console.say("went on")
-sys.exit(console.exit_code_of(work))
+sys.exit(exits.exit_code_of(work))
 """
     with open("/dev/full", "w") as full:
         run = subprocess.run([sys.executable, "-c", program], stdout=full, stderr=subprocess.PIPE, text=True)
@@ -261,14 +262,14 @@ sys.exit(console.exit_code_of(work))
     ("seconds", "text"), [(0.04, "0.0 s"), (9.94, "9.9 s"), (42.4, "42 s"), (187, "3:07"), (3723, "1:02:03")]
 )
 def test_durations(seconds: float, text: str) -> None:
-    assert console.duration(seconds) == text
+    assert duration(seconds) == text
 
 
 def test_progress_in_plain_lines_is_sparse(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
     monkeypatch.setattr(console._State, "rich", None)
     now = [0.0]
     monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
-    with console.Progress(20.0, "MP", items=4) as bar:
+    with Progress(20.0, "MP", items=4) as bar:
         for step in range(200):
             now[0] = step / 10
             bar.update(step / 10, finished=step // 50)

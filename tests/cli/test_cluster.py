@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from tests.web import serving
 from xyscan_cli.app import app
+from xyscan_cli.progress import Progress
 from xyscannet.errors import ConfigError, UnavailableError
 from xyscannet.inference import cluster as module
 from xyscannet.inference.cluster import Cluster
@@ -284,9 +285,8 @@ def clip(av, path: Path, frames: int) -> None:
 
 
 def test_an_interruption_is_reported_and_finished_later(deblur, ray_here, monkeypatch) -> None:
-    from xyscan_cli import console
 
-    update = console.Progress.update
+    update = Progress.update
 
     def interrupting(self, *arguments, **more):
         update(self, *arguments, **more)
@@ -295,7 +295,7 @@ def test_an_interruption_is_reported_and_finished_later(deblur, ray_here, monkey
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(console.Progress, "update", interrupting)
+        patch.setattr(Progress, "update", interrupting)
         result = deblur("in", "out", *CLUSTER, "--json", "-")
     assert result.exit_code == 130, result.output
     there = set(contents("out"))

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.data import miniature
-from xyscan_cli import console
+from xyscan_cli import exits
 from xyscan_cli.app import load
 from xyscannet.data import sets
 from xyscannet.data.pairs import find_pairs
@@ -18,9 +18,7 @@ from xyscannet.data.pairs import find_pairs
 
 def xyscan(*arguments: object) -> int:
     command = load("data")
-    return console.exit_code_of(
-        lambda: command.main(list(map(str, arguments)), "data", standalone_mode=False)
-    )
+    return exits.exit_code_of(lambda: command.main(list(map(str, arguments)), "data", standalone_mode=False))
 
 
 def test_synth_writes_pairs_and_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from xyscan_cli import console, tables
 from xyscan_cli.commands import _train_report as training
+from xyscan_cli.progress import Progress, duration
 from xyscannet.files import write_text
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class Watching:
         else:
             self._images = 0
             images = sum(len(test.dataset.samples) for test in self._plan.sets)
-            self._shown = self._stack.enter_context(console.Progress(images, "images"))
+            self._shown = self._stack.enter_context(Progress(images, "images"))
 
     def _image(self, name: str, done: int, total: int) -> None:
         self._end_if_asked()
@@ -91,7 +92,7 @@ class Watching:
         if not made:
             return ""
         each = (time.monotonic() - self._begun) / made
-        return f", about {console.duration(each * (len(self._todo) - made))} left"
+        return f", about {duration(each * (len(self._todo) - made))} left"
 
     def _end_if_asked(self) -> None:
         if self._stop.asked():

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from xyscan_cli import console, networks
 from xyscan_cli.console import shown
+from xyscan_cli.progress import duration, number
 from xyscannet.errors import ConfigError
 from xyscannet.files import is_stream
 
@@ -104,7 +105,7 @@ def frame_at_work(job: Job, share: float) -> str:
 def _megapixels(jobs: Sequence[Job]) -> str:
     if not any(job.info for job in jobs):
         return "of sizes that are known when they are read"
-    return f"{console.number(sum(job.pixels for job in jobs) / 1e6)} MP"
+    return f"{number(sum(job.pixels for job in jobs) / 1e6)} MP"
 
 
 def _clip_in_words(clip: ClipTimes) -> str:
@@ -114,8 +115,8 @@ def _clip_in_words(clip: ClipTimes) -> str:
         return f"{clip.frames} frames{found}"
     rate, share = (clip.frames - clip.found) / clip.seconds, 100 * clip.waiting / clip.seconds
     return (
-        f"{clip.frames} frames{found}, {console.number(rate)} frames/s, "
-        f"the network waited {console.number(share)} % of the time for the codec"
+        f"{clip.frames} frames{found}, {number(rate)} frames/s, "
+        f"the network waited {number(share)} % of the time for the codec"
     )
 
 
@@ -173,8 +174,8 @@ def print_summary(done: Sequence[Record], work: Sequence[Job], seconds: float, *
     rate = ""
     if good:
         megapixels = sum(record.job.pixels for record in good) / 1e6
-        rate = f", {console.number(megapixels)} MP in {console.duration(seconds)}"
-        rate += f" ({console.number(megapixels / seconds)} MP/s)"
+        rate = f", {number(megapixels)} MP in {duration(seconds)}"
+        rate += f" ({number(megapixels / seconds)} MP/s)"
     console.say(f"{len(good)} of {len(work)} {noun(work)} done{rate}", "bold" if not interrupted else "")
     for record in good:
         if record.clip:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from xyscan_cli import console
+from xyscan_cli.progress import Progress, duration
 
 
 @contextmanager
@@ -19,7 +20,7 @@ def shown(config: Any) -> Iterator[Callable[[dict[str, Any]], None]]:
         return
     total, unit = config.iterations or config.time_budget_minutes, "steps" if config.iterations else "minutes"
     begin, best = None, ""
-    with console.Progress(total, unit) as progress:
+    with Progress(total, unit) as progress:
 
         def show(event: dict[str, Any]) -> None:
             nonlocal begin, best
@@ -85,12 +86,12 @@ def plan(trainer: Any, rates: Any) -> list[str]:
         lines.append(f"peak memory: {rates.peak_memory / 2**30:.2f} GiB")
     if config.iterations is not None:
         slower = rates.batch / min(rates.loader_crops_per_s, rates.device_crops_per_s)
-        total = console.duration(slower * (config.iterations - trainer.step))
+        total = duration(slower * (config.iterations - trainer.step))
         lines.append(
             f"{config.iterations - trainer.step} steps: about {total} at the first stage's rate, without validation"
         )
     else:
-        lines.append(f"time budget: {console.duration(60 * config.time_budget_minutes)}")
+        lines.append(f"time budget: {duration(60 * config.time_budget_minutes)}")
     return lines
 
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from xyscan_cli import console, options
-from xyscan_cli.console import Progress, shown
+from xyscan_cli.console import shown
+from xyscan_cli.progress import Progress
 from xyscannet.addresses import place_of
 from xyscannet.errors import UnavailableError
 from xyscannet.files import write_text

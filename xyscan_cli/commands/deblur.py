@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xyscan_cli import console, networks, options
+from xyscan_cli import console, exits, networks, options
 from xyscan_cli.commands import _deblur_places as places
 from xyscan_cli.commands import _deblur_report as report
-from xyscan_cli.console import Progress, shown
+from xyscan_cli.console import shown
+from xyscan_cli.progress import Progress
 from xyscannet.errors import ConfigError, InputError
 from xyscannet.files import held
 
@@ -290,7 +291,7 @@ def _run(jobs: Jobs, restore: Callable[..., None], records: report.Records) -> i
         try:
             restore(jobs.jobs, finished=finished, progress=progress)
         except KeyboardInterrupt as interrupt:
-            code = console.interrupted(interrupt)
+            code = exits.interrupted(interrupt)
     if code:
         over = {record.job.input for record in done}
         for job in jobs.jobs:

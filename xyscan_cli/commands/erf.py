@@ -12,6 +12,7 @@ import typer
 from xyscan_cli import arguments, console, networks, options
 from xyscan_cli.arguments import listed
 from xyscan_cli.commands import _erf_report as report
+from xyscan_cli.progress import Progress
 from xyscannet.errors import ConfigError, InputError, XYScanError
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def command(
     told = {"size": [size, size], "seed": seed, "command": console.given()}
     labels = arguments.labels(names)
     steps = len(inputs) * len(names) * (2 if scanners else 1)
-    with exact(scan, place), console.Progress(steps, "inputs") as bar, out_of_memory(size):
+    with exact(scan, place), Progress(steps, "inputs") as bar, out_of_memory(size):
         for name, (model, weights) in loaded.items():
             model.eval().requires_grad_(False)
             results += _measure((name, labels[name], weights), model, at, scanners, block, inputs, place, bar)
@@ -203,7 +204,7 @@ def _measure(
     block: str | None,
     inputs: Sequence[Crop],
     device: torch.device,
-    bar: console.Progress,
+    bar: Progress,
 ) -> Iterator[report.Measured]:
     from xyscannet.analysis import erf
 

@@ -14,6 +14,7 @@ from xyscan_cli import console, machine, networks, options, outputs
 from xyscan_cli.commands import _eval_places as places
 from xyscan_cli.commands import _eval_report as report
 from xyscan_cli.commands import _eval_sources as measured
+from xyscan_cli.progress import Progress
 from xyscannet.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -294,7 +295,7 @@ def _evaluate(
     known = identity(samples, source, metrics, dataset=found.name, protocol=protocol, kept=kept, **of_sets)
     with (
         Journal(home, known, fresh=fresh) as journal,
-        console.Progress(len(samples), "images") as bar,
+        Progress(len(samples), "images") as bar,
     ):
         if journal.images:
             console.say(f"{source.label}: {len(journal.images)} images were measured before")

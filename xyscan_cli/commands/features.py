@@ -12,6 +12,7 @@ from xyscan_cli.arguments import labels, listed
 from xyscan_cli.commands import _features_report as report
 from xyscan_cli.commands._erf_report import check_maps, check_outputs, save_maps
 from xyscan_cli.commands.erf import exact, out_of_memory
+from xyscan_cli.progress import Progress
 from xyscannet.errors import ConfigError
 
 
@@ -99,7 +100,7 @@ def command(
     with (
         exact(scan, place),
         out_of_memory(max(image.shape[2:])),
-        console.Progress(len(names), "networks") as bar,
+        Progress(len(names), "networks") as bar,
     ):
         for name in names:
             model, weights = cases.load_own(name, place)

@@ -16,6 +16,8 @@ __all__ = ["FUSIONS", "kl_gate", "resize_nearest"]
 class KLFF(nn.Module):
     """KL-divergence-based fusion: `conv_out(concat(x', g1 * n1' + g2 * n2'))`.
 
+    Current level (B, C, H, W) and the two others (B, C1, H1, W1), (B, C2, H2, W2) -> (B, C, H, W).
+
     Args:
         widths: channels of the current level and of the two others, (C, C1, C2).
         gate: "element" or "mean", see `kl_gate`.
@@ -51,7 +53,10 @@ class KLFF(nn.Module):
 
 
 class AFF(nn.Module):
-    """MIMO-UNet's asymmetric fusion: concat all levels, 1x1 convolution, GELU, 3x3 convolution (with biases)."""
+    """MIMO-UNet's asymmetric fusion: concat all levels, 1x1 convolution, GELU, 3x3 convolution (with biases).
+
+    Input, output and arguments as `KLFF`.
+    """
 
     def __init__(self, widths: tuple[int, int, int], gate: str = "element") -> None:
         super().__init__()
@@ -65,7 +70,7 @@ class AFF(nn.Module):
 
 
 class NoFusion(nn.Module):
-    """A plain skip: the level's own encoder output."""
+    """A plain skip: the level's own encoder output. Input, output and arguments as `KLFF`."""
 
     def __init__(self, widths: tuple[int, int, int], gate: str = "element") -> None:
         super().__init__()

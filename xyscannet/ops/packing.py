@@ -65,6 +65,11 @@ def packed(weight: Tensor, parts: tuple[int, ...] = (0,), count: int = 1) -> np.
     """Rows of (O, C) or (O, C, 1, 1) as `multiply` takes them, each part filled up to whole vectors."""
 
     def make() -> np.ndarray:
-        return pack(torch.cat([filled_up(part, 0) for part in parts_of(weight, parts, count)]).numpy())
+        rows = weight.detach().flatten(1).numpy()
+        size = len(rows) // count
+        wide = np.zeros((len(parts), whole_vectors(size), rows.shape[1]), rows.dtype)
+        for place, part in enumerate(parts):
+            wide[place, :size] = rows[part * size : (part + 1) * size]
+        return pack(wide.reshape(-1, rows.shape[1]))
 
     return once(weight, ("packed", parts, count), make)

@@ -14,8 +14,10 @@ def pack(weight: np.ndarray) -> np.ndarray:
     """weight (O, C) as `multiply` takes it, flat: its rows filled up to whole vectors, two of these at a time."""
     rows, columns = weight.shape
     vectors = -(-rows // LANES)
-    wide = np.zeros((vectors * LANES, columns), weight.dtype)
-    wide[:rows] = weight
+    wide = weight
+    if rows % LANES:
+        wide = np.zeros((vectors * LANES, columns), weight.dtype)
+        wide[:rows] = weight
     pairs = vectors // 2 * 2 * LANES
     first = wide[:pairs].reshape(-1, 2 * LANES, columns).transpose(0, 2, 1)
     return np.concatenate([first.ravel(), wide[pairs:].T.ravel()])

@@ -1,0 +1,148 @@
+"""How a command ends: its exit code, and one message about what went wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import typer
+
+from xyscan_cli import console
+from xyscan_cli.streams import drop, open_closed
+from xyscannet.errors import ConfigError, InputError, UnavailableError, XYScanError
+
+EXIT_CODES: dict[type[XYScanError], int] = {InputError: 1, ConfigError: 2, UnavailableError: 3}
+INTERRUPTED = 130  # Ctrl-C, 128 + SIGINT
+TERMINATED = 143  # 128 + SIGTERM
+
+# the bases of typer's own usage errors: BadParameter <- UsageError <- ClickException
+_CLICK_EXCEPTION = typer.BadParameter.__mro__[2]
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM or SIGHUP arrived: what Ctrl-C does, with another exit code."""
+
+
+def interrupted(interrupt: KeyboardInterrupt) -> int:
+    """Say that the run was interrupted; return its exit code."""
+    terminated = isinstance(interrupt, Terminated)
+    console.error("terminated" if terminated else "interrupted")
+    return TERMINATED if terminated else INTERRUPTED
+
+
+def exit_code_of(run: Callable[[], Any]) -> int:
+    """Run a command; print what went wrong as one message; return the exit code (the table is at the top)."""
+    console.begin()
+    open_closed()
+    try:
+        with _signals(), _library_messages():
+            code = run()
+            return code if isinstance(code, int) and code else int(console.data_is_lost())
+    except XYScanError as failure:
+        _explain(failure, str(failure))
+        return next((code for kind, code in EXIT_CODES.items() if isinstance(failure, kind)), 1)
+    except _CLICK_EXCEPTION as failure:
+        return _usage(failure)
+    except KeyboardInterrupt as interrupt:
+        return interrupted(interrupt)
+    except BrokenPipeError:
+        drop(sys.stdout)
+        return 1
+    except OSError as failure:
+        if failure.errno != errno.ENOSPC or failure.filename is not None:
+            return _unexpected(failure)
+        drop(sys.stdout)  # python would try again at exit
+        _explain(failure, f"stdout cannot be written: {failure.strerror}")
+        return 1
+    except Exception as failure:
+        return _unexpected(failure)
+
+
+def _unexpected(failure: Exception) -> int:
+    _explain(
+        failure, f"unexpected {type(failure).__name__}: {failure}\nrun again with --debug for a traceback"
+    )
+    return 1
+
+
+def _explain(failure: BaseException, message: str) -> None:
+    if console.is_debugging():
+        console.write(("".join(traceback.format_exception(failure)).rstrip(), "dim"))
+    console.error(message)
+
+
+def _usage(failure: Any) -> int:
+    """Typer's own complaint: one message, and where help is."""
+    context = getattr(failure, "ctx", None)
+    if type(failure).__name__ == "NoArgsIsHelpError":
+        sys.stderr.write(failure.message + "\n" if failure.message else "")
+        return failure.exit_code
+    message = failure.format_message()
+    console.error(message if context is None else f"{message}\nsee: {context.command_path} --help")
+    return failure.exit_code
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[None]:
+    """The first signal to end raises in the main thread; later ones are ignored while the work is wound up.
+
+    They are SIGINT, SIGTERM and SIGHUP of a terminal that is closed, but for those that whoever started us has ignored,
+    as `nohup` does, and a shell for what it starts in the background.
+    """
+    known = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    watched = [each for each in known if signal.getsignal(each) != signal.SIG_IGN]
+
+    def stop(number: int, frame: Any) -> None:
+        for each in watched:
+            signal.signal(each, signal.SIG_IGN)
+        raise KeyboardInterrupt if number == signal.SIGINT else Terminated
+
+    try:
+        before = [(each, signal.signal(each, stop)) for each in watched]
+    except ValueError:  # not in the main thread: whoever runs us there handles signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        for each, handler in before:
+            signal.signal(each, handler)
+
+
+class _Handler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.WARNING:
+            console.warn(record.getMessage())
+        else:
+            console.write((f"{record.name}: {record.getMessage()}", "dim"))
+
+
+@contextlib.contextmanager
+def _library_messages() -> Iterator[None]:
+    """Print the library's log and Python warnings as warnings of ours."""
+    logger = logging.getLogger("xyscannet")
+    level = logger.level
+    handler = _Handler()
+    logger.addHandler(handler)
+
+    def show(message: Any, category: Any, filename: str, lineno: int, *rest: Any) -> None:
+        console.warn(
+            f"{message} ({category.__name__}, {filename}:{lineno})"
+            if console.is_debugging()
+            else str(message)
+        )
+
+    before, warnings.showwarning = warnings.showwarning, show
+    try:
+        yield
+    finally:
+        warnings.showwarning = before
+        logger.removeHandler(handler)
+        logger.setLevel(level)
