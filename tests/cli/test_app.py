@@ -10,6 +10,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -268,7 +269,7 @@ def test_durations(seconds: float, text: str) -> None:
 def test_progress_in_plain_lines_is_sparse(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
     monkeypatch.setattr(console._State, "rich", None)
     now = [0.0]
-    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     with Progress(20.0, "MP", items=4) as bar:
         for step in range(200):
             now[0] = step / 10

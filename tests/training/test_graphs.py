@@ -98,6 +98,6 @@ def test_what_cannot_be_captured_is_computed_and_said_once(stand_in, caplog) -> 
     Replayed.fails = 100
     assert [loss(graphed, 4) for _ in range(6)] == [1] * 6
     assert steps.computed == 6 and Replayed.fails == 99
-    assert [record.message for record in caplog.captures if "without CUDA graphs" in record.message] == [
+    assert [record.message for record in caplog.records if "without CUDA graphs" in record.message] == [
         "training goes on without CUDA graphs: operation not permitted when stream is capturing"
     ]

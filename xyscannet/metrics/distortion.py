@@ -15,7 +15,7 @@ def scikit_image() -> ModuleType:
         from skimage import metrics
     except ImportError as error:
         raise UnavailableError(
-            "PSNR and SSIM need the package scikit-image: pip install scikit-image"
+            "PSNR and SSIM need the package scikit-image: pip install scikit-image, or 'xyscannet[metrics]'"
         ) from error
     return metrics
 
