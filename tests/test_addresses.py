@@ -220,3 +220,10 @@ def test_a_web_servers_files(deblur, server: str) -> None:
     assert Path("listed/b.png").read_bytes() == Path("once/photos/b.png").read_bytes()
     result = deblur(f"{server}/gone.png", "out")
     assert result.exit_code == 2 and "input does not exist" in result.stderr
+
+
+def test_a_file_in_an_archive_has_its_name_there():
+    for scheme in ("zip", "tar"):
+        inside = Address(f"{scheme}://photos/a.jpg::archive.{scheme}")
+        assert (inside.name, inside.suffix, inside.readable.as_posix()) == ("a.jpg", ".jpg", "photos/a.jpg")
+    assert Address("s3://bucket/odd::name.jpg").name == "odd::name.jpg"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+import tempfile
 import threading
 from fnmatch import fnmatch
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 import xyscannet
 from xyscannet.errors import ConfigError, InputError
-from xyscannet.files import held, replacing, write_bytes, write_text
+from xyscannet.files import held, is_stream, replacing, write_bytes, write_text
 
 
 def test_text_replaces_text_and_leaves_nothing_beside_it(tmp_path):
@@ -33,6 +34,17 @@ def test_until_it_is_whole_a_file_has_a_hidden_name_and_then_the_rights_of_any_o
     finally:
         os.umask(before)
     assert [(p.name, p.stat().st_mode & 0o777) for p in (tmp_path / "a").iterdir()] == [("b.bin", 0o640)]
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="no /dev/shm")
+def test_what_is_a_stream():
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:  # files like any others
+        path = Path(folder, "a.txt")
+        write_text(path, "one\n")
+        assert not is_stream(path) and path.read_text() == "one\n"
+        path.unlink()
+        path.symlink_to("/dev/stdout")
+        assert is_stream(path) and is_stream("/dev/null") and is_stream("/proc/self/fd/1")
 
 
 def test_only_one_function_moves_files_into_place():

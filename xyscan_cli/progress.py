@@ -8,6 +8,7 @@ from typing import Any
 
 from xyscan_cli import console
 
+FIRST_SHARE = 0.01  # of the work, from which on a rate means something: kernels may be compiled at its start
 PLAIN_INTERVALS = 5.0, 60.0  # seconds between progress lines where stderr is no terminal: at first, later
 
 
@@ -77,7 +78,7 @@ class Progress:
         parts = [f"{self.finished}/{self.items} {self.noun}"] if self.items else []
         parts += [self.detail] if self.detail else []
         parts.append(f"{number(self.done)}/{number(self.total)} {self.unit}")
-        if self.done > 0 and self.elapsed > 0.5:
+        if self.done > FIRST_SHARE * self.total and self.elapsed > 0.5:
             rate = self.done / self.elapsed
             parts += [
                 f"{number(rate)} {self.unit}/s",

@@ -18,8 +18,3 @@ def set_defaults() -> None:
     """Set what the user has not; for the beginning of a process, before torch is imported."""
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
-
-
-def given() -> dict[str, str]:
-    """The settings of this process, for others that it starts."""
-    return {name: os.environ.get(name, value) for name, value in DEFAULTS.items()}

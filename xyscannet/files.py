@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+_STREAM = re.compile(r"/dev/(?:std(?:in|out|err)|fd/\d+)|/proc/[^/]+/fd/\d+")
 _REASONS = {
     errno.ENOSPC: "no space left on the disk: free some or write elsewhere",
     errno.EDQUOT: "the disk quota is used up: free some space or write elsewhere",
@@ -40,9 +42,6 @@ def reason(error: OSError) -> str:
     return _REASONS.get(error.errno, error.strerror or str(error))
 
 
-_STREAMS = ("/dev/", "/proc/")
-
-
 def is_stream(path: str | Path) -> bool:
     """Whether a path is a pipe, a device or a link to one, such as /dev/stdout, which is written to as it stands."""
     path = Path(path)
@@ -50,9 +49,9 @@ def is_stream(path: str | Path) -> bool:
 
 
 def _leads_to_a_stream(path: Path) -> bool:
-    """Whether any of the names that links give it is the system's: what is behind /dev/stdout may be a file."""
+    """Whether any of the names that links give it is that of an open stream: what is behind it may be a file."""
     for _ in range(40):
-        if str(path.absolute()).startswith(_STREAMS) and not path.is_dir():
+        if _STREAM.fullmatch(str(path.absolute())):
             return True
         if not path.is_symlink():
             return False

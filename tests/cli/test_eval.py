@@ -97,6 +97,10 @@ def test_images_that_have_changed_are_not_taken_for_measured(change, folder):
     assert run(*command, "--fresh").stdout != first.stdout
 
 
+def test_processors_of_workers_that_are_not_there(folder):
+    assert "--cluster" in run("a", "--pairs", "blur", "sharp", "--cpus-per-worker", "2", code=2).stderr
+
+
 def test_other_pairs_are_another_evaluation(folder):
     command = ["a", "--pairs", "blur", "sharp", "--out", "out"]
     run(*command)

@@ -185,6 +185,7 @@ def test_deterministic_is_a_value_of_the_configuration(
         (["smoke", "--resume", "nothing-here"], 2, "nothing to resume"),
         (["smoke", "--output", "unused"], 2, "data.photos"),
         (["smoke", "--device", "tpu9"], 2, "no such device: 'tpu9'"),
+        (["smoke", "--device", "cuda:99"], 3, "device cuda:99 is not there"),
     ],
 )
 def test_wrong_usage_is_one_message(

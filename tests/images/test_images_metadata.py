@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import time
 import zlib
 
 import cv2
@@ -276,6 +277,16 @@ def test_xmp_does_not_speak_of_parts_that_are_gone(tmp_path):
         assert gone not in photo.metadata.xmp
     for held in (b'dc:title="t"', b"<dc:subject>kept</dc:subject>", b'tiff:Orientation="1"'):
         assert held in photo.metadata.xmp
+
+
+@pytest.mark.parametrize(
+    "part",
+    [b"<Container:Directory>", b' GCamera:Motion="', b"<GCamera:Motion>", b" hdrgm:Gain='", b"<hdrgm:Gain"],
+)
+def test_xmp_that_is_never_closed_takes_no_time(part):
+    begun = time.process_time()
+    exif_block.xmp_upright(part * 40_000)
+    assert time.process_time() - begun < 2
 
 
 def test_a_jpegs_coding_that_cannot_be_kept_is_told(tmp_path):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from tests.limits import FullDisk
 from xyscannet.training.config import TrainConfig
+from xyscannet.training.loop import Trainer
 from xyscannet.training.recipes import parse_config
 from xyscannet.training.samples import Batch
 
@@ -71,3 +74,22 @@ def tiny_config(tiny: dict[str, object]) -> TrainConfig:
 @pytest.fixture
 def run_folder(tmp_path: Path) -> Path:
     return tmp_path / "run"
+
+
+@contextlib.contextmanager
+def full_between(trainer: Trainer, first: int, last: int | None = None, *, size: int) -> Iterator[None]:
+    """While the trainer runs, no file may grow beyond `size` bytes from step `first` on, until step `last`."""
+    full = FullDisk(size)
+
+    def stop() -> bool:
+        if trainer.step == first:
+            full.__enter__()
+        if trainer.step == last:
+            full.__exit__()
+        return False
+
+    trainer._should_stop = stop
+    try:
+        yield
+    finally:
+        full.__exit__()

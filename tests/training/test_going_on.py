@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.limits import FullDisk
-from tests.training.conftest import DrawnPairs
+from tests.training.conftest import DrawnPairs, full_between
 from tests.training.test_loop import drawn_validation, log_of
-from xyscannet.errors import ConfigError, InputError
+from xyscannet.errors import ConfigError, InputError, UnavailableError
 from xyscannet.training.config import TrainConfig
 from xyscannet.training.loop import Interrupted, Trainer
 from xyscannet.training.recipes import parse_config
@@ -91,6 +91,18 @@ def test_a_damaged_file_costs_no_step_that_was_done(tiny: dict, run_folder: Path
     Trainer(config, run_folder, samples=DrawnPairs(), resume="auto").run()
 
 
+def test_what_validation_needs_is_missed_before_the_first_step(
+    tiny_config: TrainConfig, run_folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(sys.modules, "skimage", None)
+    with pytest.raises(UnavailableError, match="scikit-image"):
+        Trainer(tiny_config, run_folder, samples=DrawnPairs(), validation=drawn_validation())
+    assert (
+        Trainer(tiny_config, run_folder, samples=DrawnPairs()).step == 0
+    )  # nothing to validate, nothing missed
+    assert not run_folder.exists()
+
+
 def test_best_weights_that_do_not_fit_on_the_disk_end_nothing(tiny: dict, run_folder: Path):
     config = parse_config(
         {**tiny, "stages": [{"until": 0.5, "patch": 24, "batch": 2}, {"until": 1, "patch": 24, "batch": 2}]}
@@ -99,20 +111,8 @@ def test_best_weights_that_do_not_fit_on_the_disk_end_nothing(tiny: dict, run_fo
     trainer = Trainer(
         config, run_folder, samples=DrawnPairs(), validation=drawn_validation(), on_event=heard.append
     )
-    full = FullDisk(10_000)
-
-    def stop() -> bool:
-        if trainer.step == 2:
-            full.__enter__()
-        if trainer.step == 4:
-            full.__exit__()
-        return False
-
-    trainer._should_stop = stop
-    try:
+    with full_between(trainer, 2, 4, size=10_000):
         trainer.run()
-    finally:
-        full.__exit__()
     assert len([event for event in heard if event["event"] == "not saved"]) == 3  # best, state, stage
     assert [event["best"] for event in heard if event["event"] == "validation"] == [False, True]
     assert names(run_folder, "*.safetensors") == [

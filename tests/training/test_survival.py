@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.limits import FullDisk
-from tests.training.conftest import DrawnPairs
+from tests.training.conftest import DrawnPairs, full_between
 from tests.training.test_loop import assert_same, log_of, newest
 from xyscannet import checkpoint
 from xyscannet.errors import ConfigError, InputError
@@ -21,21 +20,10 @@ from xyscannet.training.state import find_state, states
 
 def test_a_full_disk_keeps_the_last_good_state_and_training_goes_on(tiny: dict, run_folder: Path) -> None:
     heard: list[dict] = []
-    full = FullDisk(20_000)  # less than a state
-
-    def stop() -> bool:
-        if trainer.step == 3:
-            full.__enter__()
-        if trainer.step == 7:
-            full.__exit__()
-        return False
-
     config = parse_config({**tiny, "iterations": 10, "save_every": 3, "log_every": 5})
-    trainer = Trainer(config, run_folder, samples=DrawnPairs(), on_event=heard.append, should_stop=stop)
-    try:
+    trainer = Trainer(config, run_folder, samples=DrawnPairs(), on_event=heard.append)
+    with full_between(trainer, 3, 7, size=20_000):  # less than a state
         trainer.run()
-    finally:
-        full.__exit__()
     assert [(e["event"], e["step"]) for e in heard if "saved" in e["event"]] == [
         ("saved", 3),
         ("not saved", 6),
@@ -50,15 +38,14 @@ def test_a_full_disk_keeps_the_last_good_state_and_training_goes_on(tiny: dict, 
 def test_a_last_state_that_cannot_be_written_is_an_error_and_the_one_before_stays(
     tiny_config: TrainConfig, run_folder: Path
 ) -> None:
-    trainer = Trainer(tiny_config, run_folder, samples=DrawnPairs())
-    full = FullDisk(20_000)
-    trainer._should_stop = lambda: bool(trainer.step == 4 and full.__enter__())
-    try:
-        with pytest.raises(InputError, match="saved before is untouched"):
-            trainer.run()
-    finally:
-        full.__exit__()
+    heard: list[dict] = []
+    trainer = Trainer(tiny_config, run_folder, samples=DrawnPairs(), on_event=heard.append)
+    with full_between(trainer, 4, size=20_000), pytest.raises(InputError, match="saved before is untouched"):
+        trainer.run()
     assert newest(run_folder)["step"] == 3
+    assert [event["step"] for event in heard if event["event"] == "not saved"] == [
+        6
+    ]  # not once more after the error
 
 
 def test_the_last_states_are_kept_and_a_damaged_one_is_passed_over(
@@ -119,14 +106,9 @@ def test_divergence_names_the_files_in_the_log(tiny_config: TrainConfig, run_fol
 def test_divergence_on_a_full_disk_is_still_divergence(tiny_config: TrainConfig, run_folder: Path) -> None:
     heard: list[dict] = []
     trainer = Trainer(tiny_config, run_folder, samples=DrawnPairs(spoil=1), on_event=heard.append)
-    full = FullDisk(1000)
-    trainer._should_stop = lambda: bool(trainer.step == 1 and full.__enter__())
     named = r"step 1: the loss .* of step 1 item 0, step 1 item 1, and could not be saved \(.*system allows"
-    try:
-        with pytest.raises(DivergedError, match=named):
-            trainer.run()
-    finally:
-        full.__exit__()
+    with full_between(trainer, 1, size=1000), pytest.raises(DivergedError, match=named):
+        trainer.run()
     assert heard[-1]["event"] == "diverged"
     assert not list(run_folder.glob("diverged*")) and not list(run_folder.glob(".*"))
 

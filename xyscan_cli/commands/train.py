@@ -45,8 +45,8 @@ def command(
             "--resume",
             metavar="auto|PATH",
             parser=options.local_text,
-            help="Continue from the newest state: auto, that of the run's folder, if there is one; PATH, that of "
-            "another folder, or a state's file.",
+            help="Continue from a state: auto, the newest of the run's folder, if there is one; PATH, the newest of "
+            "that folder, or that state's file.",
         ),
     ] = None,
     device: options.DeviceOption = "auto",

@@ -261,14 +261,21 @@ _XMP_ORIENTATION = re.compile(rb"(tiff:Orientation(?:\s*=\s*[\"']|>)\s*)[1-8]")
 _XMP_PARTS = re.compile(
     rb"""\s(?:GCamera|Camera|hdrgm):(?:Motion|Micro|Version|Gain)\w*\s*=\s*(?:"[^"]*"|'[^']*')"""
     rb"""|<((?:GCamera|Camera|hdrgm):(?:Motion|Micro|Version|Gain)\w*)\s*>[^<]*</\1\s*>"""
-    rb"""|<(Container:Directory)\s*>.*?</\2\s*>""",
-    re.DOTALL,
 )
+_LIST, _LIST_END = b"<Container:Directory>", b"</Container:Directory>"
 
 
 def xmp_upright(xmp: bytes) -> bytes:
     """An XMP packet (UTF-8) with its orientation, if it gives one, set to 1, and of this picture alone."""
-    return _XMP_PARTS.sub(b"", _XMP_ORIENTATION.sub(rb"\g<1>1", xmp))
+    return _without_lists(_XMP_PARTS.sub(b"", _XMP_ORIENTATION.sub(rb"\g<1>1", xmp)))
+
+
+def _without_lists(xmp: bytes) -> bytes:
+    kept, at = [], 0
+    while (start := xmp.find(_LIST, at)) >= 0 and (end := xmp.find(_LIST_END, start)) >= 0:
+        kept.append(xmp[at:start])
+        at = end + len(_LIST_END)
+    return b"".join([*kept, xmp[at:]])
 
 
 def turn(array: np.ndarray, orientation: int) -> np.ndarray:

@@ -289,9 +289,10 @@ class _Asking:
 
 
 def _environment() -> dict[str, str]:
-    """What the workers take over of this process's environment."""
+    """What the workers take over of this process's environment; OpenMP has been loaded there by then."""
     kept = {name: value for name, value in os.environ.items() if name.startswith("XYSCAN_")}
-    return kept | environment.given()
+    pages = "THP_MEM_ALLOC_ENABLE"
+    return kept | {pages: os.environ.get(pages, environment.DEFAULTS[pages])}
 
 
 def _last_line(error: Exception) -> str:

@@ -93,6 +93,7 @@ class Trainer:
         model, weights = parts.make_model(config, self.network_config, start=state is None)
         self._weights = weights if state is None else None
         self._saved: int | None = None  # the step of the last state
+        self._tried: int | None = None  # the step at which one was to be saved last
         layout = torch.channels_last if config.channels_last else torch.contiguous_format
         self.model = model.to(self.device, torch.float32, memory_format=layout).train()
         device_use = threading.Lock()
@@ -141,7 +142,7 @@ class Trainer:
             except (DivergedError, Interrupted):
                 raise
             except XYScanError:  # a file that is damaged, say: the steps before it are not lost
-                if self._saved != self.step:
+                if self._tried != self.step:
                     self.save()
                 raise
 
@@ -205,7 +206,7 @@ class Trainer:
         Where the disk is full, the last saved state stays and training goes on, told by the event "not saved";
         with `required` it is an InputError.
         """
-        self.elapsed = self._elapsed_now()
+        self.elapsed, self._tried = self._elapsed_now(), self.step
         if not self.processes.main:
             return True
         path = state_path(self.output, self.step)
