@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from xyscannet.data.datasets import Dataset
+
 SCENES = {
     "J": "RealBlur-J_ECC_IMCORR_centroid_itensity_ref",
     "R": "RealBlur-R_BM3D_ECC_IMCORR_centroid_itensity_ref",
@@ -184,3 +186,8 @@ FOLDERS = {
 """Usual names of each set's folder."""
 COUNTS = {"gopro": (2, 3), "hide": (2, 3), "rwbi": (3, 3), "realblur-j": (2, 2), "realblur-r": (2, 2)}
 """Fewest and most test samples that the layouts of a set hold."""
+
+
+def facts(found: Dataset) -> list[str]:
+    """The problems but the wrong count that every miniature has."""
+    return [problem for problem in found.problems if "; the " not in problem]

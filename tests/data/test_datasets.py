@@ -8,18 +8,13 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from tests.data import miniature
-from tests.data.miniature import LAYOUTS, put
+from tests.data.miniature import LAYOUTS, facts, put
 from xyscannet.data import datasets
 from xyscannet.data.datasets import Dataset
 from xyscannet.errors import ConfigError, InputError, UnavailableError
 
 EVERY = [(name, layout) for name, layouts in LAYOUTS.items() for layout in layouts]
 PAIRED = [(name, layout) for name, layout in EVERY if name != "rwbi"]
-
-
-def facts(found: Dataset) -> list[str]:
-    """The problems but the wrong count that every miniature has."""
-    return [problem for problem in found.problems if "; the " not in problem]
 
 
 def assert_sound(found: Dataset, name: str) -> None:
@@ -263,52 +258,6 @@ def test_two_layouts_at_once(tmp_path: Path) -> None:
     assert datasets.find("hide", tmp_path / "Datasets").layout == "{blur,sharp}"
 
 
-def write_list(tmp_path: Path, text: str) -> Dataset:
-    home = miniature.realblur_lists(tmp_path / "RealBlur")
-    (home / "RealBlur_J_test_list.txt").write_bytes(text.encode())
-    return datasets.find("realblur-j", home)
-
-
-SHARP = f"{miniature.SCENES['J']}/scene002/gt/gt_1.png"
-BLUR = f"{miniature.SCENES['J']}/scene002/blur/blur_1.png"
-
-
-def test_list_with_more_columns_crlf_and_blank_lines(tmp_path: Path) -> None:
-    second = [path.replace("1.", "2.") for path in (SHARP, BLUR)]
-    found = write_list(
-        tmp_path, f"\ufeff\r\n{SHARP} {BLUR} third/column.png 7\r\n\r\n  \r\n./{second[0]}\t{second[1]}"
-    )
-    assert [sample.name for sample in found.samples] == ["scene002/blur_1", "scene002/blur_2"]
-    assert found.samples[1].sharp.name == "gt_2.png" and not facts(found)
-
-
-@pytest.mark.parametrize(
-    ("line", "told"),
-    [
-        (f"{SHARP} ../outside.png", "leads out"),
-        (f"/etc/passwd {BLUR}", "leads out"),
-        (f"C:/pictures/1.png {BLUR}", "leads out"),
-        (f"{SHARP} a\\..\\..\\1.png", "leads out"),
-        (f"{SHARP} a/../../../outside.png", "leads out"),
-        (f"{SHARP}", "one path"),
-        (f"{SHARP} {BLUR}", "repeats"),
-        (f"{SHARP} {miniature.SCENES['J']}/scene002", "is no file"),
-        (f"{SHARP} nothing\0there.png", "is no file"),
-    ],
-)
-def test_wrong_lines_of_a_list(line: str, told: str, tmp_path: Path) -> None:
-    miniature.picture(tmp_path / "outside.png")
-    found = write_list(tmp_path, f"{SHARP} {BLUR}\n{line}\n")
-    assert len(found.samples) == 1
-    (problem,) = facts(found)
-    assert "line 2" in problem and told in problem
-
-
-def test_list_without_any_of_its_files(tmp_path: Path) -> None:
-    with pytest.raises(UnavailableError, match="is no file"):
-        write_list(tmp_path, "a/gt/gt_1.png a/blur/blur_1.png\n")
-
-
 def test_hostile_names(tmp_path: Path) -> None:
     names = ["a b", "..a", "a\nb", "%s{x}", "-rf", "*", "ü", "a.b.c", "a\\b", os.fsdecode(b"\xff\xfe")]
     for role in ("blur", "sharp"):
@@ -404,77 +353,6 @@ def test_unreadable_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     refuse("lost+found", "sharp")
     with pytest.raises(InputError, match="sharp cannot be read: Permission denied"):
         datasets.find("gopro", home)
-
-
-def test_pairs_of_any_folders(tmp_path: Path) -> None:
-    put(
-        tmp_path,
-        "in/a/1.png",
-        "in/a/2.png",
-        "in/IMG_blur_7.png",
-        "out/a/1.jpg",
-        "out/a/2.png",
-        "out/img-gt-7.png",
-    )
-    found = datasets.pair_folders(tmp_path / "in", tmp_path / "out")
-    assert [(sample.name, sample.sharp.name) for sample in found.samples] == [
-        ("IMG_blur_7", "img-gt-7.png"),
-        ("a/1", "1.jpg"),
-        ("a/2", "2.png"),
-    ]
-    assert found.name == "in" and found.expected is None and not found.problems
-
-
-def test_pairs_by_stem_only_where_one_folder_is_flat(tmp_path: Path) -> None:
-    put(tmp_path, "in/x/1.png", "in/y/2.png", "flat/1.png", "flat/2.png", "deep/z/1.png", "deep/y/2.png")
-    assert len(datasets.pair_folders(tmp_path / "in", tmp_path / "flat").samples) == 2
-    found = datasets.pair_folders(tmp_path / "in", tmp_path / "deep")
-    assert [sample.name for sample in found.samples] == ["y/2"] and len(found.problems) == 2
-
-
-def test_ambiguous_partners(tmp_path: Path) -> None:
-    put(tmp_path, "in/1.png", "in/1.jpg", "in/2.png", "in/3_blur.png", "in/3.png")
-    put(tmp_path, "out/1.png", "out/2.png", "out/3.png", "out/3_gt.png")
-    found = datasets.pair_folders(tmp_path / "in", tmp_path / "out")
-    assert [(sample.name, sample.sharp.name) for sample in found.samples] == [
-        ("2", "2.png"),
-        ("3", "3.png"),
-        ("3_blur", "3_gt.png"),
-    ]
-    assert len(found.problems) == 1 and "ambiguous" in found.problems[0]
-    put(tmp_path, "in2/a/1.png", "in2/b/1.png", "out2/1.png", "in2/a/2.png", "out2/2.png")
-    (problem,) = datasets.pair_folders(tmp_path / "in2", tmp_path / "out2").problems
-    assert "ambiguous" in problem
-    with pytest.raises(UnavailableError, match="no pairs"):
-        datasets.pair_folders(put(tmp_path / "one", "a.png"), put(tmp_path / "two", "b.png"))
-
-
-def test_images_below(tmp_path: Path) -> None:
-    put(tmp_path, "a.png", "a.jpg", "b/c.png", "a.jpg.png", ".hidden.png")
-    found = datasets.images_below(tmp_path)
-    assert sorted(sample.name for sample in found.samples) == ["a.jpg", "a.jpg_", "a.png", "b/c"]
-    assert all(sample.sharp is None for sample in found.samples) and found.name == tmp_path.name
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(UnavailableError, match="no images"):
-        datasets.images_below(tmp_path / "empty")
-    with pytest.raises(UnavailableError, match="does not exist"):
-        datasets.images_below(tmp_path / "absent")
-
-
-def test_unknown_pairs_are_recognised(tmp_path: Path) -> None:
-    put(
-        tmp_path / "mine",
-        "train/holiday/blur/1.png",
-        "train/holiday/sharp/1.png",
-        "blur/1.png",
-        "sharp/1.png",
-    )
-    found = datasets.recognise(tmp_path / "mine")
-    assert [(each.name, each.split, len(each.samples)) for each in found] == [
-        ("mine", "", 1),
-        ("mine", "train", 1),
-    ]
-    assert all(each.expected is None and not each.problems for each in found)
 
 
 def test_containers_and_sets_inside_each_other(tmp_path: Path) -> None:

@@ -1,0 +1,168 @@
+"""A thread that reads files ahead of the networks, and one that writes results behind them."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from xyscannet.addresses import fetched, stored
+from xyscannet.errors import InputError
+from xyscannet.files import shown
+from xyscannet.images import Photo, PhotoInfo, read, write
+from xyscannet.inference.clip_runs import ClipTimes, refuse_existing
+from xyscannet.inference.jobs import Job
+from xyscannet.inference.plan import ImagePlan
+from xyscannet.inference.records import Record, Settings, explained
+
+
+@dataclass
+class Item:
+    """A job on its way through reading, restoring and writing."""
+
+    job: Job
+    photo: Photo | None = None
+    plan: ImagePlan | None = None
+    seconds: float = 0.0
+    notes: list[str] = field(default_factory=list)
+    error: str | None = None
+    clip: ClipTimes | None = None
+
+    def fail(self, error: BaseException) -> None:
+        self.error = explained(self.job, error)
+        self.photo = None
+
+    def record(self) -> Record:
+        status = "failed" if self.error else "done"
+        return Record(self.job, status, self.seconds, self.plan, tuple(self.notes), self.error, self.clip)
+
+
+class Pipeline:
+    """A thread that reads ahead and a thread that writes behind, with short queues to and from the networks."""
+
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        settings: Settings,
+        finished: Callable[[Record], None],
+        networks: int,
+    ) -> None:
+        self._jobs, self._settings, self._finished = jobs, settings, finished
+        self._stop = threading.Event()
+        self._to_restore: queue.Queue[Item | None] = queue.Queue(networks)
+        self._to_write: queue.Queue[Item | None] = queue.Queue(networks)
+        self._records: queue.SimpleQueue[Record] = queue.SimpleQueue()
+        self._reader = threading.Thread(target=self._read_ahead, name="xyscan reader")
+        self._writer = threading.Thread(target=self._write_behind, name="xyscan writer")
+
+    def __enter__(self) -> Pipeline:
+        self._reader.start()
+        self._writer.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
+        self._reader.join()
+        self._to_write.put(None)
+        self._writer.join()
+        self.report()
+
+    @property
+    def stopped(self) -> bool:
+        return self._stop.is_set()
+
+    def stop(self) -> None:
+        """Read no more, and let those who wait for an item go."""
+        self._stop.set()
+
+    def read(self) -> Iterator[Item]:
+        """Items with their photograph, or with the reason why it could not be read; for any thread."""
+        while not self.stopped:
+            try:
+                item = self._to_restore.get(timeout=0.1)
+            except queue.Empty:
+                continue
+            if item is None:
+                self._to_restore.put(None)  # for the next network
+                return
+            yield item
+
+    def write(self, item: Item) -> None:
+        """Hand a restored or failed item to the writer; for any thread."""
+        self._to_write.put(item)
+
+    def report(self) -> None:
+        """Report what the writer has finished so far."""
+        while True:
+            try:
+                record = self._records.get_nowait()
+            except queue.Empty:
+                return
+            self._finished(record)
+
+    def _read_ahead(self) -> None:
+        for job in self._jobs:
+            item = Item(job, error=job.error)
+            if not item.error and not job.is_clip:
+                try:
+                    refuse_existing(job.output, self._settings.overwrite)
+                    with fetched(job.input) as path:
+                        item.photo = read(path)
+                    item.notes += item.photo.notes
+                    item.job = _as_read(job, item.photo)
+                except Exception as error:
+                    item.fail(error)
+            if not self._hand_on(item):
+                return
+        self._hand_on(None)
+
+    def _hand_on(self, item: Item | None) -> bool:
+        while not self._stop.is_set():
+            try:
+                self._to_restore.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                pass
+        return False
+
+    def _write_behind(self) -> None:
+        while (item := self._to_write.get()) is not None:
+            if item.photo is not None and not item.error:
+                try:
+                    self._write(item)
+                except Exception as error:
+                    item.fail(error)
+            item.photo = None
+            self._records.put(item.record())
+
+    def _write(self, item: Item) -> None:
+        assert item.photo is not None
+        output, settings = item.job.output, self._settings
+        refuse_existing(output, settings.overwrite)
+        with stored(output) as path:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                reason = error.strerror or error
+                raise InputError(f"{shown(output)}: cannot make its folder: {reason}") from None
+            item.notes += write(
+                item.photo,
+                path,
+                format=settings.format,
+                quality=settings.quality,
+                strip_metadata=settings.strip_metadata,
+            )
+
+
+def _as_read(job: Job, photo: Photo) -> Job:
+    """The job with the size of what was read, where it differs from what the header said or that was not asked."""
+    height, width = photo.rgb.shape[:2]
+    if job.info is None:
+        grey, alpha = "grey" if photo.grey else "rgb", photo.alpha is not None
+        name = Path(job.input)
+        return replace(job, info=PhotoInfo(name, photo.format, width, height, photo.bit_depth, grey, alpha))
+    if (job.info.width, job.info.height) == (width, height):
+        return job
+    return replace(job, info=replace(job.info, width=width, height=height))
