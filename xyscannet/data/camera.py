@@ -72,6 +72,11 @@ def highlight_excess(encoded: Tensor, light: Tensor, gain: Tensor) -> Tensor:
     return white * second * light * (gain.view(-1, 1, 1, 1) - 1)
 
 
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on `device`, which nothing waits for: a GPU's stream may have much to do before the copy."""
+    return tensor.to(device, non_blocking=True)
+
+
 def add_noise(encoded: Tensor, full_well: Tensor, read_noise: Tensor, seeds: Tensor) -> Tensor:
     """Shot and read noise, added in linear light whatever the response; result clamped to [0, 1].
 
@@ -83,14 +88,14 @@ def add_noise(encoded: Tensor, full_well: Tensor, read_noise: Tensor, seeds: Ten
     if not chosen:
         return noisy
     rows = torch.tensor(chosen, device=full_well.device)
-    index = rows.to(encoded.device) if len(chosen) < len(noisy) else None
+    index = sent(rows, encoded.device) if len(chosen) < len(noisy) else None
     part = noisy if index is None else noisy[index]
     seed_list = seeds.tolist()
     draws = torch.empty_like(part)
     for row, item in enumerate(chosen):
         generator = torch.Generator(device=encoded.device).manual_seed(seed_list[item])
         draws[row].normal_(generator=generator)
-    well, read = (each[rows].to(encoded.device).view(-1, 1, 1, 1) for each in (full_well, read_noise))
+    well, read = (sent(each[rows], encoded.device).view(-1, 1, 1, 1) for each in (full_well, read_noise))
     exponent = torch.full((len(part),), SRGB_EXPONENT, device=encoded.device)
     light = to_light(part, exponent)
     sigma = (light * well + read**2).clamp_min(0).sqrt() / well
@@ -130,7 +135,7 @@ def jpeg(images: Tensor, quality: Tensor) -> Tensor:
     if not chosen:
         return images
     rows = torch.tensor(chosen, device=quality.device)
-    index, q = rows.to(images.device), quality[rows].float().to(images.device)
+    index, q = (sent(each, images.device) for each in (rows, quality[rows].float()))
     part = images[index]
     height, width = part.shape[-2:]
     part = F.pad(part, (0, -width % 16, 0, -height % 16), mode="replicate")

@@ -144,19 +144,20 @@ def _expose(scene: Tensor, parameters: BlurParameters, top: int, bottom: int) ->
     counts = [counts[item] for item in order]
     index = torch.tensor(order)
     objects = [row for row, flag in enumerate(moving[index].tolist()) if flag]
-    times, weights = times[index], weights[index].float().to(device)
+    times, weights = times[index], camera.sent(weights[index].float(), device)
     view = _View(parameters.height, parameters.width, top, bottom, scene.shape[-2:], device)
     matrices = view.to_grid(motion.at_times(path[index], times))  # (B, N, 3, 3)
 
-    encoded, exponent = scene[index.to(device)], parameters.exponent[index].to(device)
+    encoded, exponent = scene[camera.sent(index, device)], camera.sent(parameters.exponent[index], device)
     light = camera.to_light(encoded, exponent)
-    excess = camera.highlight_excess(encoded, light, parameters.gain[index].to(device))
-    bright = bool(excess.any())
+    excess = camera.highlight_excess(encoded, light, camera.sent(parameters.gain[index], device))
+    bright = bool((parameters.gain > 1).any()) and (device.type != "cpu" or bool(excess.any()))
     if objects:
         behind = torch.tensor(objects)
         object_matrices = view.to_grid(motion.at_times(drifting[index][behind], times[behind]))
-        masks = _masks(parameters.object_shape[index][behind].float().to(device), *view.scene_points())
-        behind = behind.to(device)
+        shape = camera.sent(parameters.object_shape[index][behind].float(), device)
+        masks = _masks(shape, *view.scene_points())
+        behind = camera.sent(behind, device)
         cutout = torch.cat((light[behind], masks), 1)  # (b, 4, H + 2m, W + 2m)
         cutout_excess = excess[behind]
 
@@ -179,7 +180,7 @@ def _expose(scene: Tensor, parameters: BlurParameters, top: int, bottom: int) ->
             frame[rows] = torch.lerp(frame[rows], front, mask)
         total[:active] += weights[:active, k].view(-1, 1, 1, 1) * frame
     encoded = camera.to_encoded(total.clamp(max=1), exponent)
-    return encoded[torch.argsort(index).to(device)]
+    return encoded[camera.sent(torch.argsort(index), device)]
 
 
 def _sample(images: Tensor, grid: Tensor, mode: str) -> Tensor:
@@ -203,7 +204,7 @@ class _View:
 
     def to_grid(self, transforms: Tensor) -> Tensor:
         """What `grid` takes (..., 3, 3), of homographies (..., 3, 3) about the image's centre, on the CPU."""
-        return (self._to_grid @ transforms).float().to(self.x.device)
+        return camera.sent((self._to_grid @ transforms).float(), self.x.device)
 
     def grid(self, transforms: Tensor) -> Tensor:
         """Sampling grid (A, h, W, 2) of transforms (A, 3, 3), in few operations: a GPU runs it for every sub-frame."""

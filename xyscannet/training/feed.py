@@ -28,7 +28,7 @@ class Ready:
     """Pairs of one step: blur and sharp (B, 3, H, W) float32 on the training device.
 
     Attributes:
-        seconds: what making it took a background thread.
+        seconds: what making it took a background thread, which does not wait for a GPU.
         written: on a GPU, what the stream that uses the pairs has to wait for.
     """
 
@@ -51,7 +51,8 @@ class Ready:
 class Feed:
     """Makes batches in background threads and brings them to the training device.
 
-    On a GPU that happens on a stream of its own, beside training; what several steps need is rendered at once.
+    On a GPU that happens on a stream of its own, beside training and before it, since the next step waits for it; what
+    several steps need is rendered at once.
 
     Args:
         make: the batch of a step.
@@ -74,7 +75,7 @@ class Feed:
         self._make, self._samples, self._device = make, samples, device
         self._threads, self._together = threads, together
         self._depth = max(-(-depth // together), threads)
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._stream = torch.cuda.Stream(device, priority=-1) if device.type == "cuda" else None
         self._device_use = device_use or nullcontext()
 
     @property
