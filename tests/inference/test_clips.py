@@ -251,20 +251,20 @@ class Shimmer(Gain):
         return x * 0.8 + 0.1 + 0.03 * torch.sin(3000 * x.mean((1, 2, 3), keepdim=True))
 
 
-def test_calm_clips_flicker_less_and_do_not_know_their_segments(
+def test_deflickered_clips_flicker_less_and_do_not_know_their_segments(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = clips.write(tmp_path / "a.mkv", clips.pan(60, 32, 48), codec="ffv1", gop=6, sound=False)
-    for name, calm, shortest in (("plain", False, 48), ("calm", True, 48), ("parts", True, 6)):
+    for name, deflicker, shortest in (("plain", False, 48), ("deflicker", True, 48), ("parts", True, 6)):
         monkeypatch.setattr(segments, "SHORTEST", shortest)
-        clip = restored(source, tmp_path / f"{name}.mkv", Shimmer(), calm=calm)
+        clip = restored(source, tmp_path / f"{name}.mkv", Shimmer(), deflicker=deflicker)
         assert len(clip.segments) == (1 if shortest == 48 else 10)
-    before, plain, calm, parts = (
-        clips.read(tmp_path / f"{name}.mkv")["pixels"] for name in ("a", "plain", "calm", "parts")
+    before, plain, deflicker, parts = (
+        clips.read(tmp_path / f"{name}.mkv")["pixels"] for name in ("a", "plain", "deflicker", "parts")
     )
-    added, left = flicker(plain, before), flicker(calm, before)
+    added, left = flicker(plain, before), flicker(deflicker, before)
     assert left.output < 0.6 * added.output
     assert (
         len(parts) == 60
-        and np.abs(calm.astype(int) - parts).mean() < 0.5 * np.abs(calm.astype(int) - plain).mean()
+        and np.abs(deflicker.astype(int) - parts).mean() < 0.5 * np.abs(deflicker.astype(int) - plain).mean()
     )

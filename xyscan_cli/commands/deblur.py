@@ -127,10 +127,10 @@ def command(
             rich_help_panel=CLIPS,
         ),
     ] = None,
-    calm: Annotated[
+    deflicker: Annotated[
         bool,
         typer.Option(
-            "--calm",
+            "--deflicker",
             help="Less flicker: blend each frame's change with that of the frame before, along the motion.",
             rich_help_panel=CLIPS,
         ),
@@ -167,7 +167,7 @@ def command(
     if quality is not None and format not in (None, Format.jpeg, Format.webp):
         raise ConfigError(f"--quality is for JPEG and WebP, not for {format.value}")
 
-    clip = _clip_options(codec, crf, pix_fmt, start, end, calm)
+    clip = _clip_options(codec, crf, pix_fmt, start, end, deflicker)
     from xyscannet import inference
 
     jobs = inference.make_jobs(paths[:-1], paths[-1], format=format and format.value, exist=exist.value)
@@ -200,13 +200,18 @@ def command(
 
 
 def _clip_options(
-    codec: str | None, crf: float | None, pixel_format: str | None, start: str, end: str | None, calm: bool
+    codec: str | None,
+    crf: float | None,
+    pixel_format: str | None,
+    start: str,
+    end: str | None,
+    deflicker: bool,
 ) -> ClipOptions:
     from xyscannet import video
     from xyscannet.video.clip import seconds_of
 
     last = math.inf if end is None else seconds_of(end)
-    options = video.ClipOptions(codec, crf, pixel_format, seconds_of(start), last, calm)
+    options = video.ClipOptions(codec, crf, pixel_format, seconds_of(start), last, deflicker)
     if options != video.ClipOptions():
         video.check_options(options)
     return options

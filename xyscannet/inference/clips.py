@@ -18,9 +18,9 @@ from xyscannet.inference.plan import ImagePlan, plan_image
 from xyscannet.inference.restore import restore
 from xyscannet.inference.stages import Ahead, Behind
 from xyscannet.video import Clip, Coding, Segment, SegmentWriter, decode, pixels
-from xyscannet.video.calm import WARM_UP, Calm
 from xyscannet.video.clip import FULL_RANGE
 from xyscannet.video.colour import Samples
+from xyscannet.video.deflicker import WARM_UP, Deflicker
 
 BATCH_PIXELS = {"cpu": 500_000, "cuda": 4_000_000}  # of frames that go through the network together
 _MOST_FRAMES = 16
@@ -80,7 +80,7 @@ def restore_segment(
     device = next(model.parameters()).device
     plan, together = plan_frames(clip, model, device, dtype, tile, sharing)
     samples = Samples(coding.layout, info.colour[3], info.colour[0] == FULL_RANGE, info.height)
-    warm_up = min(WARM_UP, segment.first - clip.segments[0].first) if clip.options.calm else 0
+    warm_up = min(WARM_UP, segment.first - clip.segments[0].first) if clip.options.deflicker else 0
     done = -warm_up
     with replacing(path, parents=True) as temporary:
         writer = SegmentWriter(temporary, clip, segment, coding)
@@ -90,9 +90,9 @@ def restore_segment(
                 ahead = stages.enter_context(Ahead(batches, "xyscan decoder", _DEPTH))
                 encoder = stages.enter_context(Behind(partial(_write, writer), "xyscan encoder", _DEPTH))
                 behind = [encoder]
-                if clip.options.calm:
-                    calmed = partial(_calmed, Calm(), samples, warm_up, encoder)
-                    behind.insert(0, stages.enter_context(Behind(calmed, "xyscan calm")))
+                if clip.options.deflicker:
+                    deflickered = partial(_deflickered, Deflicker(), samples, warm_up, encoder)
+                    behind.insert(0, stages.enter_context(Behind(deflickered, "xyscan flicker")))
                 for planes in ahead:
                     count = len(planes[0])
                     report = progress and (
@@ -108,7 +108,7 @@ def restore_segment(
                         tell=tell,
                         progress=report,
                     )
-                    behind[0].put(restored.to_calm() if clip.options.calm else restored.planes(samples))
+                    behind[0].put(restored.on_cpu() if clip.options.deflicker else restored.planes(samples))
                     done += count
                 for stage in behind:
                     stage.finish()
@@ -164,7 +164,7 @@ class _Restored:
         """The planes of the restored frames."""
         return [plane.cpu().numpy() for plane in samples.changed(self.coded, self.change)]
 
-    def to_calm(self) -> _Restored:
+    def on_cpu(self) -> _Restored:
         """The frames on the CPU, RGB in 8 bits."""
         rgb = (self.rgb * 255).round_().to(torch.uint8)
         return _Restored([plane.cpu() for plane in self.coded], rgb.cpu(), self.change.cpu())
@@ -178,12 +178,14 @@ def _restored(planes: Planes, model: nn.Module, samples: Samples, plan: ImagePla
         return _Restored(coded, rgb, restore(model, rgb, plan, **how) - rgb)
 
 
-def _calmed(calm: Calm, samples: Samples, warm_up: int, encoder: Behind[Planes], item: _Restored) -> None:
+def _deflickered(
+    deflicker: Deflicker, samples: Samples, warm_up: int, encoder: Behind[Planes], item: _Restored
+) -> None:
     """Hand frames on with their changes blended, without those that come before the segment."""
     for i in range(len(item.rgb)):
         rgb, change = (each[i].permute(1, 2, 0).numpy() for each in (item.rgb, item.change))
-        blended = torch.from_numpy(calm(np.ascontiguousarray(rgb), change)).permute(2, 0, 1)[None]
-        if calm.frames > warm_up:
+        blended = torch.from_numpy(deflicker(np.ascontiguousarray(rgb), change)).permute(2, 0, 1)[None]
+        if deflicker.frames > warm_up:
             encoder.put(
                 _Restored([plane[i : i + 1] for plane in item.coded], item.rgb, blended).planes(samples)
             )

@@ -29,7 +29,7 @@ class ClipOptions:
         crf: constant rate factor of x264, x265, VP8, VP9 and AV1; by default one that needs as many bits as the source.
         pixel_format: FFmpeg's name; by default the source's.
         start, end: seconds from the clip's first frame; frames shown from `start` on and before `end` are kept.
-        calm: blend what is changed in consecutive frames, against flicker; see `calm`.
+        deflicker: blend what is changed in consecutive frames, against flicker; see `deflicker`.
     """
 
     codec: str | None = None
@@ -37,7 +37,7 @@ class ClipOptions:
     pixel_format: str | None = None
     start: float = 0.0
     end: float = math.inf
-    calm: bool = False
+    deflicker: bool = False
 
 
 @dataclass(frozen=True)

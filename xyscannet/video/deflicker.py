@@ -17,7 +17,7 @@ _AGREEMENT = 8.0  # levels of 255: frames that differ by so much along the motio
 _SMALLEST = 16  # pixels of a side that motion is found in
 
 
-class Calm:
+class Deflicker:
     """Blends the changes of consecutive frames; called with one frame after another.
 
     Attributes:
