@@ -1,4 +1,4 @@
-"""The network under torch.compile without a graph break: same output, same gradients, other sizes, autocast."""
+"""The network under torch.compile without a graph break: same output, same gradients, other sizes, autocast; exported."""
 
 from __future__ import annotations
 
@@ -33,6 +33,17 @@ def test_forward_of_the_fused_network_at_several_sizes():
         for size in ((16, 24), (21, 30)):
             image = torch.rand(1, 3, *size)
             torch.testing.assert_close(compiled(image), fused(image), rtol=1e-5, atol=1e-6)
+
+
+def test_exported_with_sizes_that_vary():
+    """Whole images of multiples of four pixels, of which nothing is cut or padded."""
+    plain, image = network().eval(), torch.rand(2, 3, 16, 24)
+    with torch.no_grad():
+        vary = ({0: torch.export.Dim.AUTO, 2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO},)
+        exported = torch.export.export(plain, (image,), dynamic_shapes=vary).module()
+        for size in ((1, 3, 16, 24), (2, 3, 12, 40), (3, 3, 8, 8)):
+            image = torch.rand(size)
+            torch.testing.assert_close(exported(image), plain(image), rtol=1e-5, atol=1e-6)
 
 
 def test_padding_where_sizes_vary():

@@ -50,7 +50,7 @@ def linear_channels_last(x: Tensor, weight: Tensor) -> Tensor:
     """`x @ weight.T` over the last dimension: x (..., C) contiguous, weight (O, C) -> (..., O)."""
     if x.device.type != "cpu":
         return F.linear(x, weight)
-    images = x.shape[:2].numel() if x.dim() > 3 else 1
+    images = x.shape[0] * x.shape[1] if x.dim() > 3 else 1  # `numel` would fix a traced batch
     images = images if _may_choose(x) and _rows_help(x, 1, images) else 1
     # Pixels in rows: of images one pixel wide oneDNN's backward takes up to twice as long.
     pixels = x.reshape(images, 1, -1, x.shape[-1]).permute(
