@@ -1,4 +1,4 @@
-"""The network under torch.compile without a graph break: same output, same gradients, other sizes, autocast; exported."""
+"""The network under torch.compile without a graph break: same output, same gradients, other sizes, autocast, export."""
 
 from __future__ import annotations
 
@@ -35,12 +35,13 @@ def test_forward_of_the_fused_network_at_several_sizes():
             torch.testing.assert_close(compiled(image), fused(image), rtol=1e-5, atol=1e-6)
 
 
-def test_exported_with_sizes_that_vary():
-    """Whole images of multiples of four pixels, of which nothing is cut or padded."""
+def test_exported_with_sizes_that_vary(tmp_path):
+    """Multiples of four pixels, where nothing is cut or padded."""
     plain, image = network().eval(), torch.rand(2, 3, 16, 24)
     with torch.no_grad():
         vary = ({0: torch.export.Dim.AUTO, 2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO},)
-        exported = torch.export.export(plain, (image,), dynamic_shapes=vary).module()
+        torch.export.save(torch.export.export(plain, (image,), dynamic_shapes=vary), tmp_path / "network.pt2")
+        exported = torch.export.load(tmp_path / "network.pt2").module()
         for size in ((1, 3, 16, 24), (2, 3, 12, 40), (3, 3, 8, 8)):
             image = torch.rand(size)
             torch.testing.assert_close(exported(image), plain(image), rtol=1e-5, atol=1e-6)
