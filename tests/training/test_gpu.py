@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from xyscannet.data.blur import BlurConfig, render, sample_blur
 from xyscannet.training.feed import Feed
 from xyscannet.training.loop import Interrupted, Trainer
 from xyscannet.training.recipes import parse_config
@@ -121,3 +122,21 @@ def test_blur_rendered_ahead_on_the_gpu_is_the_cpus(photos: Path) -> None:
         )  # a GPU divides by 255 otherwise
         away = (one.blur - other.blur.cpu()).abs()
         assert away.max() < 0.01 and away.mean() < 1e-4  # a rounding to 256 levels may tip
+
+
+@pytest.mark.gpu
+def test_nothing_waits_for_the_gpu_while_it_renders() -> None:
+    config, generator = (
+        BlurConfig(path_px=(2, 8), jpeg_share=1, noise_share=1),
+        torch.Generator().manual_seed(0),
+    )
+    side = 64 + 2 * config.margin
+    scenes = torch.rand(4, 3, side, side, generator=generator).cuda()
+    parameters = sample_blur(config, 4, 64, 64, generator)
+    first = render(scenes, parameters)[0]  # which brings the tables there
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        again = render(scenes, parameters)[0]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(first, again)
