@@ -13,7 +13,7 @@ from tests.data import miniature
 from xyscan_cli import exits
 from xyscan_cli.app import load
 from xyscannet.data import sets
-from xyscannet.data.pairs import find_pairs
+from xyscannet.data.datasets import recognise
 
 
 def xyscan(*arguments: object) -> int:
@@ -28,7 +28,7 @@ def test_synth_writes_pairs_and_reports(tmp_path: Path, capsys: pytest.CaptureFi
     Image.fromarray(noise).resize((160, 120), Image.Resampling.BICUBIC).save(photos / "a.png")
     options = ["--strength", "small", "--crop", 32, "--count", 2]
     assert xyscan("synth", photos, out, *options) == 0
-    assert len(find_pairs(out)) == 2
+    assert [len(found.samples) for found in recognise(out)] == [2]
     captured = capsys.readouterr()
     assert "2 pairs" in captured.err and not captured.out
     assert xyscan("synth", photos, out, *options) == 2

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from xyscannet.data.pairs import find_pairs
+from xyscannet.data.datasets import recognise
 from xyscannet.data.synth import Synthesis, SynthSettings
 from xyscannet.errors import ConfigError
 
@@ -40,8 +40,10 @@ def test_whole_photographs_in_gopro_layout(photos: Path, tmp_path: Path) -> None
     out = tmp_path / "out"
     results = run(photos, out, count=2, strength="small")
     assert [result.error for result in results] == [None, None]
-    names = ["test/a/000001", "test/a/000002", "test/deep__b/000001", "test/deep__b/000002"]
-    assert [pair.name for pair in find_pairs(out)] == names
+    names = ["a/000001", "a/000002", "deep__b/000001", "deep__b/000002"]
+    assert [(found.split, [each.name for each in found.samples]) for found in recognise(out)] == [
+        ("test", names)
+    ]
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["complete"] and len(manifest["pairs"]) == 4
     for record in manifest["pairs"]:
@@ -75,7 +77,7 @@ def test_photographs_that_fail_are_reported_and_do_not_stop_the_others(photos: P
     errors = {result.source.name: result.error for result in results if result.error}
     assert set(errors) == {"0.png", "small.png"}
     assert "0.png" in errors["0.png"] and "60 x 60 pixels are too few" in errors["small.png"]
-    assert len(find_pairs(tmp_path / "out")) == 2
+    assert [len(found.samples) for found in recognise(tmp_path / "out")] == [2]
 
 
 def test_existing_output_is_refused_kept_or_replaced(photos: Path, tmp_path: Path) -> None:

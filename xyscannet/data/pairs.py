@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from xyscannet.errors import ConfigError, InputError, UnavailableError
+from xyscannet.errors import InputError
 from xyscannet.images import SUFFIXES
 
 ROLE_WORDS = frozenset({"blur", "blurry", "blurred", "input", "sharp", "gt", "target"})
@@ -24,39 +24,6 @@ class Pair:
     name: str
     blur: Path
     sharp: Path
-
-
-def find_pairs(root: str | Path) -> list[Pair]:
-    """All pairs below `root`, sorted by name.
-
-    A pair is two files of one stem in sibling folders `blur` and `sharp`, which lie in the root itself, in
-    <sequence>, or in <split>/<sequence>. Raises UnavailableError without such folders, ConfigError naming the
-    files that have no partner or whose partner is ambiguous.
-    """
-    root = Path(root)
-    if not root.is_dir():
-        raise UnavailableError(f"the data folder {root} does not exist; correct the path")
-    folders = sorted(
-        {path.parent for name in ("blur", "sharp") for path in root.rglob(name) if path.is_dir()}
-    )
-    if not folders:
-        raise UnavailableError(
-            f"no folders named blur and sharp below {root}; expected [SPLIT/][SEQUENCE/]{{blur,sharp}}"
-        )
-    pairs, faults = [], []
-    for folder in folders:
-        found, wrong = match(folder / "blur", folder / "sharp", deep=False)
-        faults += wrong
-        place = folder.relative_to(root)
-        pairs += [Pair((place / pair.name).as_posix(), pair.blur, pair.sharp) for pair in found]
-    if faults:
-        shown = "; ".join(faults[:5]) + (f"; and {len(faults) - 5} more" if len(faults) > 5 else "")
-        raise ConfigError(f"{len(faults)} files without one partner below {root}: {shown}")
-    if not pairs:
-        raise UnavailableError(
-            f"the folders blur and sharp below {root} hold no images ({', '.join(SUFFIXES)})"
-        )
-    return sorted(pairs)
 
 
 def image_files(folder: Path, *, deep: bool = True) -> list[Path]:
