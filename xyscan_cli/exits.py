@@ -116,10 +116,15 @@ def _signals() -> Iterator[None]:
             signal.signal(each, handler)
 
 
+FIRST_USE = "xyscannet.first_use"  # what is told, though it is no warning
+
+
 class _Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno >= logging.WARNING:
             console.warn(record.getMessage())
+        elif record.name == FIRST_USE:
+            console.say(record.getMessage(), "dim")
         else:
             console.write((f"{record.name}: {record.getMessage()}", "dim"))
 
@@ -131,6 +136,7 @@ def _library_messages() -> Iterator[None]:
     level = logger.level
     handler = _Handler()
     logger.addHandler(handler)
+    logging.getLogger(FIRST_USE).setLevel(logging.INFO)
 
     def show(message: Any, category: Any, filename: str, lineno: int, *rest: Any) -> None:
         console.warn(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import os
 import resource
 import shlex
@@ -291,3 +292,14 @@ def test_the_environment_of_torch_is_ours_unless_the_user_decided(name, value, m
         with pytest.raises(SystemExit):
             app(["--version"])
         assert os.environ[name] == (before or environment.DEFAULTS[name])
+
+
+def test_that_kernels_are_compiled_is_said_unless_quiet(capsys):
+    message = logging.getLogger(exits.FIRST_USE)
+    with exits._library_messages():
+        message.info("kernels")
+        logging.getLogger("xyscannet").info("not for everybody")
+        console.set_quiet(True)
+        message.info("quiet")
+        console.begin()
+    assert capsys.readouterr().err == "kernels\n"

@@ -14,7 +14,15 @@ import torch
 
 from tests.ops.compare import DIRECTIONS, conv_inputs, run, scan_inputs
 from xyscannet.errors import UnavailableError
-from xyscannet.ops import active_backend, backends, selective_scan_fn, slice_conv1d, slice_scan, use_backend
+from xyscannet.ops import (
+    active_backend,
+    backends,
+    compiling,
+    selective_scan_fn,
+    slice_conv1d,
+    slice_scan,
+    use_backend,
+)
 
 SCAN = {"delta_softplus": True, "directions": DIRECTIONS}
 
@@ -190,6 +198,19 @@ def test_kept_kernels_depend_on_what_they_call(tmp_path):
         )
         counts.append(run_.stdout.strip())
     assert counts == ["0", "1", "0"], run_.stderr
+
+
+def test_the_first_compilation_of_a_process_is_told(monkeypatch, caplog):
+    cache = object.__new__(compiling._KernelCache)
+    monkeypatch.setattr(compiling._KernelCache, "_told", False)
+    caplog.set_level("INFO", compiling.FIRST_USE.name)
+    for on_disk, told in (("kernel", 0), (None, 1), (None, 1)):
+        monkeypatch.setattr(compiling.FunctionCache, "load_overload", lambda *a, found=on_disk: found)
+        assert cache.load_overload("signature", None) == on_disk
+        assert (
+            len([record for record in caplog.records if "compiled for this processor" in record.message])
+            == told
+        )
 
 
 def test_backends_are_listed_and_chosen():

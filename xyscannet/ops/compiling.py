@@ -13,6 +13,8 @@ from numba.core.caching import FunctionCache
 from xyscannet.ops.simd import LANES
 
 _logger = logging.getLogger("xyscannet")
+FIRST_USE = logging.getLogger("xyscannet.first_use")
+"""Tells once a process, as info, that a kernel is not on the disk yet."""
 
 
 def _digest() -> str:
@@ -30,9 +32,19 @@ class _KernelCache(FunctionCache):
     """
 
     _sources = f"{_digest()} {LANES}"
+    _told = False
 
     def _index_key(self, sig, codegen):
         return (*super()._index_key(sig, codegen), self._sources)
+
+    def load_overload(self, sig, target_context):
+        found = super().load_overload(sig, target_context)
+        if found is None and not _KernelCache._told:
+            _KernelCache._told = True
+            FIRST_USE.info(
+                "kernels are being compiled for this processor, and kept: later runs start at once"
+            )
+        return found
 
     def save_overload(self, sig, data):
         try:
