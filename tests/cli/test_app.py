@@ -296,7 +296,7 @@ def test_the_environment_of_torch_is_ours_unless_the_user_decided(name, value, m
 
 
 def test_that_kernels_are_compiled_is_said_unless_quiet(capsys):
-    assert exits.FIRST_USE == FIRST_USE.name
+    assert FIRST_USE.name == exits.FIRST_USE
     message = logging.getLogger(exits.FIRST_USE)
     with exits._library_messages():
         message.info("kernels")
