@@ -16,6 +16,7 @@ import typer
 
 from xyscan_cli import console
 from xyscan_cli.streams import drop, open_closed
+from xyscannet.environment import FIRST_USE
 from xyscannet.errors import ConfigError, InputError, UnavailableError, XYScanError
 
 EXIT_CODES: dict[type[XYScanError], int] = {InputError: 1, ConfigError: 2, UnavailableError: 3}
@@ -114,9 +115,6 @@ def _signals() -> Iterator[None]:
     finally:
         for each, handler in before:
             signal.signal(each, handler)
-
-
-FIRST_USE = "xyscannet.first_use"  # what is told, though it is no warning
 
 
 class _Handler(logging.Handler):

@@ -14,6 +14,10 @@ DEFAULTS = {
 }
 
 
+FIRST_USE = "xyscannet.first_use"
+"""The logger of what happens once on a machine, as info: people who wait want to know it."""
+
+
 def set_defaults() -> None:
     """Set what the user has not; for the beginning of a process, before torch is imported."""
     for name, value in DEFAULTS.items():

@@ -26,7 +26,7 @@ from xyscan_cli.app import COMMANDS, app
 from xyscan_cli.progress import Progress, duration
 from xyscannet import __version__, environment
 from xyscannet.errors import ConfigError, InputError, UnavailableError, XYScanError
-from xyscannet.ops.compiling import FIRST_USE
+from xyscannet.ops import compiling
 
 runner = CliRunner()
 ROOT = Path(__file__).parents[2]
@@ -296,7 +296,7 @@ def test_the_environment_of_torch_is_ours_unless_the_user_decided(name, value, m
 
 
 def test_that_kernels_are_compiled_is_said_unless_quiet(capsys):
-    assert FIRST_USE.name == exits.FIRST_USE
+    assert compiling.FIRST_USE == exits.FIRST_USE
     message = logging.getLogger(exits.FIRST_USE)
     with exits._library_messages():
         message.info("kernels")

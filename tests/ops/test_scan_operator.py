@@ -203,7 +203,7 @@ def test_kept_kernels_depend_on_what_they_call(tmp_path):
 def test_the_first_compilation_of_a_process_is_told(monkeypatch, caplog):
     cache = object.__new__(compiling._KernelCache)
     monkeypatch.setattr(compiling._KernelCache, "_told", False)
-    caplog.set_level("INFO", compiling.FIRST_USE.name)
+    caplog.set_level("INFO", compiling.FIRST_USE)
     for on_disk, told in (("kernel", 0), (None, 1), (None, 1)):
         monkeypatch.setattr(compiling.FunctionCache, "load_overload", lambda *a, found=on_disk: found)
         assert cache.load_overload("signature", None) == on_disk

@@ -16,6 +16,7 @@ from xyscannet.inference.clip_runs import ClipTimes, refuse_existing
 from xyscannet.inference.jobs import Job
 from xyscannet.inference.plan import ImagePlan
 from xyscannet.inference.records import Record, Settings, explained
+from xyscannet.inference.stages import put
 
 
 @dataclass
@@ -114,18 +115,9 @@ class Pipeline:
                     item.job = _as_read(job, item.photo)
                 except Exception as error:
                     item.fail(error)
-            if not self._hand_on(item):
+            if not put(self._to_restore, item, self._stop.is_set):
                 return
-        self._hand_on(None)
-
-    def _hand_on(self, item: Item | None) -> bool:
-        while not self._stop.is_set():
-            try:
-                self._to_restore.put(item, timeout=0.1)
-                return True
-            except queue.Full:
-                pass
-        return False
+        put(self._to_restore, None, self._stop.is_set)
 
     def _write_behind(self) -> None:
         while (item := self._to_write.get()) is not None:

@@ -12,6 +12,17 @@ T = TypeVar("T")
 _END = object()
 
 
+def put(to: queue.Queue, item: object, given_up: Callable[[], bool]) -> bool:
+    """Put an item as soon as there is room, and tell whether that was before `given_up` became true."""
+    while not given_up():
+        try:
+            to.put(item, timeout=0.1)
+            return True
+        except queue.Full:
+            pass
+    return False
+
+
 class _Stage:
     """A thread, the queue to or from it, and the seconds that the other side waited for it."""
 
@@ -24,16 +35,6 @@ class _Stage:
 
     def _run(self) -> None:
         raise NotImplementedError
-
-    def _put(self, item: object, watch: Callable[[], bool]) -> bool:
-        """Put an item as soon as there is room; give up once `watch` is true."""
-        while not watch():
-            try:
-                self._queue.put(item, timeout=0.1)
-                return True
-            except queue.Full:
-                pass
-        return False
 
 
 class Ahead(_Stage, Generic[T]):
@@ -69,14 +70,14 @@ class Ahead(_Stage, Generic[T]):
         iterator = iter(self._items)
         try:
             for item in iterator:
-                if not self._put(item, self._stop.is_set):
+                if not put(self._queue, item, self._stop.is_set):
                     return
         except BaseException as error:
             self._error = error
         finally:
             if hasattr(iterator, "close"):
                 iterator.close()
-            self._put(_END, self._stop.is_set)
+            put(self._queue, _END, self._stop.is_set)
 
 
 class Behind(_Stage, Generic[T]):
@@ -101,7 +102,7 @@ class Behind(_Stage, Generic[T]):
     def put(self, item: T) -> None:
         """Hand an item over; waits while `depth` items wait."""
         started = time.perf_counter()
-        self._put(item, lambda: self._error is not None)
+        put(self._queue, item, lambda: self._error is not None)
         self.waited += time.perf_counter() - started
         if self._error is not None:
             raise self._error

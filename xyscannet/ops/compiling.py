@@ -10,11 +10,10 @@ from pathlib import Path
 from numba import njit
 from numba.core.caching import FunctionCache
 
+from xyscannet.environment import FIRST_USE
 from xyscannet.ops.simd import LANES
 
 _logger = logging.getLogger("xyscannet")
-FIRST_USE = logging.getLogger("xyscannet.first_use")
-"""Tells once a process, as info, that a kernel is not on the disk yet."""
 
 
 def _digest() -> str:
@@ -41,8 +40,8 @@ class _KernelCache(FunctionCache):
         found = super().load_overload(sig, target_context)
         if found is None and not _KernelCache._told:
             _KernelCache._told = True
-            FIRST_USE.info(
-                "kernels are being compiled for this processor, and kept: later runs start at once"
+            logging.getLogger(FIRST_USE).info(
+                "kernels are compiled for this processor when they are used first, which takes a while"
             )
         return found
 
