@@ -28,7 +28,7 @@ ALLOWED = {
     "images": set(),
     "video": {"images"},
     "metrics": {"images", "video", "torchvision_guard"},
-    "data": {"images", "addresses"},
+    "data": {"ops", "images", "addresses"},
     "losses": set(),
     "addresses": set(),
     "inference": MODELS | {"checkpoint", "images", "video", "addresses"},

@@ -7,8 +7,9 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from xyscannet.ops.exposure import Exposure, gathered
 
 from . import camera, motion
 
@@ -141,83 +142,64 @@ def _expose(scene: Tensor, parameters: BlurParameters, top: int, bottom: int) ->
 
     # Items with many sub-frames first: at sub-frame k those still exposed are the first ones of the batch.
     order = sorted(range(len(counts)), key=lambda item: -counts[item])
-    counts = [counts[item] for item in order]
     index = torch.tensor(order)
-    objects = [row for row, flag in enumerate(moving[index].tolist()) if flag]
-    times, weights = times[index], camera.sent(weights[index].float(), device)
-    view = _View(parameters.height, parameters.width, top, bottom, scene.shape[-2:], device)
-    matrices = view.to_grid(motion.at_times(path[index], times))  # (B, N, 3, 3)
-
-    encoded, exponent = scene[camera.sent(index, device)], camera.sent(parameters.exponent[index], device)
+    times, moving = times[index], moving[index]
+    behind = torch.nonzero(moving)[:, 0]
+    view = _View(parameters, top, bottom, scene.shape[-2:], device)
+    gain, exponent = parameters.gain[index], camera.sent(parameters.exponent[index], device)
+    encoded = scene[camera.sent(index, device)]
     light = camera.to_light(encoded, exponent)
-    excess = camera.highlight_excess(encoded, light, camera.sent(parameters.gain[index], device))
-    bright = bool((parameters.gain > 1).any()) and (device.type != "cpu" or bool(excess.any()))
-    if objects:
-        behind = torch.tensor(objects)
-        object_matrices = view.to_grid(motion.at_times(drifting[index][behind], times[behind]))
+    excess = camera.highlight_excess(encoded, light, camera.sent(gain, device)) if (gain > 1).any() else None
+    if excess is not None and device.type == "cpu" and not excess.any():
+        excess = None
+    masks = drift = None
+    if len(behind):
+        drift = view.to_grid(motion.at_times(drifting[index][behind], times[behind]))
         shape = camera.sent(parameters.object_shape[index][behind].float(), device)
         masks = _masks(shape, *view.scene_points())
-        behind = camera.sent(behind, device)
-        cutout = torch.cat((light[behind], masks), 1)  # (b, 4, H + 2m, W + 2m)
-        cutout_excess = excess[behind]
-
-    total = torch.zeros(len(order), 3, bottom - top, parameters.width, device=device)
-    for k in range(counts[0]):
-        active = sum(count > k for count in counts)
-        grid = view.grid(matrices[:active, k])
-        frame = _sample(light[:active], grid, "bicubic")
-        if bright:
-            frame += _sample(excess[:active], grid, "bilinear")
-        shown = sum(row < active for row in objects)
-        if shown:
-            grid = view.grid(object_matrices[:shown, k])
-            layer = _sample(cutout[:shown], grid, "bicubic")
-            mask = layer[:, 3:].clamp(0, 1)
-            front = layer[:, :3]
-            if bright:
-                front = front + _sample(cutout_excess[:shown], grid, "bilinear")
-            rows = behind[:shown]
-            frame[rows] = torch.lerp(frame[rows], front, mask)
-        total[:active] += weights[:active, k].view(-1, 1, 1, 1) * frame
+    total = gathered(
+        Exposure(
+            light=light,
+            excess=excess,
+            bright=tuple((gain > 1).tolist()),
+            counts=tuple(counts[item] for item in order),
+            transforms=view.to_grid(motion.at_times(path[index], times)),
+            weights=camera.sent(weights[index].float(), device),
+            behind=tuple(behind.tolist()),
+            masks=masks,
+            object_transforms=drift,
+            size=(bottom - top, parameters.width),
+            origin=view.origin,
+        )
+    )
     encoded = camera.to_encoded(total.clamp(max=1), exponent)
     return encoded[camera.sent(torch.argsort(index), device)]
 
 
-def _sample(images: Tensor, grid: Tensor, mode: str) -> Tensor:
-    return F.grid_sample(images, grid, mode=mode, padding_mode="border", align_corners=False)
-
-
 class _View:
-    """Maps output rows top..bottom of a height x width image into the scene's rows with margin (`size`)."""
+    """Maps rows top..bottom of an image into the scene's rows with margin (`size`)."""
 
     def __init__(
-        self, height: int, width: int, top: int, bottom: int, size: tuple[int, int], device: torch.device
+        self, parameters: BlurParameters, top: int, bottom: int, size: tuple[int, int], device: torch.device
     ) -> None:
-        self.x = torch.arange(width, device=device, dtype=torch.float32) - (width - 1) / 2
-        self.y = torch.arange(top, bottom, device=device, dtype=torch.float32)[:, None] - (height - 1) / 2
+        height, width = parameters.height, parameters.width
+        self.origin = -(width - 1) / 2, top - (height - 1) / 2  # the first pixel, about the image's centre
         self.middle = (top + bottom - 1) / 2 - (height - 1) / 2  # of these rows, about the image's centre
-        self.size = size
+        self.size, self.device = size, device
         self._to_grid = torch.tensor(  # from pixels about the image's centre to what `grid_sample` takes
             [[2 / size[1], 0, 0], [0, 2 / size[0], -2 * self.middle / size[0]], [0, 0, 1]],
             dtype=torch.float64,
         )
 
     def to_grid(self, transforms: Tensor) -> Tensor:
-        """What `grid` takes (..., 3, 3), of homographies (..., 3, 3) about the image's centre, on the CPU."""
-        return camera.sent((self._to_grid @ transforms).float(), self.x.device)
-
-    def grid(self, transforms: Tensor) -> Tensor:
-        """Sampling grid (A, h, W, 2) of transforms (A, 3, 3), in few operations: a GPU runs it for every sub-frame."""
-        along_x, along_y, at_zero = transforms.unbind(2)  # (A, 3) each
-        rows = torch.addcmul(at_zero[..., None], along_x[..., None], self.x)  # (A, 3, W)
-        points = torch.addcmul(rows[:, :, None], along_y[..., None, None], self.y)  # (A, 3, h, W)
-        return (points[:, :2] / points[:, 2:]).permute(0, 2, 3, 1)
+        """The same on the device, to what `grid_sample` takes, of homographies (..., 3, 3) about the centre."""
+        return camera.sent((self._to_grid @ transforms).float(), self.device)
 
     def scene_points(self) -> tuple[Tensor, Tensor]:
         """x (W',) and y (h', 1) of the scene's pixels about the image's centre."""
         scene_height, scene_width = self.size
-        x = torch.arange(scene_width, device=self.x.device, dtype=torch.float32) - (scene_width - 1) / 2
-        y = torch.arange(scene_height, device=self.x.device, dtype=torch.float32)[:, None]
+        x = torch.arange(scene_width, device=self.device, dtype=torch.float32) - (scene_width - 1) / 2
+        y = torch.arange(scene_height, device=self.device, dtype=torch.float32)[:, None]
         return x, y - (scene_height - 1) / 2 + self.middle
 
 

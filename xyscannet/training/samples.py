@@ -107,7 +107,7 @@ class SynthesisedPairs:
     def to_device(self, batches: Sequence[Batch], device: torch.device) -> list[tuple[Tensor, Tensor]]:
         if self._render_ahead:
             return [(batch.blur.to(device), batch.sharp.to(device)) for batch in batches]
-        # Rendering is some thousand short operations, whatever the number of images: all batches at once.
+        # Rendering is hundreds of short operations, whatever the number of images: all batches at once.
         scenes = torch.cat([batch.sharp.to(device, non_blocking=True) for batch in batches]).float().div_(255)
         blur, target = render(scenes, BlurParameters.joined([batch.parameters for batch in batches]))
         sizes = [len(batch.sharp) for batch in batches]
