@@ -44,6 +44,7 @@ def curves(
         left.set_ylabel("loss")
         left.legend(frameon=False, fontsize=7)
         right.set_xlabel("step")
+        right.locator_params(axis="x", nbins=6)
         right.set_ylabel("PSNR (dB)")
         if validations:
             where = [each["step"] for each in validations]
