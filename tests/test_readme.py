@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import shutil
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
+from tests.subprocesses import environment
 from tests.video import clips
 from xyscan_cli.app import app
 
@@ -53,9 +53,10 @@ def test_the_readme_has_its_two_commands():
 
 def test_the_example_photographs_are_deblurred(tmp_path):
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     command = [sys.executable, "-m", "xyscan_cli", "deblur", "examples", "out"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=500)
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=500
+    )
     assert done.returncode == 0, done.stderr
     for photo in (ROOT / "examples").glob("*.jpg"):
         blur, restored = cv2.imread(str(photo)), cv2.imread(str(tmp_path / "out" / photo.name))

@@ -7,16 +7,14 @@ import os
 import stat
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.images.samples import picture
+from tests.subprocesses import environment
 from xyscannet.errors import InputError
 from xyscannet.images import Photo, read, write
-
-ROOT = Path(__file__).parents[2]
 
 
 def folder(path):
@@ -85,12 +83,11 @@ for name in ("x.png", "x.tif", "x.bmp", "x.webp", "x.jpg"):
     except InputError as error:
         print(error)
 """
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", program, str(tmp_path)],
         capture_output=True,
         text=True,
-        env=environment,
+        env=environment(),
         check=True,
     )
     assert done.stdout.count("file size limit") == 5 and done.stderr == ""
@@ -162,5 +159,4 @@ def test_wrong_arrays_are_refused():
 
 def test_importing_images_imports_no_torch():
     program = "import sys, xyscannet.images; sys.exit('torch' in sys.modules)"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    assert subprocess.run([sys.executable, "-c", program], env=environment).returncode == 0
+    assert subprocess.run([sys.executable, "-c", program], env=environment()).returncode == 0

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from tests.ops.compare import DIRECTIONS, conv_inputs, run, scan_inputs
+from tests.subprocesses import environment
 from xyscannet.errors import UnavailableError
 from xyscannet.ops import (
     active_backend,
@@ -177,9 +178,8 @@ def test_nowhere_to_keep_compiled_kernels(tmp_path, prepare):
     """Numba's own errors, no folder at all and a full disk, only cost the time of compiling again."""
     file = tmp_path / "one.py"
     file.write_text(_COMPILE_ONE.format(prepare=prepare))
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     found = subprocess.run(
-        [sys.executable, str(file)], env=environment, capture_output=True, text=True, timeout=120
+        [sys.executable, str(file)], env=environment(), capture_output=True, text=True, timeout=120
     )
     assert found.returncode == 0, found.stderr
 
@@ -188,13 +188,13 @@ def test_kept_kernels_depend_on_what_they_call(tmp_path):
     """A kernel compiled from other sources of the vector type is not taken from the disk."""
     file = tmp_path / "one.py"
     hits = "\nprint(sum(one.stats.cache_hits.values()))"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "NUMBA_CACHE_DIR": str(tmp_path)}
+    kept_here = environment(NUMBA_CACHE_DIR=str(tmp_path))
     counts = []
     for prepare in ("''", "''", "compiling._KernelCache._sources = 'other'"):
         file.write_text(_COMPILE_ONE.format(prepare=f"{prepare:<60}") + hits)
         os.utime(file, (1e9, 1e9))
         run_ = subprocess.run(
-            [sys.executable, str(file)], env=environment, capture_output=True, text=True, timeout=120
+            [sys.executable, str(file)], env=kept_here, capture_output=True, text=True, timeout=120
         )
         counts.append(run_.stdout.strip())
     assert counts == ["0", "1", "0"], run_.stderr

@@ -20,22 +20,13 @@ from tests.ops.compare import (
     scan_inputs,
 )
 from tests.ops.triton_compiling import assert_all_passed
+from tests.subprocesses import environment
 from xyscannet.errors import UnavailableError
 from xyscannet.ops import active_backend, backends, selective_scan_fn, slice_conv1d, slice_scan, use_backend
 
-ROOT = Path(__file__).parents[2]
 CASES = "tests/ops/triton_cases.py"
 IMAGES = {"u", "delta", "z", "out", "dout", "du", "ddelta", "dz", "B", "C", "x", "dx"}
 FLOATS = {"A", "D", "bias", "states", "dlast", "dB", "dC", "sums", "weight", "start", "ends", "spent"}
-
-
-def _environment(**more: str) -> dict[str, str]:
-    return {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]),
-        "OMP_NUM_THREADS": "1",
-        **more,
-    }
 
 
 @pytest.mark.slow
@@ -174,7 +165,10 @@ def test_one_binary_serves_every_size(own_cache):
     if not (Path(triton.__file__).parent / "backends/nvidia/bin/ptxas").exists():
         pytest.skip("triton is installed without ptxas")
     done = subprocess.run(
-        [sys.executable, "-c", _SIZES], env=_environment(TRITON_INTERPRET="0"), capture_output=True, text=True
+        [sys.executable, "-c", _SIZES],
+        env=environment(OMP_NUM_THREADS="1", TRITON_INTERPRET="0"),
+        capture_output=True,
+        text=True,
     )
     assert done.stdout.strip() == "[2, 1, 1, 1, 1, 1]", done.stdout + done.stderr[-3000:]
 
@@ -194,7 +188,11 @@ def test_the_cpu_path_does_not_import_triton():
     code = "import sys, torch; before = 'triton' in sys.modules; import xyscannet.ops; "
     code += "print(before or 'triton' not in sys.modules)"
     done = subprocess.run(
-        [sys.executable, "-c", code], env=_environment(), capture_output=True, text=True, check=True
+        [sys.executable, "-c", code],
+        env=environment(OMP_NUM_THREADS="1"),
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout.strip() == "True"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -12,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
+from tests.subprocesses import environment
 
 ROOT = Path(__file__).parents[2]
 
@@ -63,11 +64,6 @@ _REPORT = (
 )
 
 
-def _environment(**more: str) -> dict[str, str]:
-    path = os.pathsep.join([str(ROOT), *sys.path])
-    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **more}
-
-
 def compiled(script: str, capability: int, folder: Path) -> dict[str, list[dict]]:
     """What the launches of `script` compile: for each kernel its binaries' registers, stack, offsets and moves.
 
@@ -79,7 +75,7 @@ def compiled(script: str, capability: int, folder: Path) -> dict[str, list[dict]
         pytest.skip("triton is installed without ptxas and cuobjdump")
     done = subprocess.run(
         [sys.executable, "-c", _COMPILE + script + _REPORT, str(capability), str(folder)],
-        env=_environment(TRITON_INTERPRET="0", TRITON_CACHE_DIR=str(folder)),
+        env=environment(OMP_NUM_THREADS="1", TRITON_INTERPRET="0", TRITON_CACHE_DIR=str(folder)),
         capture_output=True,
         text=True,
     )
@@ -107,7 +103,12 @@ class Interpreting:
         command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(ROOT / cases)]
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(
-            command, cwd=ROOT, env=_environment(TRITON_INTERPRET="1"), stdout=pipe, stderr=pipe, text=True
+            command,
+            cwd=ROOT,
+            env=environment(OMP_NUM_THREADS="1", TRITON_INTERPRET="1"),
+            stdout=pipe,
+            stderr=pipe,
+            text=True,
         )
         output, error = self._process.communicate()
         return self._process.returncode, output, error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.subprocesses import environment
 from xyscannet.data.blur import BlurConfig, render, sample_blur
 from xyscannet.training.feed import Feed
 from xyscannet.training.loop import Interrupted, Trainer
@@ -23,8 +23,6 @@ from xyscannet.training.recipes import parse_config
 from xyscannet.training.samples import source_of
 
 from .conftest import DrawnPairs
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +42,7 @@ def curve(photos: Path, folder: Path, precision: str, seed: int) -> list[tuple[f
     command = [sys.executable, "-m", "xyscan_cli", "train", "smoke", *arguments, "--output", str(folder)]
     subprocess.run(
         [*command, "--device", "cuda", "--deterministic"],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env=environment(),
         check=True,
         timeout=600,
     )

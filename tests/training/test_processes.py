@@ -20,12 +20,12 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from tests.data.miniature import photographs
+from tests.subprocesses import environment
 from xyscan_cli.app import app
 from xyscannet.training.loop import Trainer
 from xyscannet.training.processes import Processes
 from xyscannet.training.state import find_state
 
-ROOT = Path(__file__).resolve().parents[2]
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 ACCELERATE = ["-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu", "--num_machines", "1"]
 ACCELERATE += ["--mixed_precision", "no", "--dynamo_backend", "no"]
@@ -78,9 +78,9 @@ def command(settings: dict, folder: Path, *launcher: str, **changes: object) -> 
 
 
 def started(arguments: list[str]) -> subprocess.Popen:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
+    variables = environment(OMP_NUM_THREADS="1", NUMBA_NUM_THREADS="1")
     return subprocess.Popen(
-        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=variables
     )
 
 
