@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -200,6 +201,35 @@ def check(state: Mapping[str, torch.Tensor], config: XYScanNetConfig, what: str)
         raise ConfigError(
             "\n".join([f"{what}: the tensors do not fit the network (width {config.width})", *lines])
         )
+
+
+def mean(checkpoints: Sequence[Checkpoint], shares: Sequence[float] | None = None) -> State:
+    """The mean of the weights of one network at several times, in float32 (a model soup, Wortsman et al. 2022).
+
+    With two of them, before and after a last phase of another loss, it lies between (network interpolation, Wang et
+    al. 2019). ``shares`` are relative; without them all count alike. Raises ConfigError for fewer than two
+    checkpoints, for different networks, and for shares that are no weights of a mean.
+    """
+    shares = [1.0] * len(checkpoints) if shares is None else list(shares)
+    total = math.fsum(shares)
+    if len(checkpoints) < 2:
+        raise ConfigError("a mean is of two checkpoints or more")
+    if len(shares) != len(checkpoints):
+        raise ConfigError(f"{len(shares)} shares are given for {len(checkpoints)} checkpoints")
+    if not (math.isfinite(total) and total > 0 and min(shares) >= 0):
+        raise ConfigError(f"shares must be numbers from 0, not all 0: {', '.join(map(str, shares))}")
+    first = checkpoints[0]
+    for other in checkpoints[1:]:
+        if other.config != first.config:
+            raise ConfigError(
+                f"{first.source} and {other.source} are of different networks; a mean is of one"
+            )
+    return {
+        name: sum(
+            share / total * held.state[name].double() for share, held in zip(shares, checkpoints)
+        ).float()
+        for name in first.state
+    }
 
 
 def flip_channels(state: Mapping[str, torch.Tensor]) -> State:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -127,3 +128,55 @@ def test_wrong_sources(tmp_path, content, code, message):
     for arguments in (["info", source], ["convert", source, tmp_path / "out.safetensors"]):
         assert message in xyscan("models", *arguments, code=code).stderr
     assert not (tmp_path / "out.safetensors").exists()
+
+
+def drawn(path: Path, seed: int, **changes: object) -> Path:
+    torch.manual_seed(seed)
+    config = replace(
+        zoo.info("xyscannet-s").config, width=8, encoder_blocks=(1, 1, 1), decoder_blocks=(1, 1, 1)
+    )
+    config = replace(config, **changes)
+    checkpoint.save(path, zoo.build(config), config, metadata={"card": "of one"})
+    return path
+
+
+def test_mean_lies_between_and_says_of_what(tmp_path):
+    one, other = drawn(tmp_path / "one.safetensors", 1), drawn(tmp_path / "other.safetensors", 2)
+    before = [checkpoint.read(path) for path in (one, other)]
+    for shares, share in (([], 0.5), (["--shares", "3,1"], 0.25)):
+        target = tmp_path / f"{share}.safetensors"
+        said = xyscan("models", "mean", one, other, target, *shares).stderr
+        found = checkpoint.read(target)
+        assert found.sha256 in said
+        assert found.metadata["mean_of"] == f"{before[0].sha256} {before[1].sha256}"
+        assert "card" not in found.metadata
+        for name, x in found.state.items():
+            a, b = (each.state[name] for each in before)
+            torch.testing.assert_close(x, a + share * (b - a), rtol=1e-6, atol=1e-7)
+
+
+def test_mean_takes_the_embedded_weights_and_stores_half(tmp_path):
+    target = tmp_path / "same.safetensors"
+    record = xyscan(
+        "models", "mean", "xyscannet-s", "xyscannet-s", target, "--dtype", "fp16", "--json"
+    ).stdout
+    assert json.loads(record)["dtype"] == "float16"
+    own = checkpoint.read(zoo.info("xyscannet-s").weights)
+    assert all(torch.equal(x, own.state[name]) for name, x in checkpoint.read(target).state.items())
+
+
+def test_mean_refuses_what_has_none(tmp_path):
+    one, wider = drawn(tmp_path / "one.safetensors", 1), drawn(tmp_path / "wider.safetensors", 1, width=16)
+    target = tmp_path / "out.safetensors"
+    for arguments, message in (
+        ([one, target], "two checkpoints or more"),
+        ([one, wider, target], "of different networks"),
+        ([one, one, target, "--shares", "1"], "1 shares are given for 2"),
+        ([one, one, target, "--shares", "1,-1"], "not all 0"),
+        ([one, one, target, "--shares", "1,nan"], "not all 0"),
+        ([one, one, target, "--shares", "half,half"], "must be numbers with commas"),
+        ([one, one, one], "is the input itself"),
+        ([one, one, tmp_path / "out.pth"], "must end in .safetensors"),
+    ):
+        assert message in " ".join(xyscan("models", "mean", *arguments, code=2).output.split())
+        assert not target.exists()

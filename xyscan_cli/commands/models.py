@@ -1,4 +1,4 @@
-"""`xyscan models list|info|convert|card`: the named networks and their checkpoints."""
+"""`xyscan models list|info|convert|mean|card`: the named networks and their checkpoints."""
 
 from __future__ import annotations
 
@@ -123,16 +123,7 @@ def convert(
     json: JsonFlag = False,
 ) -> None:
     """Convert a checkpoint to safetensors with its configuration inside."""
-    if target.suffix != ".safetensors":
-        raise ConfigError(f"{target}: the output's name must end in .safetensors")
-    if os.path.lexists(target):
-        if target.is_dir():
-            raise ConfigError(f"{target}: is a folder")
-        if target.exists() and os.path.exists(source) and target.samefile(source):
-            raise ConfigError(f"{target}: is the input itself; choose another name")
-        if exist is Exist.error:
-            raise ConfigError(f"{target}: exists; use --exist overwrite to replace it")
-
+    _check_target(target, [source], exist)
     import torch
 
     from xyscannet import checkpoint
@@ -143,14 +134,77 @@ def convert(
         metadata["channel_order"] = "converted from bgr to rgb"
     kind = torch.float16 if dtype is Stored.fp16 else torch.float32
     checkpoint.save(target, held.state, held.config, metadata=metadata, dtype=kind)
+    _tell_written(target, json)
+
+
+@app.command()
+def mean(
+    places: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILE... OUT.safetensors",
+            help="Checkpoints of one network, or a name whose weights are embedded; then the file to write.",
+        ),
+    ],
+    shares: Annotated[
+        str | None,
+        typer.Option(
+            "--shares",
+            metavar="A,B,...",
+            help="How much each counts, relative to the others.  [default: alike]",
+        ),
+    ] = None,
+    dtype: Annotated[Stored, typer.Option("--dtype", help="Number format of the file.")] = Stored.fp32,
+    exist: Annotated[Exist, typer.Option("--exist", help="What to do if the output exists.")] = Exist.error,
+    json: JsonFlag = False,
+) -> None:
+    """Average the weights of one network: of several runs, or of before and after a last phase of training.
+
+    Between weights trained for PSNR and the same after a phase with LPIPS in the loss lies every compromise.
+    """
+    *sources, last = places
+    target = options.local(last)
+    _check_target(target, sources, exist)
+
+    import torch
+
+    from xyscannet import checkpoint
+
+    held = [checkpoint.read(checkpoint.resolve(source)) for source in sources]
+    state = checkpoint.mean(held, _numbers(shares) if shares else None)
+    kind = torch.float16 if dtype is Stored.fp16 else torch.float32
+    metadata = {"mean_of": " ".join(each.sha256 for each in held)} | ({"shares": shares} if shares else {})
+    checkpoint.save(target, state, held[0].config, metadata=metadata, dtype=kind)
+    _tell_written(target, json)
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"--shares {text}: must be numbers with commas between them, such as 1,3") from None
+
+
+def _check_target(target: Path, sources: list[str], exist: Exist) -> None:
+    """ConfigError unless a checkpoint made of others may be written there."""
+    if target.suffix != ".safetensors":
+        raise ConfigError(f"{target}: the output's name must end in .safetensors")
+    if os.path.lexists(target):
+        if target.is_dir():
+            raise ConfigError(f"{target}: is a folder")
+        if target.exists() and any(os.path.exists(each) and target.samefile(each) for each in sources):
+            raise ConfigError(f"{target}: is the input itself; choose another name")
+        if exist is Exist.error:
+            raise ConfigError(f"{target}: exists; use --exist overwrite to replace it")
+
+
+def _tell_written(target: Path, json: bool) -> None:
     record = _describe(str(target))
     if json:
         console.data(record)
         return
-    size = target.stat().st_size / 1e6
-    console.say(
-        f"{target}: width {held.config.width}, {_millions(record['parameters'])} parameters, {size:.1f} MB"
-    )
+    size, width = target.stat().st_size / 1e6, record["config"]["width"]
+    console.say(f"{target}: width {width}, {_millions(record['parameters'])} parameters, {size:.1f} MB")
     console.say(f"sha256 {record['sha256']}")
 
 
