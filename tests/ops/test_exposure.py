@@ -37,7 +37,7 @@ def drawn(
     generator = torch.Generator().manual_seed(seed)
     height, width = size
     scene = (height + 2 * margin, width + 2 * margin)
-    counts = tuple(sorted((2 * ((seed + 3 * i) % 5) + 1 for i in range(batch)), reverse=True))
+    counts = tuple(sorted((2 * ((seed + 2 * i) % 3) + 1 for i in range(batch)), reverse=True))
 
     def uniform(*shape: int) -> torch.Tensor:
         return torch.rand(*shape, generator=generator)
@@ -113,9 +113,8 @@ def test_interpreted(interpreting) -> None:
 
 
 @pytest.mark.slow  # compiles
-@pytest.mark.parametrize("capability", [80, 90])
-def test_one_sound_binary_serves_every_size(capability: int, tmp_path) -> None:
-    (binary,) = compiled(LAUNCHES, capability, tmp_path)["gather"]
+def test_one_sound_binary_serves_every_size(tmp_path) -> None:
+    (binary,) = compiled(LAUNCHES, 90, tmp_path)["gather"]
     assert 16 < binary["REG"] <= 128 and not binary["STACK"] and not binary["LOCAL"], binary
 
 
