@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -83,13 +84,20 @@ def test_they_work_at_the_same_time(here: Path) -> None:
 
 
 def test_an_interruption_keeps_what_is_complete(here: Path) -> None:
+    """It comes with the first news after two files are written, which the networks give time for."""
+
+    class Slow(Meeting):
+        def forward(self, x: Tensor) -> Tensor:
+            time.sleep(0.4 if self.calls else 0)
+            return super().forward(x)
+
     def interrupt(job, share: float) -> None:
         if len(records) >= 2:
             raise KeyboardInterrupt
 
     records: list[Record] = []
     barrier = threading.Barrier(2)
-    models = [Meeting(barrier), Meeting(barrier)]
+    models = [Slow(barrier), Slow(barrier)]
     with pytest.raises(KeyboardInterrupt):
         run_jobs(
             make_jobs(["in"], "out").jobs, models, Settings(), finished=records.append, progress=interrupt
