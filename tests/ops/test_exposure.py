@@ -113,8 +113,9 @@ def test_interpreted(interpreting) -> None:
 
 
 @pytest.mark.slow  # compiles
-def test_one_sound_binary_serves_every_size(tmp_path) -> None:
-    (binary,) = compiled(LAUNCHES, 90, tmp_path)["gather"]
+@pytest.mark.parametrize("capability", [80, 90])
+def test_one_sound_binary_serves_every_size(capability: int, tmp_path) -> None:
+    (binary,) = compiled(LAUNCHES, capability, tmp_path)["gather"]
     assert 16 < binary["REG"] <= 128 and not binary["STACK"] and not binary["LOCAL"], binary
 
 

@@ -10,12 +10,22 @@ import torch
 
 from tests.ops.test_exposure import assert_matches_reference, drawn
 from tests.ops.triton_cases import interpreted
-from xyscannet.ops.exposure import gathered
+from xyscannet.ops import use_backend
+from xyscannet.ops.exposure import Exposure, gathered, triton
 
 __all__ = ["interpreted"]
 
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("for TRITON_INTERPRET=1 only", allow_module_level=True)
+
+
+def test_the_kernel_is_what_runs(monkeypatch):
+    ran: list[Exposure] = []
+    monkeypatch.setattr(triton, "gathered", ran.append)
+    gathered(drawn(0))
+    with use_backend("reference"):
+        assert gathered(drawn(0)) is not None
+    assert len(ran) == 1
 
 
 @pytest.mark.parametrize(("objects", "lit"), [(0, False), (0, True), (1, False), (2, True)])

@@ -124,17 +124,13 @@ def convert(
 ) -> None:
     """Convert a checkpoint to safetensors with its configuration inside."""
     _check_target(target, [source], exist)
-    import torch
-
     from xyscannet import checkpoint
 
     held = checkpoint.read(checkpoint.resolve(source), channel_order.value)
     metadata = dict(held.metadata)
     if channel_order is options.ChannelOrder.bgr:
         metadata["channel_order"] = "converted from bgr to rgb"
-    kind = torch.float16 if dtype is Stored.fp16 else torch.float32
-    checkpoint.save(target, held.state, held.config, metadata=metadata, dtype=kind)
-    _tell_written(target, json)
+    _write(target, held.state, held.config, metadata, dtype, json)
 
 
 @app.command()
@@ -151,7 +147,7 @@ def mean(
         typer.Option(
             "--shares",
             metavar="A,B,...",
-            help="How much each counts, relative to the others.  [default: alike]",
+            help="How much each counts, relative to the others; alike where not given.",
         ),
     ] = None,
     dtype: Annotated[Stored, typer.Option("--dtype", help="Number format of the file.")] = Stored.fp32,
@@ -166,16 +162,12 @@ def mean(
     target = options.local(last)
     _check_target(target, sources, exist)
 
-    import torch
-
     from xyscannet import checkpoint
 
     held = [checkpoint.read(checkpoint.resolve(source)) for source in sources]
     state = checkpoint.mean(held, _numbers(shares) if shares else None)
-    kind = torch.float16 if dtype is Stored.fp16 else torch.float32
     metadata = {"mean_of": " ".join(each.sha256 for each in held)} | ({"shares": shares} if shares else {})
-    checkpoint.save(target, state, held[0].config, metadata=metadata, dtype=kind)
-    _tell_written(target, json)
+    _write(target, state, held[0].config, metadata, dtype, json)
 
 
 def _numbers(text: str) -> list[float]:
@@ -198,7 +190,16 @@ def _check_target(target: Path, sources: list[str], exist: Exist) -> None:
             raise ConfigError(f"{target}: exists; use --exist overwrite to replace it")
 
 
-def _tell_written(target: Path, json: bool) -> None:
+def _write(
+    target: Path, state: Any, config: XYScanNetConfig, metadata: dict[str, str], dtype: Stored, json: bool
+) -> None:
+    """Save a checkpoint and describe it."""
+    import torch
+
+    from xyscannet import checkpoint
+
+    kind = torch.float16 if dtype is Stored.fp16 else torch.float32
+    checkpoint.save(target, state, config, metadata=metadata, dtype=kind)
     record = _describe(str(target))
     if json:
         console.data(record)

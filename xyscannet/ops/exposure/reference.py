@@ -19,7 +19,7 @@ def gathered(exposure: Exposure) -> Tensor:
     columns = torch.arange(width, device=light.device, dtype=torch.float32) + x
     rows = torch.arange(height, device=light.device, dtype=torch.float32)[:, None] + y
     if exposure.behind:
-        behind = torch.tensor(exposure.behind, device=light.device)
+        behind = torch.tensor(exposure.behind).to(light.device, non_blocking=True)
         cutout = torch.cat((light[behind], exposure.masks), 1)  # (b, 4, h', w')
         cutout_excess = None if excess is None else excess[behind]
 
