@@ -24,7 +24,7 @@ def test_orthogonalised_matrices_keep_their_directions_and_lose_their_sizes(shap
     matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 1e-9
     left, sizes, right = torch.linalg.svd(matrices.double(), full_matrices=False)
     # singular values of the result along the singular vectors of what was given
-    found = (left.mT @ orthogonalise(matrices).double() @ right.mT).float()
+    found = (left.mT @ orthogonalise([matrices])[0].double() @ right.mT).float()
     values = found.diagonal(dim1=-2, dim2=-1)
     resolved = sizes > 0.01 * sizes[:, :1]
     assert resolved.float().mean() > 0.9
@@ -33,7 +33,22 @@ def test_orthogonalised_matrices_keep_their_directions_and_lose_their_sizes(shap
 
 
 def test_orthogonalised_zeros_are_zeros() -> None:
-    assert torch.equal(orthogonalise(torch.zeros(2, 4, 6)), torch.zeros(2, 4, 6))
+    assert torch.equal(orthogonalise([torch.zeros(2, 4, 6)])[0], torch.zeros(2, 4, 6))
+
+
+def test_stacks_orthogonalised_together_are_those_of_the_steps_on_the_matrices_themselves() -> None:
+    generator = torch.Generator().manual_seed(1)
+    shapes = [(3, 24, 63), (2, 90, 33), (4, 7, 7), (1, 1, 5), (2, 33, 90), (2, 12, 200)]
+    stacks = [torch.randn(shape, generator=generator) for shape in shapes]
+    stacks[0][1] = 0
+    stacks[1][0, :, 5:] *= 1e-4  # far below what the steps bring to 1
+    for stack, found in zip(stacks, orthogonalise(stacks), strict=True):
+        x = stack.double() / stack.double().norm(dim=(1, 2), keepdim=True).clamp_min(1e-300)
+        for _ in range(5):
+            gram = x @ x.mT
+            x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+        assert found.shape == stack.shape
+        torch.testing.assert_close(found.double(), x, rtol=0, atol=2e-5)
 
 
 def _network() -> nn.Sequential:
