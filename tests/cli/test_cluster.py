@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from tests.web import serving
 from xyscan_cli.app import app
@@ -214,6 +215,25 @@ def test_the_files_are_those_of_a_single_process(deblur, ray_here) -> None:
 
 
 def test_a_worker_that_is_killed_changes_nothing(deblur, ray_here) -> None:
+    for _ in range(3):  # a worker that has just handed over what it did loses nothing by its death
+        shutil.rmtree("two", ignore_errors=True)
+        result, killed = deblur_while_a_worker_is_killed(deblur)
+        if "lost" in result.stderr:
+            break
+    assert result.exit_code == 0, result.output
+    assert killed and "note: 1 worker was lost over it before" in result.stderr
+    assert "10 of 10 images done" in result.stderr
+    assert deblur("in", "one", "--ensemble").exit_code == 0
+    assert contents("two") == contents("one")
+
+    before = {name: Path("two", name).stat().st_mtime_ns for name in NAMES}
+    result = deblur("in", "two", *CLUSTER, "--exist", "skip")
+    assert result.exit_code == 0 and "none to restore (10 already there and skipped)" in result.stderr
+    assert {name: Path("two", name).stat().st_mtime_ns for name in NAMES} == before
+
+
+def deblur_while_a_worker_is_killed(deblur) -> tuple[Result, list[int]]:
+    """The command's result, and the process that was killed once two images were there."""
     killed: list[int] = []
 
     def kill() -> None:
@@ -225,16 +245,7 @@ def test_a_worker_that_is_killed_changes_nothing(deblur, ray_here) -> None:
     killer.start()
     result = deblur("in", "two", *CLUSTER, "--ensemble")
     killer.join()
-    assert result.exit_code == 0, result.output
-    assert killed and "note: 1 worker was lost over it before" in result.stderr
-    assert "10 of 10 images done" in result.stderr
-    assert deblur("in", "one", "--ensemble").exit_code == 0
-    assert contents("two") == contents("one")
-
-    before = {name: Path("two", name).stat().st_mtime_ns for name in NAMES}
-    result = deblur("in", "two", *CLUSTER, "--exist", "skip")
-    assert result.exit_code == 0 and "none to restore (10 already there and skipped)" in result.stderr
-    assert {name: Path("two", name).stat().st_mtime_ns for name in NAMES} == before
+    return result, killed
 
 
 def kill_a_worker() -> list[int]:
