@@ -1,13 +1,10 @@
 from __future__ import annotations
 
-import importlib.util
 from types import ModuleType
 
 import pytest
 import torch
 from torch.utils import _device
-
-from tests.ops.triton_compiling import Interpreting
 
 _device._device_constructors()  # `with torch.device(...)` remembers torch.empty from its first use: not a patched one
 _EMPTY = ("empty", "empty_like", "empty_strided")
@@ -38,35 +35,6 @@ def two_threads():
     torch.manual_seed(0)
     yield
     torch.set_num_threads(before)
-
-
-_STARTED = pytest.StashKey[Interpreting]()
-
-
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """Interpreted kernels take minutes of one processor: they begin with the first test, on another one.
-
-    Unless the other one has tests of its own to run: then a file of cases runs when its test comes.
-    """
-    waiting = [
-        item.module.CASES for item in session.items if "interpreting" in getattr(item, "fixturenames", ())
-    ]
-    if hasattr(session.config, "workerinput"):
-        session.config.stash[_STARTED] = Interpreting(())
-    elif waiting and not session.config.option.collectonly and importlib.util.find_spec("triton"):
-        session.config.stash[_STARTED] = Interpreting(waiting)
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    if _STARTED in session.config.stash:
-        session.config.stash[_STARTED].stop()
-
-
-@pytest.fixture
-def interpreting(pytestconfig: pytest.Config) -> Interpreting:
-    """The processes that interpret the files of cases that the tests name in CASES."""
-    pytest.importorskip("triton")
-    return pytestconfig.stash[_STARTED]
 
 
 def kernels_of(backend: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[str]:

@@ -1,8 +1,7 @@
-"""The Triton kernels: interpreted on the CPU, compiled for GPUs that need not be there, and run where one is."""
+"""The Triton kernels: compiled for GPUs that need not be there, and run where one is."""
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -19,33 +18,21 @@ from tests.ops.compare import (
     run,
     scan_inputs,
 )
-from tests.ops.triton_compiling import assert_all_passed
+from tests.ops.triton_compiling import compiling_for, resources
 from tests.subprocesses import environment
 from xyscannet.errors import UnavailableError
 from xyscannet.ops import active_backend, backends, selective_scan_fn, slice_conv1d, slice_scan, use_backend
 
-CASES = "tests/ops/triton_cases.py"
 IMAGES = {"u", "delta", "z", "out", "dout", "du", "ddelta", "dz", "B", "C", "x", "dx"}
 FLOATS = {"A", "D", "bias", "states", "dlast", "dB", "dC", "sums", "weight", "start", "ends", "spent"}
 
 
-@pytest.mark.slow
-def test_interpreted(interpreting):
-    """Every case of triton_cases.py, in a process of its own: a kernel is interpreted or compiled for good."""
-    assert_all_passed(*interpreting.result(CASES))
-
-
-def _resources(module: str, name: str, capability: int, real: str) -> dict[str, int]:
+def _resources(module: str, name: str, capability: int, real: str, folder: Path) -> dict[str, int]:
     """Registers and bytes of stack of a kernel compiled for a GPU, read from its binary; all offsets are 64-bit."""
-    triton = pytest.importorskip("triton")
+    import triton
     import triton.language as tl
     from triton.backends.compiler import GPUTarget
 
-    if os.environ.get("TRITON_INTERPRET") == "1":
-        pytest.skip("the kernels are interpreted in this process")
-    tools = Path(triton.__file__).parent / "backends/nvidia/bin"
-    if not (tools / "ptxas").exists() or not (tools / "cuobjdump").exists():
-        pytest.skip("triton is installed without ptxas and cuobjdump")
     kernel = getattr(pytest.importorskip(module), name)
     values = {
         "N": 16,
@@ -74,16 +61,7 @@ def _resources(module: str, name: str, capability: int, real: str) -> dict[str, 
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": warps})
     offsets = re.findall(r"tt\.addptr .* : .*, (?:tensor<[^>]*x)?(i\d+)>? loc", compiled.asm["ttir"])
     assert len(offsets) > 5 and set(offsets) == {"i64"}, set(offsets)
-    binary = Path(os.environ["TRITON_CACHE_DIR"]) / f"{name}.cubin"
-    binary.write_bytes(compiled.asm["cubin"])
-    command = [str(tools / "cuobjdump"), "--dump-resource-usage", str(binary)]
-    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return {key: int(value) for key, value in re.findall(r"(REG|STACK|SHARED|LOCAL):(\d+)", found)}
-
-
-@pytest.fixture
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    return resources(compiled, folder)
 
 
 PARTS = "xyscannet.ops.selective_scan.triton_parts"
@@ -101,76 +79,46 @@ SCAN, CONV = "xyscannet.ops.selective_scan.triton_kernels", "xyscannet.ops.causa
         (CONV, "conv_backward"),
     ],
 )
-def test_compiles_without_spills(own_cache, module, name, capability, real):
-    used = _resources(module, name, capability, real)
+def test_compiles_without_spills(tmp_path, module, name, capability, real):
+    with compiling_for(capability, tmp_path):
+        used = _resources(module, name, capability, real, tmp_path)
     assert 16 < used["REG"] < 255 and used["STACK"] == 0 and used["LOCAL"] == 0, used
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("capability", "real"), [(80, "bf16"), (90, "bf16")])
-def test_the_backward_scan_compiles(own_cache, capability, real):
-    used = _resources(SCAN, "scan_backward", capability, real)
+def test_the_backward_scan_compiles(tmp_path, capability, real):
+    with compiling_for(capability, tmp_path):
+        used = _resources(SCAN, "scan_backward", capability, real, tmp_path)
     assert used["STACK"] <= 768, used  # it holds the states of four steps and spills a little
 
 
-_SIZES = """
-import torch
-from triton.backends.compiler import GPUTarget
-from triton.runtime import driver
-
-class Absent:  # a driver that only says for which GPU to compile
-    get_current_target = staticmethod(lambda: GPUTarget("cuda", 90, 32))
-    get_current_device = staticmethod(lambda: 0)
-    get_current_stream = staticmethod(lambda device: 0)
-
-driver.set_active(Absent())
-from tests.ops.compare import DIRECTIONS, conv_inputs, scan_inputs
-from xyscannet.ops.causal_conv1d import triton as conv
-from xyscannet.ops.selective_scan import triton as scan
-
-class Compiled:
-    def __init__(self, kernel):
-        self.kernel = kernel
-
-    def __getitem__(self, grid):
-        return lambda *args, **options: self.kernel.warmup(*args, grid=grid, **options)
-
-kernels = []
-ways = ("forward", "backward")
-for module, names in ((scan.kernels, [f"scan_{w}" for w in ways]), (conv.kernels, [f"conv_{w}" for w in ways])):
-    for name in names:
-        kernels.append(getattr(module, name))
-        setattr(module, name, Compiled(kernels[-1]))
-kernels += [scan.triton_parts.part_ends, scan.triton_parts.part_starts]
-for kernel in kernels[-2:]:
-    setattr(scan.triton_parts, kernel.__name__, Compiled(kernel))
-scan.FEW = 10**6  # rows are cut wherever they are long
-for height, width in ((3, 5), (1, 1), (2, 2), (16, 3), (1, 128), (1, 65)):
-    x = {name: value.detach() for name, value in scan_inputs(2, height, width, 4, 33).items()}
-    each = {name: x[name].expand(4, *x[name].shape) for name in ("A", "D", "delta_bias")}
-    inputs = [each.get(name, x.get(name)) for name in ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")]
-    out, states = torch.empty(x["u"].shape), torch.empty(scan.states_shape(x["u"].shape, 16, DIRECTIONS))
-    scan.forward(*inputs, True, DIRECTIONS, out, states, None)
-    scan.backward(out, None, states, *inputs, True, DIRECTIONS, [torch.empty(value.shape) for value in inputs])
-    x, weight, bias = (value.detach() for value in conv_inputs(2, height, width, 4, 33).values())
-    conv.forward(x, weight, bias, True, DIRECTIONS, out)
-    conv.backward(out, x, weight, bias, True, DIRECTIONS, [torch.empty(value.shape) for value in (x, weight, bias)])
-print([len(cache[0]) for kernel in kernels for cache in kernel.device_caches.values()])
-"""
-
-
 @pytest.mark.slow
-def test_one_binary_serves_every_size(own_cache):
-    triton = pytest.importorskip("triton")
-    if not (Path(triton.__file__).parent / "backends/nvidia/bin/ptxas").exists():
-        pytest.skip("triton is installed without ptxas")
-    done = subprocess.run(
-        [sys.executable, "-c", _SIZES],
-        env=environment(OMP_NUM_THREADS="1", TRITON_INTERPRET="0"),
-        capture_output=True,
-        text=True,
-    )
-    assert done.stdout.strip() == "[2, 1, 1, 1, 1, 1]", done.stdout + done.stderr[-3000:]
+def test_one_binary_serves_every_size(tmp_path, monkeypatch):
+    with compiling_for(90, tmp_path) as watch:
+        from xyscannet.ops.causal_conv1d import triton as conv
+        from xyscannet.ops.selective_scan import triton as scan
+
+        watch(scan.kernels, "scan_forward", "scan_backward")
+        watch(scan.triton_parts, "part_ends", "part_starts")
+        made = watch(conv.kernels, "conv_forward", "conv_backward")
+        monkeypatch.setattr(scan, "FEW", 10**6)  # rows are cut wherever they are long
+        for height, width in ((3, 5), (1, 1), (2, 2), (16, 3), (1, 128), (1, 65)):
+            x = {name: value.detach() for name, value in scan_inputs(2, height, width, 4, 33).items()}
+            each = {name: x[name].expand(4, *x[name].shape) for name in ("A", "D", "delta_bias")}
+            names = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")
+            inputs = [each.get(name, x.get(name)) for name in names]
+            out = torch.empty(x["u"].shape)
+            states = torch.empty(scan.states_shape(x["u"].shape, 16, DIRECTIONS))
+            scan.forward(*inputs, True, DIRECTIONS, out, states, None)
+            grads = [torch.empty(value.shape) for value in inputs]
+            scan.backward(out, None, states, *inputs, True, DIRECTIONS, grads)
+            y = [value.detach() for value in conv_inputs(2, height, width, 4, 33).values()]
+            conv.forward(*y, True, DIRECTIONS, out)
+            conv.backward(out, *y, True, DIRECTIONS, [torch.empty(value.shape) for value in y])
+    assert {name: len(binaries) for name, binaries in made.items()} == {
+        "scan_forward": 2, "scan_backward": 1, "part_ends": 1, "part_starts": 1, "conv_forward": 1, "conv_backward": 1
+    }  # fmt: skip
 
 
 def test_backend_table():

@@ -1,4 +1,4 @@
-"""The depth-wise convolution's Triton kernels: interpreted, compiled for GPUs that need not be there, and on one."""
+"""The depth-wise convolution's Triton kernels: compiled for GPUs that need not be there, and on one."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import torch
 
 from tests.ops.compare import BOUND, assert_matches_reference, run
 from tests.ops.test_depthwise import FUNCTIONS, conv_inputs
-from tests.ops.triton_compiling import assert_all_passed, assert_sound, compiled
+from tests.ops.triton_compiling import assert_sound, compiled
 
-CASES = "tests/ops/triton_depthwise_cases.py"
 LAUNCHES = """
 from xyscannet.ops.depthwise import triton as conv
 watch(conv.kernels, "convolve", "backward")
@@ -25,11 +24,6 @@ for height, width in ((8, 4), (1, 1), (16, 64), (5, 129)):
         conv.forward(x, weight, gated, out)
         conv.backward(out, x, weight, gated, (x, weight))
 """
-
-
-@pytest.mark.slow
-def test_interpreted(interpreting):
-    assert_all_passed(*interpreting.result(CASES))
 
 
 @pytest.mark.slow

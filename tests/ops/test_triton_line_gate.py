@@ -1,4 +1,4 @@
-"""The gates' Triton kernels: interpreted, compiled for GPUs that need not be there, and run where one is."""
+"""The gates' Triton kernels: compiled for GPUs that need not be there, and run where one is."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ import torch
 
 from tests.ops.compare import BOUND, assert_matches_reference, run
 from tests.ops.test_line_gate import line_inputs
-from tests.ops.triton_compiling import assert_all_passed, assert_sound, compiled
+from tests.ops.triton_compiling import assert_sound, compiled
 from xyscannet.ops.line_gate import line_gate
 
-CASES = "tests/ops/triton_line_gate_cases.py"
 LAUNCHES = """
 from xyscannet.ops.line_gate import triton as lines
 watch(lines.kernels, "gate", "sums")
@@ -21,11 +20,6 @@ for height, width in ((8, 4), (1, 1), (16, 64), (5, 129)):
     lines.forward(x, down, across, x)
     lines.backward(x, x, down, across, (x, down, across))
 """
-
-
-@pytest.mark.slow
-def test_interpreted(interpreting):
-    assert_all_passed(*interpreting.result(CASES))
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The Triton kernels interpreted on the CPU against the float64 reference; test_triton.py runs this file."""
+"""The Triton kernels interpreted against the float64 reference; test_triton_interpreted.py runs this file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The depth-wise convolution's Triton kernels interpreted on the CPU; test_triton_depthwise.py runs this file."""
+"""The depth-wise convolution's Triton kernels interpreted on the CPU; test_triton_interpreted.py runs this file."""
 
 from __future__ import annotations
 

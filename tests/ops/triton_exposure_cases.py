@@ -1,4 +1,4 @@
-"""The exposure's Triton kernel interpreted on the CPU; test_exposure.py runs this file."""
+"""The exposure's Triton kernel interpreted on the CPU; test_triton_interpreted.py runs this file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gated sum's Triton kernels interpreted on the CPU; test_triton_kl_gate.py runs this file."""
+"""The gated sum's Triton kernels interpreted on the CPU; test_triton_interpreted.py runs this file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gates' Triton kernels interpreted on the CPU; test_triton_line_gate.py runs this file."""
+"""The gates' Triton kernels interpreted on the CPU; test_triton_interpreted.py runs this file."""
 
 from __future__ import annotations
 

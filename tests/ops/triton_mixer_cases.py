@@ -1,4 +1,4 @@
-"""The fused mixer interpreted on the CPU against the float64 definition; test_triton_mixer.py runs this file."""
+"""The fused mixer interpreted on the CPU against the float64 definition; test_triton_interpreted.py runs this file."""
 
 from __future__ import annotations
 
