@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
-from xyscannet.errors import ConfigError
+from xyscannet.errors import ConfigError, UnavailableError
+from xyscannet.losses import LossConfig
+from xyscannet.training import parts
 from xyscannet.training.config import TrainConfig, network_config
 from xyscannet.training.recipes import load_config, parse_config, recipes
 
@@ -108,3 +112,11 @@ def test_stages_set_patch_and_batch_along_the_run() -> None:
 def test_configuration_is_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         TrainConfig(iterations=1).seed = 3
+
+
+def test_a_loss_whose_package_is_missing_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lpips", None)
+    with pytest.raises(
+        UnavailableError, match=r"^this needs the package lpips .*pip install 'xyscannet\[metrics\]'"
+    ):
+        parts.make_loss(LossConfig(lpips=0.1), torch.device("cpu"))

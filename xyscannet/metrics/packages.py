@@ -15,7 +15,7 @@ def load(module: str, distribution: str) -> ModuleType:
         return importlib.import_module(module)
     except ImportError as error:
         raise UnavailableError(
-            f"this metric needs the package {distribution} ({error}): "
+            f"this needs the package {distribution} ({error}): "
             f"pip install 'xyscannet[metrics]', or pip install {distribution}"
         ) from error
 
@@ -26,6 +26,6 @@ def version(distribution: str) -> str:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError as error:
         raise UnavailableError(
-            f"this metric needs the package {distribution}: "
+            f"this needs the package {distribution}: "
             f"pip install 'xyscannet[metrics]', or pip install {distribution}"
         ) from error
