@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,6 +22,7 @@ from tests.ops.compare import (
 )
 from tests.ops.triton_compiling import compiling_for, resources
 from tests.subprocesses import environment
+from xyscannet import ops
 from xyscannet.errors import UnavailableError
 from xyscannet.ops import active_backend, backends, selective_scan_fn, slice_conv1d, slice_scan, use_backend
 
@@ -154,6 +157,37 @@ def test_a_broken_driver_is_a_reason(monkeypatch, failure):
     monkeypatch.setattr(torch.cuda, "is_available", broken)
     backend = sys.modules["xyscannet.ops.backends"]._triton()
     assert not backend.usable and str(failure) in backend.reason
+
+
+def test_kernels_divide_no_number_of_pythons():
+    """Triton 3.3 does not: neither a type's width, nor anything else that is read off an object."""
+    files = list(Path(ops.__file__).parent.rglob("triton*.py"))
+    kernels = [
+        node
+        for path in files
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef) and "triton.jit" in map(ast.unparse, _decorators(node))
+    ]
+    assert len(kernels) > 20
+    for kernel in kernels:
+        divided = [
+            node.left for node in ast.walk(kernel) if isinstance(getattr(node, "op", None), ast.FloorDiv)
+        ]
+        assert not [ast.unparse(left) for left in divided if isinstance(left, ast.Attribute)], kernel.name
+
+
+def _decorators(function: ast.FunctionDef) -> list[ast.expr]:
+    return [each.func if isinstance(each, ast.Call) else each for each in function.decorator_list]
+
+
+@pytest.mark.parametrize(("version", "usable"), [("3.2.0", False), ("3.3.0", True), ("3.10.1+git1", True)])
+def test_a_triton_without_tuples_is_not_used(monkeypatch, version, usable):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setitem(sys.modules, "triton", SimpleNamespace(__version__=version))
+    backend = sys.modules["xyscannet.ops.backends"]._triton()
+    assert backend.usable is usable and version in backend.reason
+    assert usable or "torch 2.7" in backend.reason
 
 
 def _on_gpu(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import os
+import re
 from dataclasses import dataclass
 
 from xyscannet.errors import UnavailableError
+
+_OLDEST_TRITON = (3, 3)  # the first that takes tuples in kernels
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,10 @@ def _triton() -> Backend:
         version = importlib.import_module("triton").__version__
     except Exception as failure:  # a broken package or driver must not stop the other backends
         return Backend("triton", False, f"{type(failure).__name__}: {failure}", devices)
+    if tuple(map(int, re.findall(r"\d+", version)[:2])) < _OLDEST_TRITON:
+        oldest = ".".join(map(str, _OLDEST_TRITON))
+        reason = f"triton {version} is too old: the kernels need {oldest}, which torch 2.7 brings, or newer"
+        return Backend("triton", False, reason, devices)
     how = "interpreted, for tests" if interpreted else "compiled"
     return Backend("triton", True, f"{how} by triton {version}", devices)
 

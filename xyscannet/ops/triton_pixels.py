@@ -35,7 +35,7 @@ def places(x, at, channel, VEC: tl.constexpr):
     The caller vouches that runs of VEC channels begin at addresses that are multiples of their size (`vector`).
     """
     pointers = x + (at[:, None] + channel[None, :])
-    return tl.multiple_of(pointers, (1, VEC * (x.dtype.element_ty.primitive_bitwidth // 8)))
+    return tl.multiple_of(pointers, (1, VEC * x.dtype.element_ty.primitive_bitwidth // 8))
 
 
 @triton.jit
