@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import xyscannet
+from xyscan_cli.networks import default_weights
 from xyscannet.data.blur import BlurConfig, render, sample_blur
 from xyscannet.inference import restore
 
@@ -32,12 +33,21 @@ def scenes(strength: str) -> list[torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def model() -> torch.nn.Module:
-    return xyscannet.load("xyscannet-s")
+def models() -> dict[str, torch.nn.Module]:
+    return {name: xyscannet.load(name) for name in ("xyscannet-s", "xyscannet-b")}
 
 
-@pytest.mark.parametrize(("strength", "gain"), [("small", 2.5), ("medium", 3.5), ("strong", 2.5)])
-def test_shake_is_reduced(model, strength, gain):
+@pytest.mark.parametrize(
+    ("name", "strength", "gain"),
+    [
+        ("xyscannet-s", "small", 2.5),
+        ("xyscannet-s", "medium", 3.5),
+        ("xyscannet-s", "strong", 2.5),
+        ("xyscannet-b", "medium", 4.0),
+    ],
+)
+def test_shake_is_reduced(models, name, strength, gain):
+    model = models[name]
     config, gains = BlurConfig.preset(strength, jpeg_share=0.0, dim_share=0.0), []
     for seed, scene in enumerate(scenes(strength)):
         parameters = sample_blur(config, 1, CROP, CROP, torch.Generator().manual_seed(seed))
@@ -47,6 +57,12 @@ def test_shake_is_reduced(model, strength, gain):
     assert min(gains) > 0
 
 
-def test_sharp_photographs_come_back_within_44_db(model):
+@pytest.mark.parametrize("name", ["xyscannet-s", "xyscannet-b"])
+def test_sharp_photographs_come_back_within_44_db(models, name):
     for scene in scenes("small"):
-        assert psnr(restore(model, scene), scene) > 44
+        assert psnr(restore(models[name], scene), scene) > 44
+
+
+@pytest.mark.parametrize(("device", "name"), [("cpu", "xyscannet-s"), ("cuda", "xyscannet-b")])
+def test_a_gpu_takes_the_larger_network_by_default(device, name):
+    assert default_weights(device) == name

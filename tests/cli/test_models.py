@@ -46,9 +46,9 @@ def test_list_as_json():
 
 
 def test_info_of_a_name_and_of_a_file():
-    record = json.loads(xyscan("models", "info", "xyscannet-b", "--json").stdout)
-    assert (record["name"], record["file"], record["config"]["width"]) == ("xyscannet-b", None, 48)
-    assert "no weights are embedded" in xyscan("models", "info", "xyscannet-b").stdout
+    record = json.loads(xyscan("models", "info", "xyscannet-plus", "--json").stdout)
+    assert (record["name"], record["file"], record["config"]["width"]) == ("xyscannet-plus", None, 144)
+    assert "no weights are embedded" in xyscan("models", "info", "xyscannet-plus").stdout
     record = json.loads(xyscan("models", "info", OFFICIAL, "--json").stdout)
     assert record["sha256"] == hashlib.sha256(OFFICIAL.read_bytes()).hexdigest()
     assert record["config"]["gate"] == "mean"

@@ -19,7 +19,7 @@ PSNR = {"fp32": 80, "bf16": 45}  # dB between outputs; bf16 with random weights,
 
 @pytest.fixture(scope="module")
 def networks():
-    """xyscannet-s with its weights, xyscannet-b with random ones, on the CPU."""
+    """Networks with their weights, on the CPU."""
     return {name: bench.load(name)[0] for name in ("xyscannet-s", "xyscannet-b")}
 
 
