@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 import torch.nn.functional as F
 
+from xyscannet.models import scanners
 from xyscannet.models.fusion import KLFF, kl_gate
 from xyscannet.models.layers import Downsample, Upsample
 from xyscannet.models.mamba import Mamba
@@ -54,6 +56,32 @@ def test_inter_scanner_gates_rows_by_a_scan_down_and_columns_by_a_scan_across():
     gated = torch.cat([f[:, :, :4] * down[:, None], f[:, :, 4:] * across[None]], dim=-1)
     expected = torch.einsum("oc,hwc->ohw", scanner.conv_out.weight[:, :, 0, 0].double(), gated)
     assert (scanner(x)[0] - expected).norm() < 1e-5 * expected.norm()
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_rows_and_columns_of_a_square_crop_are_learnt_from_in_one_batch(bidirectional, monkeypatch):
+    torch.manual_seed(1)
+    scanner = InterScanner(8, bidirectional=bidirectional).double()
+    square, oblong = torch.randn(3, 8, 6, 6).double(), torch.randn(3, 8, 6, 5).double()
+    batches: list[torch.Size] = []
+    scanner.mamba.register_forward_pre_hook(lambda _, inputs: batches.append(inputs[0].shape[:3]))
+
+    def learn(x: torch.Tensor) -> list[torch.Tensor]:
+        scanner.zero_grad()
+        x = x.clone().requires_grad_()
+        out = scanner(x)
+        (out * torch.arange(out.numel()).view_as(out).cos()).sum().backward()
+        return [out.detach(), x.grad, *(p.grad for p in scanner.parameters())]
+
+    together = learn(square)
+    assert batches == [(3, 2, 6)]
+    for given in (lambda: learn(oblong), torch.no_grad()(lambda: scanner(square))):
+        batches.clear()
+        given()
+        assert len(batches) == 2 and all(rows == 1 for _, rows, _ in batches)
+    monkeypatch.setattr(scanners, "_learnt_together", lambda *lines: False)
+    for one, other in zip(together, learn(square), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
 
 
 def test_a_bidirectional_scan_is_the_sum_of_both_directions_and_mirrors_with_its_input():

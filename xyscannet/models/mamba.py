@@ -92,7 +92,7 @@ class Mamba(nn.Module):
                 "modules that replace them would take no part. Use torch.nn.utils.parametrize, or merge them into the "
                 "weights"
             )
-        taps, bias = self.conv1d.weight[:, 0], self.conv1d.bias
+        taps, bias = self.conv1d.weight.squeeze(1), self.conv1d.bias
         A = -torch.exp(self.A_log.float())  # (E, N)
         projections = self.x_proj.weight, self.dt_proj.weight, self.dt_proj.bias
         return mamba_mixer(xz, taps, bias, *projections, A, self.D, directions)
@@ -104,7 +104,7 @@ class Mamba(nn.Module):
         exp(delta A) is the part of the state that outlives a step, delta B u what the step adds to it.
         """
         u = self.in_proj(x).chunk(2, dim=-1)[0]  # (B, H, W, K, E)
-        taps, bias = self.conv1d.weight[:, 0], self.conv1d.bias
+        taps, bias = self.conv1d.weight.squeeze(1), self.conv1d.bias
         projections = self.x_proj.weight, self.dt_proj.weight
         delta = scan_inputs(u, taps, bias, *projections, self.d_state, directions)[1]
         delta = delta if delta.dtype == torch.float64 else delta.float()

@@ -108,6 +108,8 @@ class InterScanner(Scanner):
     def gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What conv_in has made of the map -> how far its rows (B, H, C/2) and columns (B, W, C/2) are let through."""
         down, across = line_means(x)
+        if _learnt_together(down, across):
+            return self._scan_rows(torch.stack([down, across], dim=1)).unbind(1)
         return self.scan(down), self.scan(across)
 
     def gated(self, x: Tensor, down: Tensor, across: Tensor) -> Tensor:
@@ -115,7 +117,20 @@ class InterScanner(Scanner):
 
     def scan(self, sequence: Tensor) -> Tensor:
         """(B, L, C/2) -> (B, L, C/2)."""
-        return self.mix(sequence[:, None, :, None, :], ("x",))[:, 0, :, 0]
+        return self._scan_rows(sequence.unsqueeze(1)).squeeze(1)
+
+    def _scan_rows(self, rows: Tensor) -> Tensor:
+        """Sequences of one length, (B, R, L, C/2) -> (B, R, L, C/2)."""
+        return self.mix(rows.unsqueeze(3), ("x",)).squeeze(3)
+
+
+def _learnt_together(down: Tensor, across: Tensor) -> bool:
+    """Whether the sequences of a training crop pass the mixer as one batch, which halves its many short kernels.
+
+    Of square ones: they are as long as each other. Tracing must not fix a size to that.
+    """
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return not traced and down.requires_grad and down.shape == across.shape
 
 
 SCANNERS: dict[str, type[Scanner]] = {"intra": IntraScanner, "inter": InterScanner}
