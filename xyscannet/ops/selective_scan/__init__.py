@@ -52,7 +52,7 @@ def _per_branch(name: str, x: Tensor | None, shape: tuple[int, ...]) -> Tensor |
     if x is None or x.shape == shape:
         return x
     _expect(name, x, shape[1:])
-    return x.expand(shape)
+    return x.unsqueeze(0).expand(shape)  # of one branch the gradient is a view, and no sum
 
 
 def slice_scan(
