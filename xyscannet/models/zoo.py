@@ -88,7 +88,12 @@ register(
     "small and fast: the default on a CPU",
     12_030_910_464,
 )
-register("xyscannet-b", XYScanNetConfig(width=48), "the network of the paper's tables", 58_770_800_640)
+register(
+    "xyscannet-b",
+    XYScanNetConfig(width=48),
+    "the network of the paper's tables: the default on a GPU",
+    58_770_800_640,
+)
 register("xyscannet", XYScanNetConfig(width=72), "the authors' released network", 129_565_163_520)
 register("xyscannet-plus", XYScanNetConfig(width=144), "the authors' large network", 507_356_282_880)
 register(
