@@ -26,6 +26,15 @@ def tile_size(text: str) -> str | int:
     raise ConfigError(f"--tile must be auto, none or a number of pixels, not {text!r}")
 
 
+def number_of_scales(text: str) -> str | int:
+    """The value of `--scales`."""
+    if text == "auto":
+        return text
+    if text in ("1", "2", "3", "4"):
+        return int(text)
+    raise ConfigError(f"--scales must be auto or a number from 1 to 4, not {text!r}")
+
+
 def arithmetic_type(dtype: options.DType, *devices: torch.device) -> torch.dtype:
     """The value of `--dtype` on these devices: one for all of them."""
     import torch

@@ -38,6 +38,7 @@ def test_card_measures_draws_and_writes(photos: Path, tmp_path: Path) -> None:
         "Wiener",
         "Richardson-Lucy",
         "xyscannet-s",
+        "xyscannet-s, scales as needed",
         "xyscannet-s, tiles of 64",
     ]
     assert [record["method"] for record in records if record["strength"] == "strong"] == methods

@@ -212,4 +212,6 @@ def test_what_stops_every_image_stops_the_run(here: Path) -> None:
 def test_records_are_plain(here: Path) -> None:
     record = run(make_jobs(["in/0.png"], "out").jobs)[0].to_dict()
     assert record["size"] == [10, 8] and record["plan"]["tile"] == [10, 8] and record["error"] is None
-    assert set(record) == {"input", "output", "status", "seconds", "size", "plan", "notes", "error"}
+    assert record["scales"] == {"1": 1.0}
+    keys = {"input", "output", "status", "seconds", "size", "plan", "scales", "notes", "error"}
+    assert set(record) == keys

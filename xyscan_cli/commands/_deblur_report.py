@@ -62,6 +62,7 @@ def print_plan(
         "network",
         place.network + (", averaged over 8 flips and rotations" if place.settings.ensemble else ""),
     )
+    console.field("scales", _scales_in_words(place.settings.scales))
     for name, words in place.where.items():
         console.field(name, words)
     sized = [record for record in work if record.plan is not None]
@@ -88,6 +89,12 @@ def print_plan(
     need = mebibytes(largest.plan.memory_bytes)
     what = "a tile" if largest.plan.mode == "tiles" else "the largest image"
     console.field("memory", f"about {need} at most, for {what} of {width} x {height}")
+
+
+def _scales_in_words(scales: str | int) -> str:
+    if scales == "auto":
+        return "auto: full size, and from smaller ones up where the shake is strong"
+    return "1, full size" if scales == 1 else f"{scales}, from 1/{2 ** (scales - 1)} of the size up"
 
 
 def noun(jobs: Sequence[Job]) -> str:

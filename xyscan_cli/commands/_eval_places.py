@@ -36,6 +36,7 @@ class Running:
     scan: str
     machine: str
     tile: str | int
+    scales: str | int
     ensemble: bool
     channel_order: str
     cluster: Cluster | None = None

@@ -128,6 +128,7 @@ def _network(name: str, label: str, keep: Path | None, runs: Running) -> Iterato
         label,
         known,
         dtype=runs.dtype,
+        scales=runs.scales,
         tile=runs.tile,
         ensemble=runs.ensemble,
         keep=keep,

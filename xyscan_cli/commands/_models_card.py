@@ -88,8 +88,11 @@ def command(
         def restore(image: Any, tile: str | int = "auto") -> Any:
             return inference.restore(model, image, plan(*image.shape[2:], tile=tile), dtype=number)
 
+        def at_scales(image: Any) -> Any:
+            return inference.restore_at_scales(model, image, dtype=number)[0]
+
         label = place_of(name).name
-        restorers = {label: restore}
+        restorers = {label: restore, f"{label}, scales as needed": at_scales}
         if window is not None:
             restorers[f"{label}, tiles of {window}"] = partial(restore, tile=window)
         wanted = [metric.strip() for metric in metrics.split(",") if metric.strip()]

@@ -64,6 +64,15 @@ def command(
             "pixels a side.",
         ),
     ] = "auto",
+    scales: Annotated[
+        str,
+        typer.Option(
+            "--scales",
+            metavar="auto|1|2|3|4",
+            help="1: the network sees the full-size picture only; 2: one of half the size first; 3, 4: of a quarter, "
+            "an eighth; auto: as many as the shake needs.",
+        ),
+    ] = "auto",
     ensemble: Annotated[
         bool, typer.Option("--ensemble", help="Average over the 8 flips and rotations: 8 times the time.")
     ] = False,
@@ -163,7 +172,7 @@ def command(
     console.set_quiet(quiet)
     if len(paths) < 2:
         raise typer.BadParameter("both INPUT and OUTPUT are needed, e.g. xyscan deblur photos/ out/")
-    tile_size = networks.tile_size(tile)
+    tile_size, how_many = networks.tile_size(tile), networks.number_of_scales(scales)
     if quality is not None and format not in (None, Format.jpeg, Format.webp):
         raise ConfigError(f"--quality is for JPEG and WebP, not for {format.value}")
 
@@ -174,6 +183,7 @@ def command(
     records = report.Records(json_path, exist.value, jobs)
     settings = inference.Settings(
         tile=tile_size,
+        scales=how_many,
         ensemble=ensemble,
         format=format and format.value,
         quality=quality,

@@ -147,6 +147,14 @@ def command(
     dtype: options.DTypeOption = options.DType.auto,
     scan: options.ScanOption = options.Scan.auto,
     tile: Annotated[str, typer.Option("--tile", metavar="auto|none|N", help="As in xyscan deblur.")] = "auto",
+    scales: Annotated[
+        str,
+        typer.Option(
+            "--scales",
+            metavar="auto|1|2|3|4",
+            help="As in xyscan deblur, but 1 by default, as papers measure.",
+        ),
+    ] = "1",
     ensemble: Annotated[
         bool, typer.Option("--ensemble", help="Average over the 8 flips and rotations: 8 times the time.")
     ] = False,
@@ -191,7 +199,7 @@ def command(
     kind = _protocol(protocol, found.name)
     wanted = _metrics(metrics, kind, all(sample.sharp is not None for sample in samples))
     report.print_set(found, len(samples), kind)
-    tile_size = networks.tile_size(tile)
+    tile_size, how_many = networks.tile_size(tile), networks.number_of_scales(scales)
 
     from xyscannet.evaluation import Journal
     from xyscannet.metrics import registry
@@ -199,7 +207,8 @@ def command(
 
     networks.refuse_cpus_without(cluster, cpus_per_worker)
     where = places.here if cluster is None else partial(places.on_cluster, cluster, cpus_per_worker)
-    how = {"tile": tile_size, "ensemble": ensemble, "channel_order": channel_order.value}
+    how = {"tile": tile_size, "scales": how_many, "ensemble": ensemble}
+    how["channel_order"] = channel_order.value
     folder = out or Path("runs") / f"eval-{report.safe(found.name)}"
     keep = keep or page is not None or figures is not None
     distribution = DistributionSettings(patch=patch, subset_size=subset)

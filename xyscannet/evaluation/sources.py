@@ -18,7 +18,7 @@ from xyscannet.addresses import Address, fetched
 from xyscannet.data.remote import listing
 from xyscannet.errors import InputError, UnavailableError
 from xyscannet.images import SUFFIXES, Photo, read, write
-from xyscannet.inference import plan_image, restore
+from xyscannet.inference import restore_at_scales
 
 
 class Source(Protocol):
@@ -58,7 +58,7 @@ class Network:
     Args:
         label, identity: its name, and its weights' digest and whatever else decides its results.
         keep: a folder for the restored images, as PNG; None to keep none.
-        dtype, tile, ensemble: as in `restore` and `plan_image`.
+        dtype, scales, tile, ensemble: as in `restore_at_scales`.
         tell: hears warnings.
     """
 
@@ -69,24 +69,30 @@ class Network:
         identity: Mapping[str, Any],
         *,
         dtype: torch.dtype = torch.float32,
+        scales: str | int = 1,
         tile: str | int = "auto",
         ensemble: bool = False,
         keep: Path | None = None,
         tell: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.model, self.label, self.keep, self.tell = model, label, keep, tell
-        self.dtype, self.tile, self.ensemble = dtype, tile, ensemble
-        self.identity = {**identity, "dtype": str(dtype), "tile": str(tile), "ensemble": ensemble}
+        self.dtype, self.scales, self.tile, self.ensemble = dtype, scales, tile, ensemble
+        how = {"dtype": str(dtype), "scales": str(scales), "tile": str(tile), "ensemble": ensemble}
+        self.identity = {**identity, **how}
 
     def restored(self, sample: Any) -> tuple[Photo, str | None, float | None]:
         photo = photo_of(sample.blur)
         image = torch.from_numpy(photo.to_float()).permute(2, 0, 1)[None]  # (1, 3, H, W)
-        device = next(self.model.parameters()).device
         started = time.perf_counter()
-        plan = plan_image(
-            photo.height, photo.width, self.model.config, device=device, dtype=self.dtype, tile=self.tile
+        found, _ = restore_at_scales(
+            self.model,
+            image,
+            scales=self.scales,
+            tile=self.tile,
+            ensemble=self.ensemble,
+            dtype=self.dtype,
+            tell=self.tell,
         )
-        found = restore(self.model, image, plan, ensemble=self.ensemble, dtype=self.dtype, tell=self.tell)
         seconds = time.perf_counter() - started
         photo = photo.with_float(found[0].permute(1, 2, 0).numpy())
         if self.keep is None:

@@ -15,8 +15,10 @@ from xyscannet.inference.plan import (
 from xyscannet.inference.records import Record, Settings
 from xyscannet.inference.restore import restore
 from xyscannet.inference.run import run_jobs
+from xyscannet.inference.scales import SCALES, checked_scales, restore_at_scales
 
 __all__ = [
+    "SCALES",
     "ImagePlan",
     "Job",
     "Jobs",
@@ -24,12 +26,14 @@ __all__ = [
     "SegmentTimes",
     "Settings",
     "available_memory",
+    "checked_scales",
     "make_jobs",
     "pick_device",
     "pick_devices",
     "pick_dtype",
     "plan_image",
     "restore",
+    "restore_at_scales",
     "restore_segment",
     "run_jobs",
 ]

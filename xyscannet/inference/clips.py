@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from xyscannet.files import replacing
 from xyscannet.inference.plan import ImagePlan, plan_image
-from xyscannet.inference.restore import restore
+from xyscannet.inference.scales import restore_at_scales
 from xyscannet.inference.stages import Ahead, Behind
 from xyscannet.video import Clip, Coding, Segment, SegmentWriter, decode, pixels
 from xyscannet.video.clip import FULL_RANGE
@@ -52,6 +52,7 @@ def restore_segment(
     model: nn.Module,
     *,
     dtype: torch.dtype = torch.float32,
+    scales: str | int = "auto",
     tile: str | int = "auto",
     ensemble: bool = False,
     sharing: int = 1,
@@ -66,7 +67,7 @@ def restore_segment(
         clip, coding: from `plan_clip` and `choose_coding`, the same for all segments of a clip.
         path: the segment's file (Matroska), for `join`.
         model: an `XYScanNet` in eval mode.
-        dtype, tile, ensemble, sharing: as for `plan_image` and `restore`.
+        dtype, scales, tile, ensemble, sharing: as for `restore_at_scales`.
         tell: called with each thing the user should hear of.
         progress: called in this thread with the number of frames that are done, whole or in part.
 
@@ -104,6 +105,9 @@ def restore_segment(
                         samples,
                         plan,
                         dtype=dtype,
+                        scales=scales,
+                        tile=tile,
+                        sharing=sharing,
                         ensemble=ensemble,
                         tell=tell,
                         progress=report,
@@ -175,7 +179,7 @@ def _restored(planes: Planes, model: nn.Module, samples: Samples, plan: ImagePla
     with torch.inference_mode():
         coded = [torch.from_numpy(_signed(plane)).to(device) for plane in planes]
         rgb = samples.to_rgb(coded).clamp_(0, 1)
-        return _Restored(coded, rgb, restore(model, rgb, plan, **how) - rgb)
+        return _Restored(coded, rgb, restore_at_scales(model, rgb, plan, **how)[0] - rgb)
 
 
 def _deflickered(

@@ -12,7 +12,7 @@ from torch import Tensor
 from xyscannet import checkpoint
 from xyscannet.errors import ConfigError
 from xyscannet.inference.plan import plan_image
-from xyscannet.inference.restore import restore
+from xyscannet.inference.scales import restore_at_scales
 from xyscannet.models import XYScanNet
 
 Image = TypeVar("Image", Tensor, np.ndarray)
@@ -28,6 +28,7 @@ class Restorer(XYScanNet):
         self,
         image: Image,
         *,
+        scales: str | int = "auto",
         tile: str | int = "auto",
         ensemble: bool = False,
         dtype: torch.dtype | None = None,
@@ -37,6 +38,8 @@ class Restorer(XYScanNet):
         Args:
             image: RGB, a NumPy array (H, W, 3) or a tensor (3, H, W) or (B, 3, H, W), of any H and W: uint8 or
                 uint16 over their whole range, or floating in [0, 1]. A tensor may lie on any device.
+            scales: the sizes at which the network sees it: 1, the full one; 2, half of it first; up to 4; "auto", as
+                many as its shake needs. See `restore_at_scales`.
             tile: "auto", "none", or the longest side of a tile in pixels; see `plan_image`.
             ensemble: average over the eight flips and rotations, for eight times the time.
             dtype: arithmetic of the network: float32, or bfloat16 or float16 by autocast; by default the type of
@@ -47,7 +50,7 @@ class Restorer(XYScanNet):
             rounded. `image` itself is not changed.
 
         Raises:
-            ConfigError: no such picture, by its shape, type or range, or a `tile` that is none.
+            ConfigError: no such picture, by its shape, type or range, or `scales` or a `tile` that are none.
             InputError: the image holds numbers that are not finite, or memory runs out in tiles too.
         """
         weights = self.patch_embed.weight.dtype
@@ -60,7 +63,7 @@ class Restorer(XYScanNet):
             pixels = torch.from_numpy(
                 np.array(image.astype(image.dtype.newbyteorder("="), copy=False), order="C")
             )
-            restored = self._restored(pixels.permute(2, 0, 1)[None], tile, ensemble, dtype)
+            restored = self._restored(pixels.permute(2, 0, 1)[None], scales, tile, ensemble, dtype)
             return restored[0].permute(1, 2, 0).numpy().astype(image.dtype, order="C")
         if not isinstance(image, Tensor):
             raise ConfigError(f"an image must be a tensor or a NumPy array, not {type(image).__name__}")
@@ -69,9 +72,11 @@ class Restorer(XYScanNet):
                 f"a tensor must be of shape (3, H, W) or (B, 3, H, W), not {tuple(image.shape)}"
             )
         batch = image.detach() if image.ndim == 4 else image.detach()[None]
-        return self._restored(batch, tile, ensemble, dtype).reshape(image.shape)
+        return self._restored(batch, scales, tile, ensemble, dtype).reshape(image.shape)
 
-    def _restored(self, batch: Tensor, tile: str | int, ensemble: bool, dtype: torch.dtype) -> Tensor:
+    def _restored(
+        self, batch: Tensor, scales: str | int, tile: str | int, ensemble: bool, dtype: torch.dtype
+    ) -> Tensor:
         """(B, 3, H, W) of any supported type on any device, into the same."""
         if batch.dtype not in _WHITE and not batch.is_floating_point():
             raise ConfigError(f"an image must be uint8, uint16 or floating, not {batch.dtype}")
@@ -87,7 +92,10 @@ class Restorer(XYScanNet):
             )
         device = next(self.parameters()).device
         plan = plan_image(*batch.shape[2:], self.config, device=device, dtype=dtype, tile=tile)
-        restored = restore(self, pixels, plan, ensemble=ensemble, dtype=dtype) * white
+        restored, _ = restore_at_scales(
+            self, pixels, plan, scales=scales, tile=tile, ensemble=ensemble, dtype=dtype
+        )
+        restored = restored * white
         return (restored if white == 1 else restored.round_()).to(batch.dtype)
 
 

@@ -30,6 +30,7 @@ class Item:
     notes: list[str] = field(default_factory=list)
     error: str | None = None
     clip: ClipTimes | None = None
+    scales: dict[str, float] | None = None
 
     def fail(self, error: BaseException) -> None:
         self.error = explained(self.job, error)
@@ -37,7 +38,9 @@ class Item:
 
     def record(self) -> Record:
         status = "failed" if self.error else "done"
-        return Record(self.job, status, self.seconds, self.plan, tuple(self.notes), self.error, self.clip)
+        return Record(
+            self.job, status, self.seconds, self.plan, tuple(self.notes), self.error, self.clip, self.scales
+        )
 
 
 class Pipeline:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,13 +22,16 @@ logger = logging.getLogger("xyscannet.inference")
 
 @dataclass(frozen=True)
 class Settings:
-    """How every file of a run is restored and written; see `plan_image`, `restore`, `images.write` and `ClipOptions`.
+    """How every file of a run is restored and written.
+
+    See `plan_image`, `restore_at_scales`, `images.write` and `ClipOptions`.
 
     `sharing` is the number of networks that share a device's memory.
     """
 
     dtype: torch.dtype = torch.float32
     tile: str | int = "auto"
+    scales: str | int = "auto"
     ensemble: bool = False
     format: str | None = None
     quality: int | None = None
@@ -45,6 +49,7 @@ class Record:
         status: "done", "failed", "skipped", "planned" (a dry run) or "interrupted" (not done any more).
         seconds: time the network took.
         plan: how the image was restored.
+        scales: of an image that is done, the share of it that each number of scales restored; see `restore_at_scales`.
         notes: what the user should hear of, e.g. conversions.
         error: why it failed.
         clip: how the work on a clip went.
@@ -57,6 +62,7 @@ class Record:
     notes: tuple[str, ...] = ()
     error: str | None = None
     clip: ClipTimes | None = None
+    scales: Mapping[str, float] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -76,6 +82,7 @@ class Record:
                 "memory_bytes": plan.memory_bytes,
                 "reason": plan.reason,
             },
+            **({"scales": dict(self.scales)} if self.scales else {}),
             "notes": list(self.notes),
             "error": self.error,
             **({"clip": self.clip.to_dict()} if self.clip else {}),

@@ -21,7 +21,7 @@ from xyscannet.inference.pipeline import Item, Pipeline
 from xyscannet.inference.plan import ImagePlan, plan_image
 from xyscannet.inference.precision import arithmetic
 from xyscannet.inference.records import Record, Settings
-from xyscannet.inference.restore import restore
+from xyscannet.inference.scales import SCALES, restore_at_scales
 from xyscannet.video import probe as probe_clip
 
 
@@ -53,7 +53,7 @@ def run_jobs(
         if job.skip:
             finished(Record(job, "skipped"))
     models = [model] if isinstance(model, nn.Module) else list(model)
-    models = [CudaGraphs(each) if next(each.parameters()).is_cuda else each for each in models]
+    models = [CudaGraphs(each, keep=SCALES) if next(each.parameters()).is_cuda else each for each in models]
     with Pipeline([job for job in jobs if not job.skip], settings, finished, len(models)) as pipeline:
 
         def advance(job: Job, share: float) -> None:
@@ -143,16 +143,23 @@ def _restore(
     try:
         item.plan = plan_of(*item.photo.rgb.shape[:2], model, settings)
         image = torch.from_numpy(item.photo.to_float()).permute(2, 0, 1)[None]  # (1, 3, H, W)
-        restored = restore(
+        restored, shares = restore_at_scales(
             model,
             image,
             item.plan,
+            scales=settings.scales,
+            tile=settings.tile,
+            sharing=settings.sharing,
             ensemble=settings.ensemble,
             dtype=settings.dtype,
             tell=item.notes.append,
             progress=lambda share: progress(item.job, share),
         )
         item.photo = item.photo.with_float(restored[0].permute(1, 2, 0).numpy())
+        item.scales = {str(1 + k): round(share, 3) for k, share in enumerate(shares[0].tolist()) if share}
+        smaller = int(shares[0].argmax())
+        if settings.scales == "auto" and smaller:
+            item.notes.append(f"strong shake, restored from 1/{2**smaller} of its size up")
     except (ConfigError, UnavailableError):
         raise
     except Exception as error:

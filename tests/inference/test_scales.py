@@ -1,0 +1,161 @@
+"""Restoring from coarse to fine: the formula, what is computed, and what it does to strong shake."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from skimage import data
+from torch import Tensor, nn
+
+import xyscannet
+from xyscannet.data.blur import BlurConfig, render, sample_blur
+from xyscannet.errors import ConfigError
+from xyscannet.inference import plan_image
+from xyscannet.inference.restore import restore
+from xyscannet.inference.scales import SCALES, restore_at_scales, smaller
+from xyscannet.models import XYScanNetConfig
+
+
+class Brighter(nn.Module):
+    """Adds to a picture of each height its own share of the picture's mean."""
+
+    def __init__(self, shares: dict[int, float]) -> None:
+        super().__init__()
+        self.config = XYScanNetConfig(width=8, scanners=("ss2d", "ss2d"))  # runs in no strips
+        self.weight = nn.Parameter(torch.zeros(1), requires_grad=False)
+        self.shares = shares
+        self.seen: list[tuple[int, int]] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(tuple(x.shape[2:]))
+        return x + self.shares[x.shape[2]] * x.mean((1, 2, 3), keepdim=True)
+
+
+def grey(*values: float, height: int = 600, width: int = 520) -> Tensor:
+    return torch.tensor(values)[:, None, None, None].expand(-1, 3, height, width).contiguous()
+
+
+def step(value: float, low: float, high: float) -> float:
+    t = min(max((value - low) / (high - low), 0.0), 1.0)
+    return t * t * (3 - 2 * t)
+
+
+def test_result_is_the_formula() -> None:
+    own = [0.2, 0.22, 0.25, 0.2]  # share of its mean that is added to a picture of each size
+    model = Brighter({600 // 2**k: share for k, share in enumerate(own)})
+    restored, shares = restore_at_scales(model, grey(0.4))
+    s = [step(math.log(below / here), 0.05, 0.2) for here, below in itertools.pairwise(own)]
+    assert all(0 < share < 1 for share in s[:2]) and s[2] == 0
+    expected = [1 - s[0], s[0] * (1 - s[1]), s[0] * s[1], 0]
+    assert shares[0].tolist() == pytest.approx(expected, abs=1e-5)
+    value = 0.4 * (1 + own[2])
+    for k in (1, 0):  # alone, or going over what the smaller one became
+        value = (1 - s[k]) * 0.4 * (1 + own[k]) + s[k] * value * (1 + own[k])
+    assert torch.allclose(restored, torch.full_like(restored, value), atol=1e-5)
+    sizes = [(600, 520), (300, 260), (150, 130), (75, 65)]
+    assert model.seen == [*sizes, sizes[1], sizes[0]]
+
+
+def test_smaller_pictures_are_seen_only_while_they_show_more() -> None:
+    model = Brighter({600: 0.2, 300: 0.1})
+    restored, shares = restore_at_scales(model, grey(0.5))
+    assert model.seen == [(600, 520), (300, 260)] and shares.tolist() == [[1, 0, 0, 0]]
+    assert torch.equal(restored, restore(model, grey(0.5)))
+
+
+def test_what_is_hardly_changed_stays_at_its_size() -> None:
+    model = Brighter({600: 0.001, 300: 0.005})
+    _, shares = restore_at_scales(model, grey(0.5))
+    assert shares.tolist() == [[1, 0, 0, 0]] and len(model.seen) == 2
+
+
+@pytest.mark.parametrize("height", [64, 100, 126])
+def test_small_pictures_are_not_made_smaller(height: int) -> None:
+    model = Brighter({height: 0.1})
+    restore_at_scales(model, grey(0.5, height=height, width=300))
+    assert model.seen == [(height, 300)]
+
+
+def test_images_of_a_batch_are_restored_each_by_itself() -> None:
+    model = Brighter({600: 0.1, 300: 0.2, 150: 0.2, 75: 0.2})
+    batch = grey(0.5, 0.01, 0.3)  # the second is too dark to show any change
+    restored, shares = restore_at_scales(model, batch)
+    assert shares[1].tolist() == [1, 0, 0, 0] and shares[0, 0] == 0
+    for i in range(3):
+        alone, share = restore_at_scales(model, batch[i : i + 1])
+        assert torch.equal(alone[0], restored[i]) and torch.equal(share[0], shares[i])
+
+
+@pytest.mark.parametrize(("height", "width"), [(601, 519), (64, 1000), (7, 13), (1, 1)])
+@pytest.mark.parametrize("scales", range(1, SCALES + 1))
+def test_a_number_that_is_asked_for(height: int, width: int, scales: int) -> None:
+    image = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0)) * 0.5
+    pictures = [image]
+    while len(pictures) < scales:
+        pictures.append(smaller(pictures[-1]))
+    sizes = [tuple(picture.shape[2:]) for picture in reversed(pictures)]
+    assert sizes[0] == (math.ceil(height / 2 ** (scales - 1)), math.ceil(width / 2 ** (scales - 1)))
+    model = Brighter({size[0]: 0.1 for size in sizes})
+    restored, shares = restore_at_scales(model, image, scales=scales)
+    assert model.seen == sizes and shares[0, scales - 1] == 1
+    added = 0.0  # a change that is the same everywhere is enlarged to itself
+    for picture in reversed(pictures):
+        added += 0.1 * float((picture + added).mean())
+    assert torch.allclose(restored, image + added, atol=1e-5)
+
+
+@pytest.mark.parametrize("scales", ["half", "2", 0.5, 0, 5, True, None])
+def test_no_such_number(scales: object) -> None:
+    with pytest.raises(ConfigError, match="scales must be auto or a number from 1 to 4"):
+        restore_at_scales(Brighter({}), grey(0.5), scales=scales)
+
+
+def test_progress_rises_to_the_end_once() -> None:
+    heard: list[float] = []
+    restore_at_scales(xyscannet.load("xyscannet-s"), grey(0.5, height=140, width=150), progress=heard.append)
+    assert heard == sorted(heard) and heard[-1] == 1.0 and len(heard) > 10
+
+
+def test_tiles_are_those_of_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Brighter(dict.fromkeys(range(281), 0.1))
+    plan = plan_image(600, 520, model.config, device="cpu", dtype=torch.float32, tile=280)
+    restore_at_scales(model, grey(0.5), plan, tile=280)
+    assert len(model.seen) > 4 and all(max(size) <= 280 for size in model.seen)
+
+
+def shaken(path: tuple[float, float], seed: int) -> tuple[Tensor, Tensor]:
+    """A photograph of 256 x 256 pixels, shaken and sharp, in [0, 1]."""
+    config = BlurConfig(path_px=path, object_share=0.0, sharp_share=0.0)
+    side = 256 + 2 * config.margin
+    scene = (
+        torch.from_numpy(np.ascontiguousarray(data.astronaut()[:side, :side])).permute(2, 0, 1)[None] / 255
+    )
+    generator = torch.Generator().manual_seed(seed)
+    return render(scene, sample_blur(config, 1, 256, 256, generator))
+
+
+def psnr(image: Tensor, sharp: Tensor) -> float:
+    return -10 * math.log10(float((image - sharp).square().mean()))
+
+
+def test_strong_shake_is_restored_better_from_coarse_to_fine() -> None:
+    model = xyscannet.load("xyscannet-s")
+    gains = []
+    for seed in range(2):
+        blurred, sharp = shaken((34.0, 36.0), seed)
+        restored, shares = restore_at_scales(model, blurred)
+        assert shares[0, 1:].sum() > 0.5
+        assert torch.equal(restored, model.restore(blurred))
+        gains.append(psnr(restored, sharp) - psnr(model.restore(blurred, scales=1), sharp))
+    assert min(gains) > 0.5, gains
+
+
+def test_slight_shake_and_none_are_restored_at_the_full_size() -> None:
+    model = xyscannet.load("xyscannet-s")
+    blurred, sharp = shaken((3.0, 4.0), 0)
+    for image in (blurred, sharp):
+        assert torch.equal(model.restore(image), model.restore(image, scales=1))

@@ -1,0 +1,178 @@
+"""Restore a picture from coarse to fine, beginning at the scale that its shake asks for.
+
+A network removes shake up to some length. In a picture of half the size the same shake is half as long, so that what
+is too long for the network at one scale is not at the next; what it finds there is enlarged, and the network goes over
+it again at the larger scale. There is no need to know the shake: where the network changes more at half the size than
+at the full size, seen at half the size, the full size was too large for it.
+
+With x_0 the picture, x_k+1 the means of 2 x 2 pixels of x_k, f the network, D those means and U bicubic enlargement,
+
+    e_k = f(x_k) - x_k                        what the network changes at scale k by itself
+    g_k = log(rms(e_k+1) / rms(D e_k))        how much more it changes at the next
+    s_k = step(g_k) * step(rms(e_k+1))        the share of the next, smooth from 0 to 1
+    y_k = (1 - s_k) f(x_k) + s_k f(x_k + U(y_k+1 - x_k+1))
+
+and y_0 is the result. Scales below one whose share is 0 are not computed. Restoring at several scales, each beginning
+with what the coarser one found, is the scheme of Nah et al., "Deep multi-scale convolutional neural network for dynamic
+scene deblurring" (CVPR 2017); there every scale has weights of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from xyscannet.errors import ConfigError
+from xyscannet.inference.plan import ImagePlan, plan_image
+from xyscannet.inference.restore import logger, restore
+
+SCALES = 4  # at most: 1, 1/2, 1/4 and 1/8 of the size
+SMALLEST_SIDE = 64  # pixels of a picture made smaller; auto goes no lower
+# Chosen on training photographs shaken anew with paths of 2 to 60 pixels (24 for xyscannet-s, 10 for xyscannet-b): so
+# late that medium shake loses nothing. The second keeps sharp pictures, where there is nothing to find, as they are.
+_MORE = (0.05, 0.2)  # g where the next scale's share begins and where it is all
+_ENOUGH = (0.003, 0.006)  # rms(e) likewise, in [0, 1]
+_AHEAD = 0.05  # of the work at full size: what progress keeps back for scales that may yet be needed
+
+
+def restore_at_scales(
+    model: nn.Module,
+    image: Tensor,
+    plan: ImagePlan | None = None,
+    *,
+    scales: str | int = "auto",
+    tile: str | int = "auto",
+    sharing: int = 1,
+    ensemble: bool = False,
+    dtype: torch.dtype | None = None,
+    tell: Callable[[str], None] = logger.warning,
+    progress: Callable[[float], None] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Deblur an image at the scales that suit its shake; each image of a batch by itself.
+
+    Args:
+        scales: "auto", or a number from 1, the full size only, to 4, from an eighth of it up.
+        plan: at the full size; by default what `plan_image` says.
+        tile, sharing: as for `plan_image`, at the other scales.
+        model, image, ensemble, dtype, tell, progress: as for `restore`.
+
+    Returns:
+        the restored images (B, 3, H, W), as `restore` returns them, and (B, 4), on the CPU: how much of each is
+        restored by 1, 2, 3 and 4 scales; of one image these sum to 1.
+
+    Raises:
+        InputError, ConfigError: as `restore`; ConfigError too where `scales` is neither.
+    """
+    scales = checked_scales(scales)
+    if image.ndim != 4 or image.shape[1] != 3 or 0 in image.shape:
+        raise ConfigError(f"an image must be of shape (B, 3, H, W), not {tuple(image.shape)}")
+    home, device = image.device, next(model.parameters()).device
+    planned = partial(
+        plan_image,
+        config=model.config,
+        device=device,
+        dtype=dtype or torch.float32,
+        tile=tile,
+        sharing=sharing,
+    )
+    reached = 0.0
+
+    def network(picture: Tensor, rest: float) -> Tensor:
+        """A pass; `rest` is the work that is known to follow, in passes at full size."""
+        nonlocal reached
+        work = picture[0].numel() / image[0].numel()
+        begin, end = reached, reached + (1 - reached) * work / (work + rest)
+        part = progress and (lambda share: progress(begin + share * (end - begin)))
+        here = plan if plan and work == 1 else planned(*picture.shape[2:])
+        reached = end
+        return restore(model, picture, here, ensemble=ensemble, dtype=dtype, tell=tell, progress=part)
+
+    with torch.inference_mode():
+        if plan is None or plan.mode != "tiles":
+            image = image.to(device)
+        image = image.float()
+        restored, shares = (
+            _as_needed(image, network) if scales == "auto" else _through(image, scales, network)
+        )
+        if progress:
+            progress(1.0)
+        return restored.to(home), shares
+
+
+def checked_scales(scales: str | int) -> str | int:
+    """`scales` if it is "auto" or a number from 1 to 4. Raises ConfigError."""
+    if scales == "auto" or (
+        isinstance(scales, int) and not isinstance(scales, bool) and 1 <= scales <= SCALES
+    ):
+        return scales
+    raise ConfigError(f"scales must be auto or a number from 1 to {SCALES}, not {scales!r}")
+
+
+def smaller(image: Tensor) -> Tensor:
+    """(..., H, W) to half of each side, rounded up: means of 2 x 2 pixels, the last row or column repeated."""
+    height, width = image.shape[-2:]
+    if height % 2 or width % 2:
+        image = F.pad(image, (0, width % 2, 0, height % 2), mode="replicate")
+    return F.avg_pool2d(image, 2)
+
+
+def _through(image: Tensor, scales: int, network: Callable[[Tensor, float], Tensor]) -> tuple[Tensor, Tensor]:
+    """All of these scales, none by itself."""
+    pictures = [image]
+    while len(pictures) < scales:
+        pictures.append(smaller(pictures[-1]))
+    works = [0.25**k for k in range(scales)]
+    restored = network(pictures[-1], sum(works[:-1]))
+    for k in range(scales - 2, -1, -1):
+        restored = network(_begun(pictures[k], pictures[k + 1], restored), sum(works[:k]))
+    return restored, F.one_hot(torch.full((len(image),), scales - 1), SCALES).float()
+
+
+def _as_needed(image: Tensor, network: Callable[[Tensor, float], Tensor]) -> tuple[Tensor, Tensor]:
+    pictures, results, steps = [image], [network(image, 0.25 + _AHEAD)], []
+    while len(pictures) < SCALES:
+        picture = smaller(pictures[-1])
+        if min(picture.shape[2:]) < SMALLEST_SIDE:
+            break
+        result = network(picture, _AHEAD + sum(0.25**k for k in range(len(steps))))
+        changed, before = _rms(result - picture), _rms(smaller(results[-1] - pictures[-1]))
+        step = _step(torch.log(changed / before.clamp_min(1e-9)), _MORE) * _step(changed, _ENOUGH)
+        if not bool(step.any()):
+            break
+        pictures.append(picture)
+        results.append(result)
+        steps.append(step)
+    shares, left = torch.zeros(len(image), SCALES), torch.ones(len(image))
+    for k, step in enumerate(steps):
+        shares[:, k] = left * (1 - step)
+        left = left * step
+    shares[:, len(steps)] = left
+    restored = results[-1]
+    for k in range(len(steps) - 1, -1, -1):
+        refined = network(_begun(pictures[k], pictures[k + 1], restored), sum(0.25**j for j in range(k)))
+        step = steps[k].to(refined.device)[:, None, None, None]
+        restored = torch.where(step > 0, torch.lerp(results[k], refined, step), results[k])
+    return restored, shares
+
+
+def _begun(picture: Tensor, below: Tensor, restored: Tensor) -> Tensor:
+    """A picture with what was changed in the one below it, of half the size."""
+    height, width = picture.shape[2:]
+    change = F.interpolate(restored - below, scale_factor=2, mode="bicubic", align_corners=False)
+    return (picture + change[..., :height, :width]).clamp_(0, 1)
+
+
+def _rms(change: Tensor) -> Tensor:
+    """(B, 3, H, W) to (B,), on the CPU."""
+    return change.square().mean((1, 2, 3), dtype=torch.float64).sqrt().cpu()
+
+
+def _step(value: Tensor, between: tuple[float, float]) -> Tensor:
+    """0 below `between`, 1 above, smooth (3 t^2 - 2 t^3) in it."""
+    low, high = between
+    t = ((value - low) / (high - low)).clamp(0, 1)
+    return (t * t * (3 - 2 * t)).float()
