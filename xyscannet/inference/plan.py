@@ -19,7 +19,7 @@ MIN_TILE = 64  # pixels
 # Pixels from which CPUs take strips, which are as fast there, with half the memory and less.
 BETTER_IN_STRIPS = 2**17
 CPU_SHARE, GPU_SHARE = 0.75, 0.9  # of the free memory that one image's restoration may take
-IMAGE_BYTES = 48  # per pixel: an image as it is read, as float32 input and result, and as it is written
+IMAGE_BYTES = 64  # per pixel: an image as it is read, in float32 before and after two passes, and as it is written
 
 
 @dataclass(frozen=True)
