@@ -28,11 +28,12 @@ def tile_size(text: str) -> str | int:
 
 def number_of_scales(text: str) -> str | int:
     """The value of `--scales`."""
-    if text == "auto":
-        return text
-    if text in ("1", "2", "3", "4"):
-        return int(text)
-    raise ConfigError(f"--scales must be auto or a number from 1 to 4, not {text!r}")
+    from xyscannet.inference import checked_scales
+
+    try:
+        return checked_scales(int(text) if text.isdecimal() else text)
+    except ConfigError as error:
+        raise ConfigError(f"--{error}") from None
 
 
 def arithmetic_type(dtype: options.DType, *devices: torch.device) -> torch.dtype:

@@ -181,6 +181,24 @@ def test_frames_go_through_together(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert model.batches == [4, 4, 3]
 
 
+@pytest.mark.parametrize(
+    ("scales", "sizes"),
+    [
+        (1, [(128, 136)]),
+        (2, [(64, 68), (128, 136)]),
+        ("auto", [(128, 136), (64, 68), (128, 136)]),  # half the size changes as much as the full one
+    ],
+)
+def test_frames_go_through_the_scales_asked_for(tmp_path: Path, scales: str | int, sizes: list) -> None:
+    source = clips.write(tmp_path / "a.mkv", clips.pan(2, 128, 136), codec="ffv1", sound=False)
+    clip = video.plan_clip(source, video.ClipOptions())
+    model, seen = Gain(0.9), []
+    model.register_forward_pre_hook(lambda _, x: seen.append(tuple(x[0].shape[2:])))
+    coding = video.choose_coding(clip, tmp_path / "b.mkv")
+    restore_segment(clip, clip.segments[0], coding, tmp_path / "part", model, scales=scales)
+    assert seen == sizes * 2
+
+
 def test_a_damaged_clip_is_told_with_its_frame(tmp_path: Path) -> None:
     source = clips.write(tmp_path / "a.mkv", clips.pan(30, 64, 96), codec="ffv1", sound=False)
     clip = video.plan_clip(source)

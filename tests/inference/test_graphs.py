@@ -64,7 +64,7 @@ def test_a_size_is_captured_at_its_third_time(stand_in):
 
 
 def test_only_the_sizes_used_last_are_kept(stand_in):
-    graphed = CudaGraphs(Counting(), keep=2)
+    graphed = CudaGraphs(Counting(), room=2)
     for size in (4, 5, 6, 4, 5, 6, 4, 5, 6):
         graphed(torch.ones(1, 3, size, size))
     assert Replayed.captured == 3 and len(graphed._captured) == 2

@@ -58,7 +58,7 @@ class Network:
     Args:
         label, identity: its name, and its weights' digest and whatever else decides its results.
         keep: a folder for the restored images, as PNG; None to keep none.
-        dtype, scales, tile, ensemble: as in `restore_at_scales`.
+        dtype, scales, tile, ensemble: as in `restore_at_scales`; at full size by default, as papers measure.
         tell: hears warnings.
     """
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -36,18 +36,23 @@ class _Captured:
         return self._graph(x).clone(memory_format=torch.preserve_format)
 
 
+def _pixels(shape: Sequence[int]) -> int:
+    return shape[0] * shape[-2] * shape[-1]
+
+
 class CudaGraphs(nn.Module):
     """A network for inference that is replayed from a CUDA graph when an input's size comes for the third time.
 
     Input and output as the network's. Where there is nothing to gain or a graph cannot be right (CPU tensors,
-    gradients), the network itself runs. A graph keeps the memory of its forward; those of the `keep` sizes used
-    last are kept, and none of an input above `most_pixels` pixels, where launching takes a small part of the time.
+    gradients), the network itself runs. A graph keeps the memory of its forward; those used last are kept, of at most
+    `room` times the pixels of the largest (a picture and the smaller ones made of it), and none of an input above
+    `most_pixels` pixels, where launching takes a small part of the time.
     Weights must not be replaced in the meantime; changes in place are seen.
     """
 
-    def __init__(self, network: nn.Module, keep: int = 1, most_pixels: int = 4_000_000) -> None:
+    def __init__(self, network: nn.Module, room: float = 1.4, most_pixels: int = 4_000_000) -> None:
         super().__init__()
-        self.network, self.keep, self.most_pixels = network, keep, most_pixels
+        self.network, self.room, self.most_pixels = network, room, most_pixels
         self._seen: dict[tuple, int] = {}
         self._captured: OrderedDict[tuple, _Captured] = OrderedDict()
 
@@ -74,12 +79,14 @@ class CudaGraphs(nn.Module):
         self._seen.clear()
 
     def _suits(self, x: Tensor) -> bool:
-        few = x.shape[0] * x.shape[-2] * x.shape[-1] <= self.most_pixels
+        few = _pixels(x.shape) <= self.most_pixels
         return x.is_cuda and few and not torch.is_grad_enabled()
 
     def _capture(self, key: tuple, x: Tensor, dtype: torch.dtype | None) -> Tensor:
-        while len(self._captured) >= self.keep:
+        sizes = [_pixels(other[0]) for other in (*self._captured, key)]
+        while self._captured and sum(sizes) > self.room * max(sizes):
             self._captured.popitem(last=False)
+            del sizes[0]
         try:
             self._captured[key] = _Captured(self.network, x, dtype)
         except RuntimeError as error:  # out of memory, or an operation that cannot be captured

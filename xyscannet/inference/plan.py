@@ -19,7 +19,8 @@ MIN_TILE = 64  # pixels
 # Pixels from which CPUs take strips, which are as fast there, with half the memory and less.
 BETTER_IN_STRIPS = 2**17
 CPU_SHARE, GPU_SHARE = 0.75, 0.9  # of the free memory that one image's restoration may take
-IMAGE_BYTES = 64  # per pixel: an image as it is read, in float32 before and after two passes, and as it is written
+SCALES_BYTES = 40  # per pixel: an image in float32, restored, at smaller scales and as the next pass begins
+IMAGE_BYTES = SCALES_BYTES + 24  # and as it is read and written, and as the files beside it are
 
 
 @dataclass(frozen=True)
@@ -132,9 +133,8 @@ def plan_image(
 
 def _allowance(pixels: int, device: torch.device) -> int:
     """What a pass may take: a share of the free memory that the image's own copies leave."""
-    if device.type != "cpu":
-        return int(available_memory(device) * GPU_SHARE)
-    return max(int((available_memory(device) - pixels * IMAGE_BYTES) * CPU_SHARE), 0)
+    held, share = (IMAGE_BYTES, CPU_SHARE) if device.type == "cpu" else (SCALES_BYTES, GPU_SHARE)
+    return max(int((available_memory(device) - pixels * held) * share), 0)
 
 
 def _in_tiles_of(

@@ -83,6 +83,8 @@ def restore(
             except (RuntimeError, MemoryError) as error:
                 if not _out_of_memory(error):
                     raise
+            if isinstance(model, CudaGraphs):
+                model.forget()
             plan = _halved(plan, image, model, device, dtype)
             tell(f"memory ran out: restoring it in {plan.describe()}")
             if device.type == "cuda":

@@ -21,7 +21,7 @@ from xyscannet.inference.pipeline import Item, Pipeline
 from xyscannet.inference.plan import ImagePlan, plan_image
 from xyscannet.inference.precision import arithmetic
 from xyscannet.inference.records import Record, Settings
-from xyscannet.inference.scales import SCALES, restore_at_scales
+from xyscannet.inference.scales import restore_at_scales
 from xyscannet.video import probe as probe_clip
 
 
@@ -53,7 +53,7 @@ def run_jobs(
         if job.skip:
             finished(Record(job, "skipped"))
     models = [model] if isinstance(model, nn.Module) else list(model)
-    models = [CudaGraphs(each, keep=SCALES) if next(each.parameters()).is_cuda else each for each in models]
+    models = [CudaGraphs(each) if next(each.parameters()).is_cuda else each for each in models]
     with Pipeline([job for job in jobs if not job.skip], settings, finished, len(models)) as pipeline:
 
         def advance(job: Job, share: float) -> None:
@@ -156,10 +156,10 @@ def _restore(
             progress=lambda share: progress(item.job, share),
         )
         item.photo = item.photo.with_float(restored[0].permute(1, 2, 0).numpy())
-        item.scales = {str(1 + k): round(share, 3) for k, share in enumerate(shares[0].tolist()) if share}
-        smaller = int(shares[0].argmax())
-        if settings.scales == "auto" and smaller:
-            item.notes.append(f"strong shake, restored from 1/{2**smaller} of its size up")
+        item.scales = {str(1 + k): s for k, share in enumerate(shares[0].tolist()) if (s := round(share, 3))}
+        if settings.scales == "auto" and shares[0, 0] < 0.5:
+            smallest = 2 ** int(1 + shares[0, 1:].argmax())
+            item.notes.append(f"strong shake, restored from 1/{smallest} of its size up")
     except (ConfigError, UnavailableError):
         raise
     except Exception as error:

@@ -3,12 +3,13 @@
 A network removes shake up to some length. In a picture of half the size the same shake is half as long, so that what
 is too long for the network at one scale is not at the next; what it finds there is enlarged, and the network goes over
 it again at the larger scale. There is no need to know the shake: where the network changes more at half the size than
-at the full size, seen at half the size, the full size was too large for it.
+at the full size, the full size was too large for it. (Of shorter shake it removes the finest part at the full size
+only, so that it changes more there.)
 
-With x_0 the picture, x_k+1 the means of 2 x 2 pixels of x_k, f the network, D those means and U bicubic enlargement,
+With x_0 the picture, x_k+1 the means of 2 x 2 pixels of x_k, f the network and U bicubic enlargement,
 
     e_k = f(x_k) - x_k                        what the network changes at scale k by itself
-    g_k = log(rms(e_k+1) / rms(D e_k))        how much more it changes at the next
+    g_k = log(rms(e_k+1) / rms(e_k))          how much more it changes at the next
     s_k = step(g_k) * step(rms(e_k+1))        the share of the next, smooth from 0 to 1
     y_k = (1 - s_k) f(x_k) + s_k f(x_k + U(y_k+1 - x_k+1))
 
@@ -26,17 +27,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from xyscannet.errors import ConfigError
+from xyscannet.errors import ConfigError, InputError
 from xyscannet.inference.plan import ImagePlan, plan_image
 from xyscannet.inference.restore import logger, restore
 
 SCALES = 4  # at most: 1, 1/2, 1/4 and 1/8 of the size
 SMALLEST_SIDE = 64  # pixels of a picture made smaller; auto goes no lower
-# Chosen on training photographs shaken anew with paths of 2 to 60 pixels (24 for xyscannet-s, 10 for xyscannet-b): so
-# late that medium shake loses nothing. The second keeps sharp pictures, where there is nothing to find, as they are.
-_MORE = (0.05, 0.2)  # g where the next scale's share begins and where it is all
+# Chosen on training photographs shaken anew with paths of 2 to 60 pixels (24 for xyscannet-s, 10 for xyscannet-b) so
+# that medium shake loses nothing. The second keeps sharp pictures, where there is nothing to find, as they are.
+_MORE = (-0.1, 0.05)  # g where the next scale's share begins and where it is all
 _ENOUGH = (0.003, 0.006)  # rms(e) likewise, in [0, 1]
-_AHEAD = 0.05  # of the work at full size: what progress keeps back for scales that may yet be needed
+_AHEAD = 0.2  # of the work at full size: what progress keeps back for scales that may yet be needed
 
 
 def restore_at_scales(
@@ -54,6 +55,8 @@ def restore_at_scales(
 ) -> tuple[Tensor, Tensor]:
     """Deblur an image at the scales that suit its shake; each image of a batch by itself.
 
+    All images of a batch go through each pass that one of them needs.
+
     Args:
         scales: "auto", or a number from 1, the full size only, to 4, from an eighth of it up.
         plan: at the full size; by default what `plan_image` says.
@@ -70,16 +73,19 @@ def restore_at_scales(
     scales = checked_scales(scales)
     if image.ndim != 4 or image.shape[1] != 3 or 0 in image.shape:
         raise ConfigError(f"an image must be of shape (B, 3, H, W), not {tuple(image.shape)}")
-    home, device = image.device, next(model.parameters()).device
+    home, weight = image.device, next(model.parameters())
+    dtype = torch.float64 if weight.dtype == torch.float64 else dtype or torch.float32
     planned = partial(
-        plan_image,
-        config=model.config,
-        device=device,
-        dtype=dtype or torch.float32,
-        tile=tile,
-        sharing=sharing,
+        plan_image, config=model.config, device=weight.device, dtype=dtype, tile=tile, sharing=sharing
     )
+    plan = plan or planned(*image.shape[2:])
+    told: set[str] = set()
     reached = 0.0
+
+    def tell_once(text: str) -> None:
+        if text not in told:
+            told.add(text)
+            tell(text)
 
     def network(picture: Tensor, rest: float) -> Tensor:
         """A pass; `rest` is the work that is known to follow, in passes at full size."""
@@ -87,17 +93,18 @@ def restore_at_scales(
         work = picture[0].numel() / image[0].numel()
         begin, end = reached, reached + (1 - reached) * work / (work + rest)
         part = progress and (lambda share: progress(begin + share * (end - begin)))
-        here = plan if plan and work == 1 else planned(*picture.shape[2:])
+        here = plan if work == 1 else planned(*picture.shape[2:])
         reached = end
-        return restore(model, picture, here, ensemble=ensemble, dtype=dtype, tell=tell, progress=part)
+        return restore(model, picture, here, ensemble=ensemble, dtype=dtype, tell=tell_once, progress=part)
 
     with torch.inference_mode():
-        if plan is None or plan.mode != "tiles":
-            image = image.to(device)
+        if plan.mode != "tiles":
+            image = image.to(weight.device)
         image = image.float()
-        restored, shares = (
-            _as_needed(image, network) if scales == "auto" else _through(image, scales, network)
-        )
+        if scales == "auto":
+            restored, shares = _as_needed(image, network, tell_once)
+        else:
+            restored, shares = _through(image, scales, network)
         if progress:
             progress(1.0)
         return restored.to(home), shares
@@ -132,30 +139,45 @@ def _through(image: Tensor, scales: int, network: Callable[[Tensor, float], Tens
     return restored, F.one_hot(torch.full((len(image),), scales - 1), SCALES).float()
 
 
-def _as_needed(image: Tensor, network: Callable[[Tensor, float], Tensor]) -> tuple[Tensor, Tensor]:
+def _as_needed(
+    image: Tensor, network: Callable[[Tensor, float], Tensor], tell: Callable[[str], None]
+) -> tuple[Tensor, Tensor]:
+    """What is finished at a larger scale stays where a smaller one fails."""
     pictures, results, steps = [image], [network(image, 0.25 + _AHEAD)], []
-    while len(pictures) < SCALES:
-        picture = smaller(pictures[-1])
-        if min(picture.shape[2:]) < SMALLEST_SIDE:
-            break
-        result = network(picture, _AHEAD + sum(0.25**k for k in range(len(steps))))
-        changed, before = _rms(result - picture), _rms(smaller(results[-1] - pictures[-1]))
-        step = _step(torch.log(changed / before.clamp_min(1e-9)), _MORE) * _step(changed, _ENOUGH)
-        if not bool(step.any()):
-            break
-        pictures.append(picture)
-        results.append(result)
-        steps.append(step)
+    changed = _rms(results[0], image)
+    try:
+        while len(pictures) < SCALES:
+            picture = smaller(pictures[-1])
+            if min(picture.shape[2:]) < SMALLEST_SIDE:
+                break
+            result = network(picture, _AHEAD + sum(0.25**k for k in range(len(steps))))
+            before, changed = changed, _rms(result, picture)
+            step = _step(torch.log(changed / before.clamp_min(1e-9)), _MORE) * _step(changed, _ENOUGH)
+            if not bool(step.any()):
+                break
+            pictures.append(picture)
+            results.append(result)
+            steps.append(step)
+    except InputError as error:
+        tell(f"not restored from smaller scales up: {error}")
     shares, left = torch.zeros(len(image), SCALES), torch.ones(len(image))
     for k, step in enumerate(steps):
         shares[:, k] = left * (1 - step)
         left = left * step
     shares[:, len(steps)] = left
-    restored = results[-1]
+    restored = results.pop()
     for k in range(len(steps) - 1, -1, -1):
-        refined = network(_begun(pictures[k], pictures[k + 1], restored), sum(0.25**j for j in range(k)))
-        step = steps[k].to(refined.device)[:, None, None, None]
-        restored = torch.where(step > 0, torch.lerp(results[k], refined, step), results[k])
+        begun = _begun(pictures[k], pictures.pop(), restored)
+        result, step = results.pop(), steps[k].to(image.device)[:, None, None, None]
+        del restored
+        if bool((step == 1).all()):
+            del result
+            restored = network(begun, sum(0.25**j for j in range(k)))
+        else:
+            refined = network(begun, sum(0.25**j for j in range(k)))
+            restored = torch.where(step > 0, torch.lerp(result, refined, step), result)
+            del result, refined
+        del begun
     return restored, shares
 
 
@@ -166,9 +188,9 @@ def _begun(picture: Tensor, below: Tensor, restored: Tensor) -> Tensor:
     return (picture + change[..., :height, :width]).clamp_(0, 1)
 
 
-def _rms(change: Tensor) -> Tensor:
-    """(B, 3, H, W) to (B,), on the CPU."""
-    return change.square().mean((1, 2, 3), dtype=torch.float64).sqrt().cpu()
+def _rms(restored: Tensor, picture: Tensor) -> Tensor:
+    """Of what was changed in each image, (B,), on the CPU."""
+    return torch.stack([(a - b).square_().mean().sqrt_() for a, b in zip(restored, picture)]).cpu()
 
 
 def _step(value: Tensor, between: tuple[float, float]) -> Tensor:
