@@ -15,6 +15,7 @@ import xyscannet
 from xyscannet.data.blur import BlurConfig, render, sample_blur
 from xyscannet.errors import ConfigError
 from xyscannet.inference import plan_image
+from xyscannet.inference.graphs import CudaGraphs
 from xyscannet.inference.restore import restore
 from xyscannet.inference.scales import SCALES, restore_at_scales, smaller
 from xyscannet.models import XYScanNetConfig
@@ -176,3 +177,15 @@ def test_slight_shake_and_none_are_restored_at_the_full_size() -> None:
     blurred, sharp = shaken((3.0, 4.0), 0)
     for image in (blurred, sharp):
         assert torch.equal(model.restore(image), model.restore(image, scales=1))
+
+
+@pytest.mark.gpu
+def test_scales_on_a_gpu_are_those_of_a_cpu() -> None:
+    model, blurred = xyscannet.load("xyscannet-s"), shaken((34.0, 36.0), 0)[0]
+    expected, shares = restore_at_scales(model, blurred)
+    graphed = CudaGraphs(xyscannet.load("xyscannet-s", device="cuda"))
+    for _ in range(4):  # the third time from CUDA graphs, of both scales
+        restored, found = restore_at_scales(graphed, blurred)
+        assert restored.device == blurred.device and torch.allclose(found, shares, atol=1e-3)
+        assert (restored - expected).abs().max() < 2e-3
+    assert len(graphed._captured) >= 2
