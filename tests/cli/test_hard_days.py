@@ -72,8 +72,8 @@ COMMANDS = {
 # Where the signal comes: in the middle of the work, at the moment when a file is about to be moved into place.
 # `ablate`, whose cells train, is in test_ablate.py.
 MOMENTS = {
-    "deblur": [("xyscannet.inference.run.restore", 3), ("os.replace", 3)],
-    "eval": [("xyscannet.evaluation.sources.restore", 3)],
+    "deblur": [("xyscannet.inference.run.restore_at_scales", 3), ("os.replace", 3)],
+    "eval": [("xyscannet.evaluation.sources.restore_at_scales", 3)],
     "synth": [("xyscannet.data.synth.write", 4), ("os.replace", 4)],
     "convert": [("os.replace", 1)],
     "bench": [("xyscannet.analysis.bench.compare", 1), ("os.replace", 1)],
