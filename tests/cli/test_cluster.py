@@ -191,8 +191,8 @@ def test_the_files_are_those_of_a_single_process(deblur, ray_here) -> None:
     Path("in/bad.png").write_text("text")
     Path("in/sub").mkdir()
     picture(Path("in/sub/deep.png"), 50)
-    single = deblur("in", "one", "--json", "-")
-    several = deblur("in", "two", *CLUSTER, "--json", "-")
+    single = deblur("in", "one", "--json", "-", "--scales", "2")
+    several = deblur("in", "two", *CLUSTER, "--json", "-", "--scales", "2")
     assert single.exit_code == several.exit_code == 1, several.output
     assert contents("one/sub") == contents("two/sub")
     Path("one/sub/deep.png").unlink(), Path("two/sub/deep.png").unlink()
@@ -212,6 +212,7 @@ def test_the_files_are_those_of_a_single_process(deblur, ray_here) -> None:
         return found
 
     assert records(single) == records(several)
+    assert all(record["scales"] == {"2": 1.0} for record in records(several) if record["status"] == "done")
 
 
 def test_a_worker_that_is_killed_changes_nothing(deblur, ray_here) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import xyscannet
 from xyscannet.data.blur import BlurConfig, render, sample_blur
-from xyscannet.errors import ConfigError
+from xyscannet.errors import ConfigError, InputError
 from xyscannet.inference import plan_image
 from xyscannet.inference.graphs import CudaGraphs
 from xyscannet.inference.restore import restore
@@ -78,6 +78,88 @@ def test_what_is_done_stays_where_a_smaller_scale_fails() -> None:
         )
         assert found[0].tolist() == [full, 1 - full, 0, 0]
         assert restored.max().item() == pytest.approx(0.4 * 1.2 * (1 if full else 1.4), abs=1e-6)
+
+
+def test_what_is_done_stays_where_going_over_it_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a half of the size, above which the full size still goes over the half; and at the full size."""
+    for failing, result, expected in ((4, 1.4 * 1.2, [0, 1, 0, 0]), (5, 1.2, [1, 0, 0, 0])):
+        model, said, passes = Brighter({600: 0.2, 300: 0.4, 150: 0.8, 75: 0.1}), [], []
+
+        def failing_restore(
+            *args: object, number: int = failing, seen: list = passes, **how: object
+        ) -> Tensor:
+            seen.append(args[1].shape[2])
+            if len(seen) == number + 1:
+                raise InputError("memory ran out")
+            return restore(*args, **how)
+
+        monkeypatch.setattr("xyscannet.inference.scales.restore", failing_restore)
+        restored, shares = restore_at_scales(model, grey(0.4), tell=said.append)
+        assert passes == [600, 300, 150, 75, 300, 600]
+        assert said == ["restored without what smaller scales found: memory ran out"]
+        assert shares[0].tolist() == expected
+        assert restored.max().item() == pytest.approx(0.4 * result, abs=1e-6)
+
+
+def test_large_pictures_are_seen_smaller_where_two_windows_show_something() -> None:
+    large = grey(0.5, height=1500, width=1420)
+    model = Brighter({1500: 0.2, 256: 0.1})  # and 750 would raise
+    restored, shares = restore_at_scales(model, large)
+    assert model.seen == [(1500, 1420), (256, 256)] and shares.tolist() == [[1, 0, 0, 0]]
+    assert torch.equal(restored, restore(model, large))
+    for share, full in ((0.16, 1), (0.22, 0)):  # of the whole, in spite of what the windows show
+        model = Brighter({1500: 0.2, 256: 0.16, 750: 0.24 if full == 0 else share, 375: 0.1})
+        shares = restore_at_scales(model, large)[1]
+        assert model.seen[:3] == [(1500, 1420), (256, 256), (750, 710)] and shares[0, 0] == full
+
+
+class Spots(Brighter):
+    """Changes a square at full size; keeps what it is given at others."""
+
+    def __init__(self, squares: list[tuple[int, int]]) -> None:
+        super().__init__({})
+        self.squares = squares
+        self.given: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.given.append(x)
+        x = x.clone()
+        if x.shape[2] == 1600:
+            for n, (top, left) in enumerate(self.squares):
+                x[:, :, top : top + 100, left : left + 100] += 0.2 + 0.01 * n
+        return x
+
+
+def test_windows_are_where_the_most_is_changed() -> None:
+    at = torch.linspace(0, 0.25, 1600)
+    ramp = (at[:, None] + at[None] * 2).expand(1, 3, -1, -1).contiguous()
+    model = Spots([(1400, 100), (40, 1400)])
+    restore_at_scales(model, ramp)
+    whole, windows = model.given
+    assert windows.shape == (2, 3, 256, 256)
+    for window, (top, left) in zip(windows, reversed(model.squares)):
+        square = smaller(whole)[0, :, top // 2 : top // 2 + 50, left // 2 : left // 2 + 50]
+        low, high = window[0].min(), window[0].max()
+        assert low <= square[0].min() and square[0].max() <= high
+
+
+def test_windows_of_a_batch_are_of_each_image() -> None:
+    class OfTwo(Brighter):
+        def forward(self, x: Tensor) -> Tensor:
+            self.seen.append(tuple(x.shape[2:]))
+            mean = x.mean((1, 2, 3), keepdim=True)
+            dark = 0.2 if x.shape[2] == 1500 else 0.1 if x.shape[2] == 256 else 0.4
+            return x + torch.where(mean < 0.2, dark, 0.2 if x.shape[2] == 1500 else 0.3) * mean
+
+    model = OfTwo({})
+    batch = grey(0.1, 0.4, height=1500, width=1420)  # the windows of the first show nothing, the whole would
+    restored, shares = restore_at_scales(model, batch)
+    assert shares[0].tolist() == [1, 0, 0, 0] and shares[1, 0] == 0
+    for i in range(2):
+        model.seen.clear()
+        alone, share = restore_at_scales(model, batch[i : i + 1])
+        assert torch.equal(alone[0], restored[i]) and torch.equal(share[0], shares[i])
+        assert len(model.seen) == (2 if i == 0 else len(model.seen))
 
 
 def test_what_is_hardly_changed_stays_at_its_size() -> None:
