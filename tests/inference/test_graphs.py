@@ -9,6 +9,8 @@ import torch
 
 from xyscannet.inference import graphs
 from xyscannet.inference.graphs import CudaGraphs
+from xyscannet.inference.restore import restore
+from xyscannet.inference.scales import restore_at_scales
 from xyscannet.models import XYScanNetConfig, zoo
 
 TINY = XYScanNetConfig(width=8, encoder_blocks=(1, 0, 0), decoder_blocks=(1, 0, 0))
@@ -23,7 +25,23 @@ class Counting(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self.calls += 1
+        return self.result(x)
+
+    def result(self, x: torch.Tensor) -> torch.Tensor:
         return 2 * x
+
+
+class Growing(Counting):
+    """Changes pictures more at each smaller size."""
+
+    config = XYScanNetConfig(width=8, scanners=("ss2d", "ss2d"))  # runs in no strips
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1), requires_grad=False)
+
+    def result(self, x: torch.Tensor) -> torch.Tensor:
+        return x + 20 / x.shape[2]
 
 
 class Replayed:
@@ -36,7 +54,7 @@ class Replayed:
         self.network = network
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return 2 * x
+        return self.network.result(x)
 
 
 @pytest.fixture
@@ -61,6 +79,33 @@ def test_a_size_is_captured_at_its_third_time(stand_in):
     for _ in range(6):
         assert torch.equal(graphed(torch.ones(1, 3, 4, 4)), torch.full((1, 3, 4, 4), 2.0))
     assert network.calls == 2 and Replayed.captured == 1
+
+
+def test_all_that_a_picture_asks_for_is_kept(stand_in):
+    """Just above the size at which windows are looked at first: four scales and these windows."""
+    graphed = CudaGraphs(Growing())
+    image = torch.full((1, 3, 1030, 1030), 0.3)
+    for _ in range(3):
+        _, shares = restore_at_scales(graphed, image)
+    assert shares[0, 3] == 1 and Replayed.captured == 5
+    restore_at_scales(graphed, image)
+    assert Replayed.captured == 5
+
+
+def test_memory_that_runs_out_drops_graphs(stand_in):
+    graphed, said = CudaGraphs(Growing()), []
+    image = torch.zeros(1, 3, 400, 400)
+    for _ in range(3):
+        expected = restore(graphed, image)
+    (key,) = graphed._captured
+
+    def run_out(x):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    graphed._captured[key] = run_out
+    restored = restore(graphed, image, tell=said.append)
+    assert len(said) == 1 and "memory ran out" in said[0] and key not in graphed._captured
+    assert restored.shape == expected.shape
 
 
 def test_only_the_sizes_used_last_are_kept(stand_in):

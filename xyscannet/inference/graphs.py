@@ -45,12 +45,12 @@ class CudaGraphs(nn.Module):
 
     Input and output as the network's. Where there is nothing to gain or a graph cannot be right (CPU tensors,
     gradients), the network itself runs. A graph keeps the memory of its forward; those used last are kept, of at most
-    `room` times the pixels of the largest (a picture and the smaller ones made of it), and none of an input above
-    `most_pixels` pixels, where launching takes a small part of the time.
+    `room` times the pixels of the largest (a picture, the smaller ones made of it and windows of those), and none of an
+    input above `most_pixels` pixels, where launching takes a small part of the time.
     Weights must not be replaced in the meantime; changes in place are seen.
     """
 
-    def __init__(self, network: nn.Module, room: float = 1.4, most_pixels: int = 4_000_000) -> None:
+    def __init__(self, network: nn.Module, room: float = 1.5, most_pixels: int = 4_000_000) -> None:
         super().__init__()
         self.network, self.room, self.most_pixels = network, room, most_pixels
         self._seen: dict[tuple, int] = {}
