@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -190,6 +191,9 @@ def test_images_need_no_torch():
     assert "torch" not in loaded_by("import xyscannet.images")
 
 
+@pytest.mark.skipif(
+    version("torch").startswith("2.6."), reason="torch 2.6 itself does, as it makes weights without memory"
+)
 def test_restoring_does_not_import_the_compiler(tmp_path):
     """torch._dynamo and sympy take 2 s of processor time: the checkpoint's check and the operators do without."""
     path = str(tmp_path / "w.safetensors")

@@ -55,7 +55,7 @@ def test_card_measures_draws_and_writes(photos: Path, tmp_path: Path) -> None:
     ("extra", "code", "message"),
     [
         (["--metrics", "ssim"], 2, "psnr must be among them"),
-        (["--crop", "4000"], 2, "no photograph"),
+        (["--crop", "4000", "--metrics", "psnr"], 2, "no photograph"),
         (["--figure", "card.gif"], 2, "card.gif"),
         (["--metrics", "psnr,ssin"], 2, "did you mean 'ssim'"),
     ],

@@ -20,7 +20,7 @@ from tests.ops.compare import (
     run,
     scan_inputs,
 )
-from tests.ops.triton_compiling import compiling_for, resources
+from tests.ops.triton_compiling import OLDEST, compiling_for, resources
 from tests.subprocesses import environment
 from xyscannet import ops
 from xyscannet.errors import UnavailableError
@@ -32,7 +32,7 @@ FLOATS = {"A", "D", "bias", "states", "dlast", "dB", "dC", "sums", "weight", "st
 
 def _resources(module: str, name: str, capability: int, real: str, folder: Path) -> dict[str, int]:
     """Registers and bytes of stack of a kernel compiled for a GPU, read from its binary; all offsets are 64-bit."""
-    import triton
+    triton = pytest.importorskip("triton", minversion=OLDEST)
     import triton.language as tl
     from triton.backends.compiler import GPUTarget
 
@@ -49,10 +49,10 @@ def _resources(module: str, name: str, capability: int, real: str, folder: Path)
     }
     values |= {"TERMS": 8, "TAPS": 4, "TAPS_PADDED": 4, "TILE": 16, "SILU": True, "last": None}
     signature, constants = {}, {}
-    for index, argument in enumerate(kernel.arg_names):
+    for argument in kernel.arg_names:
         if argument in values or argument.endswith("_e"):
             signature[argument] = "constexpr"
-            constants[(index,)] = values.get(argument, 1)
+            constants[argument] = values.get(argument, 1)
         elif argument in IMAGES:
             signature[argument] = f"*{real}"
         elif argument in FLOATS:

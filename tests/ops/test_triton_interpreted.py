@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.ops.triton_compiling import OLDEST
 from tests.subprocesses import ROOT, environment
 
 
 @pytest.mark.slow  # interprets for one to two minutes
 def test_every_case_passes_and_none_is_skipped():
     """A kernel is interpreted or compiled for good: as triton is told when it is imported."""
-    pytest.importorskip("triton")
+    pytest.importorskip("triton", minversion=OLDEST)
     cases = sorted(str(path) for path in Path(__file__).parent.glob("triton*_cases.py"))
     assert len(cases) == 6
     done = subprocess.run(

@@ -14,6 +14,10 @@ from typing import Any
 import pytest
 import torch
 
+from xyscannet.ops.backends import _OLDEST_TRITON
+
+OLDEST = ".".join(map(str, _OLDEST_TRITON))  # release of triton that the kernels need
+
 
 class _Absent:
     """A driver that only says for which GPU to compile."""
@@ -31,7 +35,7 @@ def compiling_for(capability: int, folder: Path) -> Iterator[Callable[..., dict[
     Gives `watch(module, *names)`, which has the launches of a module's kernels kept: by kernel and hash, in what it
     returns, one and the same dictionary each time.
     """
-    triton = pytest.importorskip("triton")
+    triton = pytest.importorskip("triton", minversion=OLDEST)
     from triton.backends.compiler import GPUTarget
     from triton.runtime import driver
 

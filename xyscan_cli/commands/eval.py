@@ -207,8 +207,12 @@ def command(
 
     networks.refuse_cpus_without(cluster, cpus_per_worker)
     where = places.here if cluster is None else partial(places.on_cluster, cluster, cpus_per_worker)
-    how = {"tile": tile_size, "scales": how_many, "ensemble": ensemble}
-    how["channel_order"] = channel_order.value
+    how = {
+        "tile": tile_size,
+        "scales": how_many,
+        "ensemble": ensemble,
+        "channel_order": channel_order.value,
+    }
     folder = out or Path("runs") / f"eval-{report.safe(found.name)}"
     keep = keep or page is not None or figures is not None
     distribution = DistributionSettings(patch=patch, subset_size=subset)

@@ -79,9 +79,12 @@ def _compiled(network: nn.Module) -> Forward:
     folded = network.fuse() if own and not network.training else network
     forward = torch.compile(folded, fullgraph=own, dynamic=False)
 
+    config = torch._dynamo.config
+    kind = "recompile" if hasattr(config, "recompile_limit") else "cache_size"  # torch 2.6
+    limits = {f"{kind}_limit": RECOMPILES, f"accumulated_{kind}_limit": 4 * RECOMPILES}
+
     def call(image: Tensor) -> Tensor:
-        limits = {"recompile_limit": RECOMPILES, "accumulated_recompile_limit": 4 * RECOMPILES}
-        with torch._dynamo.config.patch(limits):
+        with config.patch(limits):
             return forward(image)
 
     return call

@@ -123,8 +123,12 @@ def open_clip(source: Path, output: Path, model: nn.Module, settings: Settings) 
     clip = plan_clip(source, settings.clip)
     coding = choose_coding(clip, output)
     notes = list(coding.notes)
-    how = {"dtype": settings.dtype, "scales": settings.scales, "tile": settings.tile}
-    how["ensemble"] = settings.ensemble
+    how = {
+        "dtype": settings.dtype,
+        "scales": settings.scales,
+        "tile": settings.tile,
+        "ensemble": settings.ensemble,
+    }
     mark = clip.fingerprint(xyscannet.__version__, coding, _digest(model), how)
     if not _prepare(_folder(output), mark):
         notes.append("segments of an earlier run with other settings are made again")

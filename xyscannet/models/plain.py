@@ -6,6 +6,7 @@ has to be called.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypeVar
 
 from torch import nn
@@ -13,13 +14,13 @@ from torch.nn.modules import module as _module
 
 M = TypeVar("M", bound=nn.Module)
 
-_FORWARDS = {nn.Linear.forward, nn.Conv1d.forward}
+_FORWARDS: list[Callable] = [nn.Linear.forward, nn.Conv1d.forward]
 _WITHOUT_BIAS: list[type[nn.Module]] = []
 
 
 def plain(cls: type[M]) -> type[M]:
     """Class decorator: the forward of this class is known to the kernels."""
-    _FORWARDS.add(cls.forward)
+    _FORWARDS.append(cls.forward)
     return cls
 
 
@@ -38,7 +39,7 @@ def is_plain(*modules: nn.Module) -> bool:
 
 def does_what_its_weights_say(part: nn.Module) -> bool:
     """Of one module, whose weights may be parametrised."""
-    if part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part):
+    if part._forward_hooks or part._forward_pre_hooks or "forward" in part.__dict__:
         return False
     if type(part).forward not in _FORWARDS:
         return False
