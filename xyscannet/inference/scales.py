@@ -195,8 +195,8 @@ def _worth_a_look(
 ) -> Tensor:
     """Of each image, (B,), on the CPU: whether `picture`, `larger` in half of its size, may have a g above 0.
 
-    `restored` is `larger` deblurred. Of a picture of more than twice their area, those windows are looked at in
-    which the most was changed: what there is in them decides about rms(e), and so about g, of the whole.
+    `restored` is `larger` deblurred. The windows looked at are those in which that changed the most: they decide about
+    rms(e), and so about g, of the whole. Where they are half of `picture` or more, nothing is looked at: it may.
     """
     height, width = picture.shape[2:]
     if min(height, width) < _WINDOW or height * width <= 2 * _WINDOWS * _WINDOW**2:
