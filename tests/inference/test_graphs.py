@@ -96,7 +96,7 @@ def test_memory_that_runs_out_drops_graphs(stand_in):
     graphed, said = CudaGraphs(Growing()), []
     image = torch.zeros(1, 3, 400, 400)
     for _ in range(3):
-        expected = restore(graphed, image)
+        restore(graphed, image)
     (key,) = graphed._captured
 
     def run_out(x):
@@ -105,7 +105,7 @@ def test_memory_that_runs_out_drops_graphs(stand_in):
     graphed._captured[key] = run_out
     restored = restore(graphed, image, tell=said.append)
     assert len(said) == 1 and "memory ran out" in said[0] and key not in graphed._captured
-    assert restored.shape == expected.shape
+    assert restored.shape == image.shape and restored.min() > 0.049  # 20 / 400, or more in tiles
 
 
 def test_only_the_sizes_used_last_are_kept(stand_in):

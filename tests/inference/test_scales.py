@@ -80,6 +80,13 @@ def test_what_is_done_stays_where_a_smaller_scale_fails() -> None:
         assert restored.max().item() == pytest.approx(0.4 * 1.2 * (1 if full else 1.4), abs=1e-6)
 
 
+def test_what_is_done_stays_where_the_windows_fail() -> None:
+    large, said = grey(0.5, height=1500, width=1420), []
+    restored, shares = restore_at_scales(Brighter({1500: 0.2, 256: math.nan}), large, tell=said.append)
+    assert len(said) == 1 and said[0].startswith("not restored from smaller scales up: the network's output")
+    assert shares.tolist() == [[1, 0, 0, 0]] and restored.max().item() == pytest.approx(0.6)
+
+
 def test_what_is_done_stays_where_going_over_it_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     """At a half of the size, above which the full size still goes over the half; and at the full size."""
     for failing, result, expected in ((4, 1.4 * 1.2, [0, 1, 0, 0]), (5, 1.2, [1, 0, 0, 0])):
@@ -159,7 +166,7 @@ def test_windows_of_a_batch_are_of_each_image() -> None:
         model.seen.clear()
         alone, share = restore_at_scales(model, batch[i : i + 1])
         assert torch.equal(alone[0], restored[i]) and torch.equal(share[0], shares[i])
-        assert len(model.seen) == (2 if i == 0 else len(model.seen))
+        assert (model.seen == [(1500, 1420), (256, 256)]) == (i == 0)
 
 
 def test_what_is_hardly_changed_stays_at_its_size() -> None:

@@ -77,7 +77,8 @@ def restore_at_scales(
         restored by 1, 2, 3 and 4 scales; of one image these sum to 1.
 
     Raises:
-        InputError, ConfigError: as `restore`; ConfigError too where `scales` is neither.
+        InputError, ConfigError: as `restore`; ConfigError too where `scales` is neither. With "auto" a pass that fails
+            after the first at full size is told, and what is finished by then is returned.
     """
     scales = checked_scales(scales)
     if image.ndim != 4 or image.shape[1] != 3 or 0 in image.shape:

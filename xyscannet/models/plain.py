@@ -14,6 +14,7 @@ from torch.nn.modules import module as _module
 
 M = TypeVar("M", bound=nn.Module)
 
+# Lists and `__dict__`, for which torch 2.6 compiles `in`; sets of functions and `vars()` it does not.
 _FORWARDS: list[Callable] = [nn.Linear.forward, nn.Conv1d.forward]
 _WITHOUT_BIAS: list[type[nn.Module]] = []
 
