@@ -54,7 +54,7 @@ class _KernelCache(FunctionCache):
 
 def compiled(function: Callable) -> Callable:
     """Compile a kernel at its first call, to run without the GIL; kept on disk where a folder is writable."""
-    kernel = njit(nogil=True, error_model="numpy")(function)
+    kernel = njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True)(function)
     try:
         kernel._cache = _KernelCache(function)
     except (RuntimeError, OSError) as error:  # numba finds no folder for its cache

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from numba import njit
-
-from xyscannet.ops.simd import F32, LANES, load, read_lanes, store, write_lanes
+from xyscannet.ops.simd import F32, LANES, inner, load, read_lanes, store, write_lanes
 
 SIZE = 4  # bytes of an element
 
 
-@njit(error_model="numpy")
+@inner
 def filled(count, to):
     return (count + to - 1) // to * to
 
 
-@njit(error_model="numpy")
+@inner
 def read_pixels(x, pixel, count, channels, scratch, at, width):
     """`count` pixels from address x on, into scratch from `at` on, `width` apart."""
     for p in range(count):
@@ -23,7 +21,7 @@ def read_pixels(x, pixel, count, channels, scratch, at, width):
             store(scratch, at + p * width + e, lanes)
 
 
-@njit(error_model="numpy")
+@inner
 def write_pixels(scratch, width, out, pixel, count, channels):
     """`count` pixels to address out on."""
     for p in range(count):
@@ -31,7 +29,7 @@ def write_pixels(scratch, width, out, pixel, count, channels):
             write_lanes(F32, out + p * pixel + e * SIZE, load(scratch, p * width + e), channels - e)
 
 
-@njit(error_model="numpy")
+@inner
 def write_sums(scratch, width, x, x_pixel, out, out_pixel, count, channels):
     """`count` pixels, added to those at address x, to address out on."""
     for p in range(count):

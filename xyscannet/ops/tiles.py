@@ -8,11 +8,11 @@ of channels. A tile is `TILE` steps of a block in the real type of the computati
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from xyscannet.ops.simd import (
     ITEM_SIZE,
     LANES,
+    inner,
     load,
     prefetch,
     read_lanes,
@@ -35,13 +35,13 @@ def numbers(start: int, stop: int) -> tuple[np.int64, ...]:
 ZERO, ONE = numbers(0, 2)
 
 
-@njit(error_model="numpy")
+@inner
 def split_task(task, groups, blocks):
     """The branch, block of channels and group of rows of a task."""
     return task // (groups * blocks), (task // groups) % blocks, task % groups
 
 
-@njit(error_model="numpy")
+@inner
 def address_of(tensors, which, place, first):
     """The address of step `first` of a row; place = (branch, outer row, inner row, block of channels)."""
     branch, outer, inner, chunk = place
@@ -54,7 +54,7 @@ def address_of(tensors, which, place, first):
     )
 
 
-@njit(error_model="numpy")
+@inner
 def load_tile(tile, start, width, tensors, which, place, first, steps, lanes):
     """Bring steps first .. first + steps - 1 into rows `start` ... of `width` of the tile; lanes beyond are zero."""
     address = address_of(tensors, which, place, first)
@@ -76,7 +76,7 @@ def load_tile(tile, start, width, tensors, which, place, first, steps, lanes):
         address += step
 
 
-@njit(error_model="numpy")
+@inner
 def store_tile(tile, width, tensors, which, place, first, steps, lanes):
     """Write the tile to steps first .. first + steps - 1 of a row."""
     address = address_of(tensors, which, place, first)
@@ -96,7 +96,7 @@ def store_tile(tile, width, tensors, which, place, first, steps, lanes):
         address += step
 
 
-@njit(error_model="numpy")
+@inner
 def prefetch_tile(tensors, which, place, first, steps, lanes):
     """Ask for the cache lines of a tile that is loaded or stored soon; nothing for an absent tensor."""
     code, step, channel = (

@@ -14,6 +14,7 @@ from xyscannet.ops.blocks.cpu_tiles import bring_row, convolve, gate_by, line_of
 from xyscannet.ops.compiling import compiled
 from xyscannet.ops.cpu_pixels import SIZE, filled, read_pixels, write_pixels, write_sums
 from xyscannet.ops.simd import LANES, PIXELS, load, multiply, store
+from xyscannet.ops.tiles import ONE, ZERO
 
 
 @compiled
@@ -45,10 +46,10 @@ def feed_forward(x, out, shape, eps, norm, project_in, taps, project_out, first_
             )  # fmt: skip
             if y <= low:
                 continue
-            convolve(hidden, three, step, 0, half, tile, taps, gate, half)
+            convolve(hidden, three, step, ZERO, half, tile, taps, gate, half)
             convolve(hidden, three, step, half, half, tile, taps, value, half)
             gate_by(gate, value, tile * half)
-            multiply(gate, 0, half, filled(count, PIXELS), inner, project_out, width, result, width)
+            multiply(gate, ZERO, half, filled(count, PIXELS), inner, project_out, width, result, width)
             given = start + (y - 1) * x_row + left * x_pixel
             to = out_start + image * out_image + (y - 1) * out_row + left * out_pixel
             if residual:
@@ -97,8 +98,8 @@ def scan_inputs(
             if features:
                 some = filled(count, PIXELS)
                 to = out_start + image * out_image + (y - 1) * out_row + left * out_pixel
-                convolve(hidden, three, step, 0, f_wide, tile, taps, f, f_wide)
-                multiply(f, 0, f_wide, some, features, conv_in, inner_wide, mixed, inner_wide)
+                convolve(hidden, three, step, ZERO, f_wide, tile, taps, f, f_wide)
+                multiply(f, ZERO, f_wide, some, features, conv_in, inner_wide, mixed, inner_wide)
                 if branches == 0:
                     write_pixels(mixed, inner_wide, to, out_pixel, count, inner)
                 for k in range(branches):
@@ -143,20 +144,20 @@ def scan_outputs(
             at = first_start + image * first_image + y * first_row + left * first_pixel
             beside = second_start + image * second_image + y * second_row + left * second_pixel
             for p in range(count):  # in this order: vectors reach into what the next one overwrites
-                read_pixels(at + p * first_pixel, first_pixel, 1, one, both, p * wide, wide)
+                read_pixels(at + p * first_pixel, first_pixel, ONE, one, both, p * wide, wide)
                 if two:
-                    read_pixels(beside + p * second_pixel, second_pixel, 1, two, both, p * wide + one, wide)
+                    read_pixels(beside + p * second_pixel, second_pixel, ONE, two, both, p * wide + one, wide)
             if gated:
                 vertical, horizontal = down[image, y], across[image].reshape(-1)
                 for p in range(count):
                     for e in range(0, wide, LANES):
                         value = load(both, p * wide + e) * load(vertical, e)
                         store(both, p * wide + e, value * load(horizontal, (left + p) * wide + e))
-            multiply(both, 0, wide, some, one + two, conv_out, width, mixed, width)
+            multiply(both, ZERO, wide, some, one + two, conv_out, width, mixed, width)
             at = gate_start + image * gate_image + y * gate_row + left * gate_pixel
-            read_pixels(at, gate_pixel, count, channels, opened, 0, width)
+            read_pixels(at, gate_pixel, count, channels, opened, ZERO, width)
             gate_by(opened, mixed, tile * width)
-            multiply(opened, 0, width, some, channels, proj_out, width, result, width)
+            multiply(opened, ZERO, width, some, channels, proj_out, width, result, width)
             to = out_start + image * out_image + y * out_row + left * out_pixel
             if residual:
                 given = x_start + image * x_image + y * x_row + left * x_pixel

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from numba import njit
-
 from xyscannet.ops.cpu_pixels import SIZE, filled
 from xyscannet.ops.depthwise.cpu_tiles import RUN, add_taps, keep
 from xyscannet.ops.simd import (
@@ -11,6 +9,8 @@ from xyscannet.ops.simd import (
     LANES,
     PIXELS,
     WIDE,
+    clear,
+    inner,
     load,
     load_wide,
     multiply,
@@ -22,9 +22,10 @@ from xyscannet.ops.simd import (
     store,
     totals,
 )
+from xyscannet.ops.tiles import ZERO
 
 
-@njit(error_model="numpy")
+@inner
 def _normalise(x, pixel, count, channels, norm, eps, out, width, room):
     """`count` pixels from address x on, normalised: norm = weight, bias, one for each channel that is there.
 
@@ -61,13 +62,13 @@ def _normalise(x, pixel, count, channels, norm, eps, out, width, room):
                 store(out, at + e, (load(out, at + e) - mean) * scale * load(weight, e) + load(bias, e))
 
 
-@njit(error_model="numpy")
+@inner
 def line_of(span):
     """Pixels of a row of a tile: whole groups, from the first or, at an image's left edge, from the second on."""
     return filled(span, PIXELS) + 1
 
 
-@njit(error_model="numpy")
+@inner
 def _project_row(x, pixel, left, span, columns, channels, eps, norm, weight, rows, scratch, hidden, at, room):
     """Normalised pixels left .. left + span - 1 of a row at address x, times the weight, into `hidden` from `at` on.
 
@@ -77,13 +78,12 @@ def _project_row(x, pixel, left, span, columns, channels, eps, norm, weight, row
     low, high = max(0, -left), min(span, columns - left)
     _normalise(x + (left + low) * pixel, pixel, high - low, channels, norm, eps, scratch, width, room)
     pixels = filled(high - low, PIXELS)
-    line = hidden[at : at + line_of(span) * rows]
-    multiply(scratch, 0, width, pixels, channels, weight, rows, line[low * rows :], rows)
-    line[: low * rows] = 0.0
-    line[high * rows :] = 0.0
+    multiply(scratch, ZERO, width, pixels, channels, weight, rows, hidden[at + low * rows :], rows)
+    clear(hidden, at, at + low * rows)
+    clear(hidden, at + high * rows, at + line_of(span) * rows)
 
 
-@njit(error_model="numpy")
+@inner
 def bring_row(
     y, x, row, pixel, left, span, height, columns, channels, eps, norm, weight, step, scratch, hidden, room
 ):
@@ -94,7 +94,7 @@ def bring_row(
     line = line_of(span) * step
     at = (y + 1) % 3 * line
     if y < 0 or y >= height:
-        hidden[at : at + line] = 0.0
+        clear(hidden, at, at + line)
     else:
         _project_row(
             x + y * row,
@@ -115,7 +115,7 @@ def bring_row(
     return (y + 2) % 3 * line, y % 3 * line, at
 
 
-@njit(error_model="numpy")
+@inner
 def convolve(hidden, rows, step, first, wide, pixels, taps, out, out_width):
     """out[p, e] = the convolution of channel first + e, e < wide, at the pixel between p, p + 1 and p + 2.
 
@@ -138,7 +138,7 @@ def convolve(hidden, rows, step, first, wide, pixels, taps, out, out_width):
             keep(out, p * out_width + e, out_width, sums)
 
 
-@njit(error_model="numpy")
+@inner
 def gate_by(opened, value, size):
     """opened <- silu(opened) value, `size` values, a multiple of four vectors."""
     for i in range(0, size, WIDE):
@@ -146,7 +146,7 @@ def gate_by(opened, value, size):
         store(opened, i, gate * sigmoid(gate) * load_wide(value, i))
 
 
-@njit(error_model="numpy")
+@inner
 def tile_of(task, tiles, bands, tile, rows, height, columns):
     """(image, first column, count of columns, first row, the row after the last) of a task."""
     column = task % tiles * tile

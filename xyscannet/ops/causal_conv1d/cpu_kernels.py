@@ -6,7 +6,7 @@ import numpy as np
 
 from xyscannet.ops.causal_conv1d.cpu_tiles import activate, convolve
 from xyscannet.ops.compiling import compiled
-from xyscannet.ops.simd import LANES, load, sigmoid, splat, store, write_lanes
+from xyscannet.ops.simd import LANES, clear, load, sigmoid, splat, store, write_lanes
 from xyscannet.ops.tiles import (
     ADDRESS,
     CODE,
@@ -45,7 +45,7 @@ def conv_forward(tensors, branches, shape, real, first_task, last_task):
             load_tile(bias, ZERO, width, tensors, BIAS, place, ZERO, ONE, lanes)
         for row in range(group * rows // groups, (group + 1) * rows // groups):
             place = (branch, row // inner_rows, row % inner_rows, chunk)
-            x[:before] = 0.0
+            clear(x, ZERO, before)
             for first in range(0, length, TILE):
                 steps = min(TILE, length - first)
                 load_tile(x, taps - 1, width, tensors, X, place, first, steps, lanes)
@@ -85,14 +85,14 @@ def conv_backward(tensors, branches, shape, real, first_task, last_task):
         load_tile(weight, ZERO, width, tensors, WEIGHT, place, ZERO, taps, lanes)
         if tensors[branch, BIAS, CODE] >= 0:
             load_tile(bias, ZERO, width, tensors, BIAS, place, ZERO, ONE, lanes)
-        partial[:] = 0.0
+        clear(partial, ZERO, partial.size)
         for row in range(group * rows // groups, (group + 1) * rows // groups):
             place = (branch, row // inner_rows, row % inner_rows, chunk)
-            grad[:] = 0.0
+            clear(grad, ZERO, grad.size)
             for first in range((length - 1) // TILE * TILE, -1, -TILE):
                 steps = min(TILE, length - first)
                 known = min(taps - 1, first)
-                x[:before] = 0.0
+                clear(x, ZERO, before)
                 load_tile(x, taps - 1 - known, width, tensors, X, place, first - known, steps + known, lanes)
                 load_tile(grad, ZERO, width, tensors, DOUT, place, first, steps, lanes)
                 if silu:

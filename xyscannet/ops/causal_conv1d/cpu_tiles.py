@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from numba import njit
-
-from xyscannet.ops.simd import LANES, WIDE, load, load_wide, sigmoid, store
+from xyscannet.ops.simd import LANES, WIDE, inner, load, load_wide, sigmoid, store
 
 
-@njit(error_model="numpy")
+@inner
 def convolve(steps, width, taps, weight, bias, x, y):
     """y_t = bias + sum_j weight_j x_{t - taps + 1 + j}; x starts taps - 1 steps before y."""
     for e in range(0, width, LANES):
@@ -18,7 +16,7 @@ def convolve(steps, width, taps, weight, bias, x, y):
             store(y, t * width + e, value)
 
 
-@njit(error_model="numpy")
+@inner
 def activate(y, size):
     """y <- silu(y), to the end of the four vectors that the last of `size` values is in."""
     for i in range(0, size, WIDE):

@@ -7,7 +7,6 @@ stay in the cache. Maps are float32, channels next to each other.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from xyscannet.ops.causal_conv1d.cpu_tiles import activate, convolve
 from xyscannet.ops.compiling import compiled
@@ -19,6 +18,8 @@ from xyscannet.ops.simd import (
     NEAR,
     PIXELS,
     WIDE,
+    clear,
+    inner,
     load,
     multiply,
     prefetch,
@@ -27,11 +28,12 @@ from xyscannet.ops.simd import (
     store,
     write_lanes,
 )
+from xyscannet.ops.tiles import ZERO
 
 STEPS = 4 * PIXELS  # of a tile
 
 
-@njit(error_model="numpy")
+@inner
 def _write_gated(y, width, z, out, z_step, out_step, steps, channels):
     """y silu(z) to address out on, z from address z on."""
     for t in range(steps):
@@ -42,7 +44,7 @@ def _write_gated(y, width, z, out, z_step, out_step, steps, channels):
             write_lanes(F32, out + t * out_step + e * SIZE, value, some)
 
 
-@njit(error_model="numpy")
+@inner
 def _prefetch(x, step, steps, channels):
     for t in range(steps):
         for offset in range(0, channels * SIZE, 64):
@@ -77,8 +79,8 @@ def mixer(branches, shape, conv, x_proj, dt_proj, decay, vectors, first_task, la
             outer, inner = row // inner_rows, row % inner_rows
             source = branches[branch, 3] + outer * branches[branch, 4] + inner * branches[branch, 5]
             target = branches[branch, 7] + outer * branches[branch, 8] + inner * branches[branch, 9]
-            h[:] = 0.0
-            x[:before] = 0.0
+            clear(h, ZERO, states * width)
+            clear(x, ZERO, before)
             for first in range(0, length, STEPS):
                 steps, coming = min(STEPS, length - first), min(STEPS, length - first - STEPS)
                 at, to = source + first * step, target + first * out_step
@@ -88,8 +90,8 @@ def mixer(branches, shape, conv, x_proj, dt_proj, decay, vectors, first_task, la
                 convolve(steps, width, taps, weight, conv_bias, x, u)
                 activate(u, steps * width)
                 some = filled(steps, PIXELS)
-                multiply(u, 0, width, some, channels, x_proj, wide, dbc, wide)
-                multiply(dbc, 0, wide, some, rank, dt_proj, width, delta, width)
+                multiply(u, ZERO, width, some, channels, x_proj, wide, dbc, wide)
+                multiply(dbc, ZERO, wide, some, rank, dt_proj, width, delta, width)
                 reach = prepare(steps, width, True, True, u, delta, delta_bias, du)
                 for e in range(0, width, LANES):
                     through = load(skip, e)

@@ -21,6 +21,8 @@ from xyscannet.ops.simd import (
     LOG2E,
     NEAR,
     WIDE,
+    clear,
+    copy,
     load,
     load_wide,
     read_lanes,
@@ -84,7 +86,7 @@ def scan_forward(tensors, branches, shape, real, first_task, last_task):
             load_tile(bias, ZERO, width, tensors, BIAS, place, ZERO, ONE, lanes)
         for row in range(group * rows // groups, (group + 1) * rows // groups):
             place = (branch, row // inner_rows, row % inner_rows, chunk)
-            h[:] = 0.0
+            clear(h, ZERO, h.size)
             for first in range(0, length, TILE):
                 steps = min(TILE, length - first)
                 if tensors[branch, STATES, CODE] >= 0:
@@ -167,11 +169,11 @@ def scan_backward(tensors, branches, shape, real, first_task, last_task):
         for i in range(0, states * width, LANES):
             store(sharp, i, load(decay, i) * LOG2E)
         sharpest = magnitude(sharp, states * width)
-        partial[:] = 0.0
-        ga[:] = 0.0
+        clear(partial, ZERO, partial.size)
+        clear(ga, ZERO, ga.size)
         for row in range(group * rows // groups, (group + 1) * rows // groups):
             place = (branch, row // inner_rows, row % inner_rows, chunk)
-            g[:] = 0.0
+            clear(g, ZERO, g.size)
             if tensors[branch, DLAST, CODE] >= 0:
                 load_tile(g, ZERO, width, tensors, DLAST, place, ZERO, states, lanes)
             for first in range((length - 1) // TILE * TILE, -1, -TILE):
@@ -214,10 +216,10 @@ def scan_backward(tensors, branches, shape, real, first_task, last_task):
                             store(gy, i, grad)
                         grad_skip = grad_skip + grad * value
                     store(partial, states * width + e, grad_skip)
-                gdu[:] = 0.0
-                gdelta[:] = 0.0
-                gb[:] = 0.0
-                gc[:] = 0.0
+                clear(gdu, ZERO, gdu.size)
+                clear(gdelta, ZERO, gdelta.size)
+                clear(gb, ZERO, gb.size)
+                clear(gc, ZERO, gc.size)
                 if reach * sharpest < NEAR:
                     backward_near(
                         steps, width, wide, states, decay, sharp, delta, du, b, c, gy, y, h, g,
@@ -251,7 +253,7 @@ def scan_backward(tensors, branches, shape, real, first_task, last_task):
                 store_tile(c, wide, tensors, DC, place, first, steps, states)
                 if has_z:
                     store_tile(z, width, tensors, DZ, place, first, steps, lanes)
-        partial[: states * width] = ga[: states * width]
+        copy(ga, partial, states * width)
         target = tensors[branch, PARTIAL, ADDRESS] + task * partial.size * partial.itemsize
         for i in range(0, partial.size, LANES):
             write_lanes(

@@ -6,14 +6,13 @@ with `wide` values a step. Each state runs through a tile in a register.
 
 from __future__ import annotations
 
-from numba import njit
-
 from xyscannet.ops.simd import (
     LANES,
     WIDE,
     exp2,
     exp2_near,
     greatest,
+    inner,
     load,
     load_wide,
     maximum,
@@ -25,7 +24,7 @@ from xyscannet.ops.simd import (
 )
 
 
-@njit(error_model="numpy")
+@inner
 def prepare(steps, width, soft, has_bias, u, delta, bias, du):
     """delta <- softplus(delta + bias) where asked, du <- delta * u. Returns the greatest magnitude of delta."""
     if has_bias:
@@ -45,7 +44,7 @@ def prepare(steps, width, soft, has_bias, u, delta, bias, du):
     return greatest(reach)
 
 
-@njit(error_model="numpy")
+@inner
 def magnitude(values, size):
     """The greatest magnitude of the first `size` values; NaN where the first is."""
     zero = splat(values, 0.0)
@@ -55,17 +54,17 @@ def magnitude(values, size):
     return greatest(reach)
 
 
-@njit(error_model="numpy")
+@inner
 def _decay_anywhere(delta, decay):
     return exp2(delta * decay)
 
 
-@njit(error_model="numpy")
+@inner
 def _load_four(values, i, step):
     return load(values, i), load(values, i + step), load(values, i + 2 * step), load(values, i + 3 * step)
 
 
-@njit(error_model="numpy")
+@inner
 def _store_four(values, i, step, v0, v1, v2, v3):
     store(values, i, v0)
     store(values, i + step, v1)
@@ -73,7 +72,7 @@ def _store_four(values, i, step, v0, v1, v2, v3):
     store(values, i + 3 * step, v3)
 
 
-@njit(error_model="numpy")
+@inner
 def _weigh_four(weights, j, v0, v1, v2, v3):
     """The sum of four vectors, each times its weight of those from j on."""
     return (v0 * spread(weights, j) + v1 * spread(weights, j + 1)) + (
@@ -84,7 +83,7 @@ def _weigh_four(weights, j, v0, v1, v2, v3):
 def _forward_tile(decay_of):
     """Run every state through a tile: h <- decay_of(delta, decay) h + du b, y <- y + c h. Four states at a time."""
 
-    @njit(error_model="numpy")
+    @inner
     def tile(steps, width, wide, states, decay, delta, du, b, c, y, h):
         for e in range(0, width, LANES):
             for n in range(0, states, 4):
@@ -117,7 +116,7 @@ def _backward_tile(decay_of):
     later) those of B and C. rate and before hold what each step decayed by and to.
     """
 
-    @njit(error_model="numpy")
+    @inner
     def tile(
         steps, width, wide, states, decay, sharp, delta, du, b, c, gy, y, h, g,
         before, rate, gdu, gdelta, ga, gb, gc,

@@ -17,6 +17,7 @@ from xyscannet.ops.simd.functions import (
     softplus,
     square_root,
 )
+from xyscannet.ops.simd.inner import inner
 from xyscannet.ops.simd.memory import (
     BF16,
     F32,
@@ -29,6 +30,7 @@ from xyscannet.ops.simd.memory import (
     write_one,
 )
 from xyscannet.ops.simd.products import PIXELS, multiply, pack
+from xyscannet.ops.simd.scratch import clear, copy
 from xyscannet.ops.simd.vector import (
     LANES,
     WIDE,
@@ -56,9 +58,12 @@ __all__ = [
     "PIXELS",
     "WIDE",
     "Vector",
+    "clear",
+    "copy",
     "exp2",
     "exp2_near",
     "greatest",
+    "inner",
     "load",
     "load_wide",
     "maximum",

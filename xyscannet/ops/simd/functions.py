@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import llvmlite.ir as ir
 import numpy as np
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from xyscannet.ops.simd.inner import inner
 from xyscannet.ops.simd.vector import I32, I64, MATH, constant, lanes_of, like_vector, maximum
 
 
@@ -97,12 +98,12 @@ def _log1p_unit(typingctx, x):
 LOG2E = float(np.log2(np.e))
 
 
-@njit(error_model="numpy")
+@inner
 def sigmoid(x):
     return 1.0 / (exp2(x * -LOG2E) + 1.0)
 
 
-@njit(error_model="numpy")
+@inner
 def softplus(x):
     zero = like_vector(x, 0.0)
     positive = maximum(x, zero)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from xyscannet.ops.simd.inner import inner
 from xyscannet.ops.simd.vector import LANES, load, splat, spread, store
 
 PIXELS = 6  # at once: with two vectors of results each, as many sums as AVX2 has registers for
@@ -23,7 +23,7 @@ def pack(weight: np.ndarray) -> np.ndarray:
     return np.concatenate([first.ravel(), wide[pairs:].T.ravel()])
 
 
-@njit(error_model="numpy")
+@inner
 def _two_vectors(x, at, step, columns, weight, w, y, to, width):
     """Six pixels of x from `at` on, `step` apart, times 2 x LANES rows of the weight -> y from `to` on."""
     a0 = splat(x, 0.0)
@@ -47,7 +47,7 @@ def _two_vectors(x, at, step, columns, weight, w, y, to, width):
     _store_six(y, to + LANES, width, b0, b1, b2, b3, b4, b5)
 
 
-@njit(error_model="numpy")
+@inner
 def _one_vector(x, at, step, columns, weight, w, y, to, width):
     """The same for `LANES` rows of the weight."""
     a0 = splat(x, 0.0)
@@ -64,7 +64,7 @@ def _one_vector(x, at, step, columns, weight, w, y, to, width):
     _store_six(y, to, width, a0, a1, a2, a3, a4, a5)
 
 
-@njit(error_model="numpy")
+@inner
 def _store_six(y, to, width, a0, a1, a2, a3, a4, a5):
     store(y, to, a0)
     store(y, to + width, a1)
@@ -74,7 +74,7 @@ def _store_six(y, to, width, a0, a1, a2, a3, a4, a5):
     store(y, to + 5 * width, a5)
 
 
-@njit(error_model="numpy")
+@inner
 def multiply(x, at, step, pixels, columns, weight, rows, y, width):
     """y[p, o] = the sum over c of x[p, c] weight[o, c].
 

@@ -8,7 +8,8 @@ import llvmlite.binding
 import llvmlite.ir as ir
 from numba import types
 from numba.core.datamodel import PrimitiveModel
-from numba.extending import intrinsic, overload, register_model
+from numba.core.typing import signature
+from numba.extending import intrinsic, lower_builtin, register_model, type_callable
 
 # On AVX2, normalising 24 channels takes half as long on 8 lanes as on 16, which they do not fill.
 LANES = 16 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 8
@@ -193,20 +194,6 @@ def totals(typingctx, array, index):
     return vector(array, types.intp), codegen
 
 
-def _binary(name):
-    @intrinsic
-    def operation(typingctx, left, right):
-        def codegen(context, builder, signature, args):
-            return getattr(builder, name)(args[0], args[1], flags=MATH)
-
-        return left(left, right), codegen
-
-    return operation
-
-
-_add, _sub, _mul, _div = _binary("fadd"), _binary("fsub"), _binary("fmul"), _binary("fdiv")
-
-
 @intrinsic
 def like_vector(typingctx, vector, value):
     def codegen(context, builder, signature, args):
@@ -215,24 +202,42 @@ def like_vector(typingctx, vector, value):
     return vector(vector, value), codegen
 
 
-def _overload_operator(symbol, function):
-    @overload(symbol)
-    def implementation(left, right):
-        if isinstance(left, Vector) and isinstance(right, Vector):
-            return lambda left, right: function(left, right)
-        if isinstance(left, Vector) and isinstance(right, types.Number):
-            return lambda left, right: function(left, like_vector(left, right))
-        if isinstance(right, Vector) and isinstance(left, types.Number):
-            return lambda left, right: function(like_vector(right, left), right)
+def _define(symbol, name):
+    """An operator of two vectors, or of a vector and a number; as one instruction, which no call stands around."""
+
+    @type_callable(symbol)
+    def typed(context):
+        def of(left, right):
+            if isinstance(left, Vector):
+                if left == right:
+                    return signature(left, left, left)
+                if isinstance(right, types.Number):
+                    return signature(left, left, left.scalar)
+            elif isinstance(right, Vector) and isinstance(left, types.Number):
+                return signature(right, right.scalar, right)
+            return None
+
+        return of
+
+    def instruction(context, builder, sig, args):
+        lanes = sig.return_type.lanes
+        vectors = (
+            value if isinstance(kind, Vector) else broadcast(builder, value, lanes)
+            for kind, value in zip(sig.args, args)
+        )
+        return getattr(builder, name)(*vectors, flags=MATH)
+
+    for left, right in ((Vector, Vector), (Vector, types.Float), (types.Float, Vector)):
+        lower_builtin(symbol, left, right)(instruction)
 
 
-for _symbol, _function in (
-    (operator.add, _add),
-    (operator.sub, _sub),
-    (operator.mul, _mul),
-    (operator.truediv, _div),
+for _symbol, _name in (
+    (operator.add, "fadd"),
+    (operator.sub, "fsub"),
+    (operator.mul, "fmul"),
+    (operator.truediv, "fdiv"),
 ):
-    _overload_operator(_symbol, _function)
+    _define(_symbol, _name)
 
 
 @intrinsic
