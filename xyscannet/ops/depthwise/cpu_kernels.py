@@ -8,7 +8,6 @@ made for one element code, which all maps of a call have.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from xyscannet.ops.compiling import compiled
 from xyscannet.ops.depthwise.cpu_tiles import RUN, add_taps, keep
@@ -19,6 +18,7 @@ from xyscannet.ops.simd import (
     ITEM_SIZE,
     LANES,
     WIDE,
+    inlined,
     load,
     load_wide,
     prefetch,
@@ -33,7 +33,7 @@ PLAIN, GATED, GRADIENT = range(3)
 SPAN = 32  # pixels whose channels, of a map and of its gradient, stay in the first-level cache
 
 
-@njit(inline="always", error_model="numpy")
+@inlined
 def _run(like, code, at, row, pixel, low, high, weight, k, width):
     """The sums of `RUN` pixels from address `at` on, in whole vectors: rows low .. high - 1 of the taps count."""
     zero = splat(like, 0.0)
@@ -43,7 +43,7 @@ def _run(like, code, at, row, pixel, low, high, weight, k, width):
     return sums
 
 
-@njit(inline="always", error_model="numpy")
+@inlined
 def _single(like, code, at, row, pixel, taps, weight, k, width, some):
     """The sum of one pixel: rows low .. high - 1 and columns left .. right - 1 of the taps count."""
     low, high, left, right = taps
@@ -55,7 +55,7 @@ def _single(like, code, at, row, pixel, taps, weight, k, width, some):
     return value
 
 
-@njit(inline="always", error_model="numpy")
+@inlined
 def _finish(code, mode, hold, held, pixels, some, to, out_pixel, second, grad, grad_pixel):
     """Write the sums of `pixels`, gate them by those of the other half, or write the gradients of both."""
     if mode == GATED:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from numba import njit
-
-from xyscannet.ops.simd import LANES, load, read_lanes, store
+from xyscannet.ops.simd import LANES, inlined, load, read_lanes, store
 
 RUN = 8  # pixels at once
 
 
-@njit(inline="always", error_model="numpy")
+@inlined
 def add_taps(like, code, p, pixel, taps, k, width, sums):
     """Add to the sums of `RUN` pixels what a row of taps makes of the pixels from address p on, `pixel` bytes apart.
 
@@ -41,7 +39,7 @@ def add_taps(like, code, p, pixel, taps, k, width, sums):
     return a0, a1, a2, a3, a4, a5, a6, a7
 
 
-@njit(inline="always", error_model="numpy")
+@inlined
 def keep(out, at, step, sums):
     """Store the sums of `RUN` pixels in a flat array, from `at` on, `step` apart."""
     a0, a1, a2, a3, a4, a5, a6, a7 = sums

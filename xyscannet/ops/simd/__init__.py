@@ -17,7 +17,7 @@ from xyscannet.ops.simd.functions import (
     softplus,
     square_root,
 )
-from xyscannet.ops.simd.inner import inner
+from xyscannet.ops.simd.inner import inlined, inner
 from xyscannet.ops.simd.memory import (
     BF16,
     F32,
@@ -63,6 +63,7 @@ __all__ = [
     "exp2",
     "exp2_near",
     "greatest",
+    "inlined",
     "inner",
     "load",
     "load_wide",
