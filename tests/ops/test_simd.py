@@ -10,12 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numba import njit
+from numba.core.errors import TypingError
 
 from xyscannet.ops import simd
 from xyscannet.ops.simd import (
     LANES,
     NEAR,
     WIDE,
+    clear,
+    copy,
     exp2,
     exp2_near,
     greatest,
@@ -94,6 +97,63 @@ def test_reductions(real):
     x = np.arange(LANES).astype(real)
     x[5] = -100
     assert reductions(x) == (x.sum(), LANES - 1, 100, 2 * LANES)
+
+
+@njit
+def arithmetic(x, y, results):
+    a, b = load(x, 0), load(y, 0)
+    values = a + b, a - b, a * b, a / b, a + 3, a - 0.5, a * 2.0, a / 3, 3 + a, 0.5 - a, 2.0 * a, 3 / a
+    for i, value in enumerate(values):
+        store(results, i * LANES, value)
+
+
+@pytest.mark.parametrize("real", REAL)
+def test_arithmetic_with_vectors_and_numbers(real):
+    x, y = np.random.default_rng(0).normal(size=(2, LANES)).astype(real)
+    x[0], x[1], y[2] = np.nan, np.inf, 0.0
+    results = np.zeros((12, LANES), real)
+    arithmetic(x, y, results.reshape(-1))
+    three, half, two = real(3), real(0.5), real(2)
+    with np.errstate(divide="ignore"):
+        of_both = x + y, x - y, x * y, x / y
+        of_one = x + three, x - half, x * two, x / three, three + x, half - x, two * x, three / x
+    np.testing.assert_array_equal(results, [*of_both, *of_one])
+
+
+@njit
+def sums_of_different_widths(x):
+    store(x, 0, load(x, 0) + load_wide(x, 0))
+
+
+@njit
+def sums_of_different_types(x, y):
+    store(x, 0, load(x, 0) + load(y, 0))
+
+
+def test_vectors_that_differ_are_not_added():
+    x = np.zeros(WIDE, np.float32)
+    with pytest.raises(TypingError):
+        sums_of_different_widths(x)
+    with pytest.raises(TypingError):
+        sums_of_different_types(x, x.astype(np.float64))
+
+
+@njit
+def clear_and_copy(x, y):
+    clear(x, LANES, 3 * LANES)
+    clear(x, LANES, LANES)
+    copy(x, y, 2 * LANES)
+
+
+@pytest.mark.parametrize("real", REAL)
+def test_runs_of_whole_vectors(real):
+    x = np.arange(1, 4 * LANES + 1).astype(real)
+    y, before = -x, x.copy()
+    clear_and_copy(x, y)
+    before[LANES : 3 * LANES] = 0
+    np.testing.assert_array_equal(x, before)
+    np.testing.assert_array_equal(y[: 2 * LANES], x[: 2 * LANES])
+    np.testing.assert_array_equal(y[2 * LANES :], -np.arange(2 * LANES + 1, 4 * LANES + 1))
 
 
 @njit
