@@ -73,7 +73,29 @@ def _language_is_patched_once() -> None:
     interpreter._patch_lang = once
 
 
+def _types_and_shapes_are_made_once() -> None:
+    """Triton 3.6 to 3.9 make the type of every intermediate block anew, and its shape once more for the block."""
+    plain, empty = tl.block_type.__init__, tl.tuple([])
+    types: dict[tuple, tuple] = {}
+
+    def typed(self, element_ty, shape):
+        key = id(element_ty), tuple(getattr(side, "value", side) for side in shape)
+        if key not in types:
+            plain(self, element_ty, shape)
+            self.constants = tl.tuple([tl.constexpr(side) for side in self.shape])
+            self.count = tl.constexpr(self.numel)
+            types[key] = element_ty, dict(self.__dict__)  # the first so that it is not another's id later
+        self.__dict__.update(types[key][1])
+
+    def shaped(self, handle, type):
+        self.handle, self.type, self.dtype = handle, type, type.scalar
+        self.shape, self.numel = (type.constants, type.count) if type.is_block() else (empty, tl.constexpr(1))
+
+    tl.block_type.__init__, tl.tensor.__init__ = typed, shaped
+
+
 _language_is_patched_once()
+_types_and_shapes_are_made_once()
 _products_of_bf16()
 _scalars_are_indices()
 _masks_are_boolean()
