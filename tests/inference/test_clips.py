@@ -104,6 +104,16 @@ def test_everything_else_is_kept(tmp_path: Path) -> None:
     assert np.abs(before["pixels"].astype(int) - after["pixels"]).mean() < 3
 
 
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+def test_titles_that_are_not_utf8_are_kept_as_they_are(tmp_path: Path, suffix: str) -> None:
+    source = clips.write(tmp_path / f"a{suffix}", clips.pan(10, 32, 48), sound=False)
+    latin = "café!".encode("latin-1")
+    source.write_bytes(source.read_bytes().replace(b"a clip", latin + b" "))
+    assert latin in source.read_bytes()
+    restored(source, tmp_path / f"out{suffix}", Gain())
+    assert latin in (tmp_path / f"out{suffix}").read_bytes()
+
+
 def test_subtitles_and_attached_files_are_kept(tmp_path: Path) -> None:
     clips.write(tmp_path / "plain.mkv", clips.pan(20, 32, 48), codec="ffv1")
     source = clips.with_subtitles(tmp_path / "plain.mkv", tmp_path / "a.mkv")

@@ -12,7 +12,7 @@ from tests.video import clips
 from xyscannet import video
 from xyscannet.errors import ConfigError, InputError, UnavailableError
 from xyscannet.video import clip as clip_module
-from xyscannet.video import decode, pixels
+from xyscannet.video import decode, pixels, pyav
 
 pytest.importorskip("av")
 
@@ -128,3 +128,11 @@ def test_without_the_package(source: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(__import__("sys").modules, "av", None)
     with pytest.raises(UnavailableError, match=r"pip install 'xyscannet\[video\]'"):
         video.probe(source)
+
+
+@pytest.mark.parametrize("version, some", [("17.0.0", True), ("18.1.0", True), ("19.0.2", False)])
+def test_what_later_versions_of_the_package_do_without(
+    monkeypatch: pytest.MonkeyPatch, version: str, some: bool
+) -> None:
+    monkeypatch.setattr("av.__version__", version)
+    assert bool(pyav.keeping_bytes()) is some

@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..files import replacing, shown
 from .decode import display_matrix
 from .encode import LEAD, TICK, Coding, tag_colour
-from .pyav import load, opened, telling
+from .pyav import keeping_bytes, load, opened, telling
 from .segments import Clip
 
 _OWN_KEYS = ("com.apple.", "com.android.")  # of metadata that MP4 keeps only where it is asked to
@@ -70,7 +70,9 @@ class _Joined:
             options["video_track_timescale"] = str(self._base.denominator)
             if any(key.startswith(_OWN_KEYS) for key in source.metadata):
                 options["movflags"] = "use_metadata_tags"
-        self._out = load().open(os.fspath(path), "w", format=format, container_options=options)
+        self._out = load().open(
+            os.fspath(path), "w", format=format, container_options=options, **keeping_bytes()
+        )
         times = clip.times
         self._shift = times[0] * self._base if clip.cut else Fraction(0)  # seconds
         self._until = (
@@ -139,7 +141,7 @@ class _Joined:
         """Whether the output's container takes a copy of a stream, seen by trying."""
         av = load()
         try:
-            with av.open(io.BytesIO(), "w", format=self._format) as trial:
+            with av.open(io.BytesIO(), "w", format=self._format, **keeping_bytes()) as trial:
                 if stream.type == "attachment":  # a container of nothing else is refused
                     trial.add_stream_from_template(self._source.streams[self._clip.info.stream], opaque=True)
                 self._like(stream, trial.add_stream_from_template(stream, opaque=True))

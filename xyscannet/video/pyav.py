@@ -20,7 +20,7 @@ def load() -> ModuleType:
         raise UnavailableError(
             f"video needs the package av ({error}): pip install 'xyscannet[video]', or leave the clips out"
         ) from error
-    if int(av.__version__.split(".")[0]) < 17:
+    if _version(av) < 17:
         raise UnavailableError(f"video needs av 17 or later, not {av.__version__}: pip install --upgrade av")
     return av
 
@@ -36,9 +36,20 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Any]:
         if os.path.getsize(path) == 0:
             raise InputError(f"{shown(path)}: the file is empty (0 bytes)")
         with av.open(
-            os.fspath(path), container_options={"fflags": "+genpts"}, metadata_errors="replace"
+            os.fspath(path), container_options={"fflags": "+genpts"}, **keeping_bytes()
         ) as container:
             yield container
+
+
+def keeping_bytes() -> dict[str, str]:
+    """Arguments for `av.open` with which titles that are not UTF-8 are read, and written as the bytes they are."""
+    if _version(load()) >= 19:  # does nothing else
+        return {}
+    return {"metadata_errors": "surrogateescape"}
+
+
+def _version(av: ModuleType) -> int:
+    return int(av.__version__.split(".")[0])
 
 
 @contextlib.contextmanager
