@@ -28,17 +28,21 @@ def maps(dtype, channels, size=(3, 7, 9), layout="channels-last"):
 
 
 def compare(fused, reference, leaves, dtype):
+    """Within the limit, or as near as torch comes in float32 (the gradient of two channels is nearly nought)."""
     exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
-    expected = reference(*exact)
-    found = fused(*leaves)
+    single = [leaf.detach().float().requires_grad_() for leaf in leaves]
+    expected, plain, found = reference(*exact), reference(*single), fused(*leaves)
     upper = torch.randn_like(expected)
     assert found.dtype == leaves[0].dtype
     assert rms_ratio(found, expected) <= LIMIT[dtype]
-    gradients = torch.autograd.grad(found, leaves, upper.to(dtype))
-    for found_gradient, exact_gradient in zip(
-        gradients, torch.autograd.grad(expected, exact, upper), strict=True
+    for found_gradient, plain_gradient, exact_gradient in zip(
+        torch.autograd.grad(found, leaves, upper.to(dtype)),
+        torch.autograd.grad(plain, single, upper.float()),
+        torch.autograd.grad(expected, exact, upper),
+        strict=True,
     ):
-        assert rms_ratio(found_gradient, exact_gradient) <= LIMIT[dtype]
+        limit = max(LIMIT[dtype], rms_ratio(plain_gradient, exact_gradient))
+        assert rms_ratio(found_gradient, exact_gradient) <= limit
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

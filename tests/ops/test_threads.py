@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
+import shutil
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -61,6 +64,9 @@ def test_what_a_task_raises_reaches_the_caller(run_tasks, failure):
     test_every_task_runs_once(run_tasks, 8, 2)
 
 
+openmp = pytest.mark.skipif(threads._openmp() is None, reason="torch's threads are not OpenMP's here")
+
+
 @pytest.mark.skipif(
     sys.platform != "linux" or not torch.backends.openmp.is_available(),
     reason="only there torch's threads can be had",
@@ -77,6 +83,21 @@ def test_kernels_run_on_the_threads_of_torch():
     threads.run_tasks(kernel, (), 2, LARGE)
     assert len(set(seen)) == 2 and threading.current_thread() in seen
     assert not any(thread.name.startswith("xyscan-ops") for thread in seen)
+
+
+@openmp
+def test_openmp_beside_the_package_of_torch_is_found(tmp_path, monkeypatch):
+    """Wheels for ARM have it in `torch.libs`, under a name of its own."""
+    loaded = next(
+        line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "gomp" in line
+    )
+    own = tmp_path / "torch.libs" / "libgomp-a49a47f9.so.1.0.0"
+    own.parent.mkdir()
+    shutil.copy(loaded, own)
+    ctypes.CDLL(str(own))
+    monkeypatch.setattr(torch, "__file__", str(tmp_path / "torch" / "__init__.py"))
+    monkeypatch.setattr(threads, "_OPENMP", ())
+    assert threads._openmp.__wrapped__() is not None
 
 
 @compiled
@@ -97,9 +118,6 @@ def _fails(seen, first, last):
 
 def _places(tasks):
     return (7, (-(2**40), 3)), 0.5, np.zeros(tasks, np.int64), np.zeros((tasks, 2), np.float32)
-
-
-openmp = pytest.mark.skipif(threads._openmp() is None, reason="torch's threads are not OpenMP's here")
 
 
 @openmp

@@ -44,8 +44,11 @@ def _openmp() -> Callable | None:
     """`GOMP_parallel` of the OpenMP library that torch runs on, None where there is none (macOS, Windows)."""
     if not torch.backends.openmp.is_available() or not hasattr(os, "RTLD_NOLOAD"):
         return None
-    folder = Path(torch.__file__).parent / "lib"
-    own = [path for kind in ("gomp", "iomp", "omp") for path in folder.glob(f"lib{kind}*.so*")]
+    package = Path(torch.__file__).parent
+    folders = (package / "lib", package.with_name("torch.libs"))  # the second in wheels for ARM
+    own = [
+        path for kind in ("gomp", "iomp", "omp") for each in folders for path in each.glob(f"lib{kind}*.so*")
+    ]
     for name in (*map(str, own), *_OPENMP):
         try:
             parallel = ctypes.CDLL(name, mode=os.RTLD_NOLOAD | os.RTLD_NOW).GOMP_parallel
