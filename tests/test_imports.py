@@ -17,7 +17,7 @@ LIBRARY = Path(xyscannet.__file__).parent
 CLI = Path(xyscan_cli.__file__).parent
 
 # Room -> the rooms it may import; a room may always import itself, and everyone SMALL.
-SMALL = {"environment", "errors", "files"}
+SMALL = {"environment", "errors", "files", "opencv"}
 MODELS = {"ops", "models"}
 PLAIN = {"images", "data", "losses", "metrics"}  # know no models
 ALLOWED = {
@@ -42,6 +42,7 @@ ALLOWED = {
     "environment": set(),
     "errors": set(),
     "files": set(),
+    "opencv": set(),
     "__init__": MODELS | {"inference", "__init__"},
 }
 # Heavy packages that must not be imported when a module of the room is (inside a function they may be).
@@ -148,6 +149,7 @@ def test_the_library_is_silent(path):
 @pytest.mark.parametrize("path", modules(LIBRARY) + modules(CLI), ids=lambda p: p.stem)
 def test_heavy_packages_are_imported_where_used(path):
     heavy = {name.split(".")[0] for _, name in imported(path, top_only=True)}
+    assert "cv2" not in heavy or path.name == "opencv.py", "from xyscannet.opencv import cv2"
     assert not heavy & OPTIONAL
     if CLI in path.parents or room(path) in NO_TORCH:
         assert "torch" not in heavy

@@ -22,7 +22,7 @@ CORE = {
     "numpy": "numpy",
     "numba": "numba",
     "pillow": "PIL",
-    "opencv-python-headless": "cv2",
+    "opencv-python-headless": "xyscannet.opencv",
     "safetensors": "safetensors",
     "pydantic": "pydantic",
     "pyyaml": "yaml",
@@ -129,11 +129,13 @@ def import_elsewhere(modules: list[str]) -> dict[str, str | None]:
         "    except BaseException:\n"
         "        pass\n"
         "for name in sys.argv[1:]:\n"
+        "    path = list(sys.path)\n"
         "    try:\n"
         "        importlib.import_module(name)\n"
         "        reason = None\n"
         "    except BaseException as failure:\n"
         "        reason = f'{type(failure).__name__}: {failure}'.split('\\n')[0]\n"
+        "        sys.path[:] = path\n"  # OpenCV leaves its folder there, in which the next would find others
         "    print(json.dumps([name, reason]), file=out, flush=True)\n"
     )
     reasons: dict[str, str | None] = {}

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
 from xyscannet.errors import ConfigError, InputError
+from xyscannet.opencv import cv2
 
 _log = logging.getLogger("xyscannet")
 

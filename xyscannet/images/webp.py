@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import BinaryIO
 
-import cv2
 import numpy as np
 from PIL import Image, WebPImagePlugin  # noqa: F401 - the plugin registers what encodes
 
+from ..opencv import cv2
 from . import exif as exif_block
 from .decoded import Decoded, Header
 from .formats import BadImage, check_size

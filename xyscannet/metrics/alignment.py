@@ -10,11 +10,11 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from xyscannet.errors import InputError
 from xyscannet.metrics.distortion import scikit_image
+from xyscannet.opencv import cv2
 
 ITERATIONS = 100
 FILTER_TAPS = 5

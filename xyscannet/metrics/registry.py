@@ -185,6 +185,6 @@ def _find(name: str) -> tuple[MetricInfo, Maker]:
 
 
 def _opencv() -> str:
-    import cv2
+    from xyscannet.opencv import cv2
 
     return cv2.__version__

@@ -6,9 +6,9 @@ change is blended, never the picture: repeated warping would soften that.
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 
+from ..opencv import cv2
 from . import flow
 
 WARM_UP = 3  # frames before a segment after which its first ones come out as in the midst of it

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
+
+from ..opencv import cv2
 
 TOLERANCE = 0.5  # pixels by which forward and backward motion may differ
 
