@@ -17,10 +17,9 @@ import pytest
 from tests.turns import Turns
 from xyscannet import environment
 
-environment.set_defaults()  # as the command line does
-
 # The tests are small: threads would wait for each other and for what runs beside them (tests/ops/conftest.py).
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+environment.set_defaults()  # as the command line does
 
 
 @pytest.fixture

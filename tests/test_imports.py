@@ -17,7 +17,7 @@ LIBRARY = Path(xyscannet.__file__).parent
 CLI = Path(xyscan_cli.__file__).parent
 
 # Room -> the rooms it may import; a room may always import itself, and everyone SMALL.
-SMALL = {"environment", "errors", "files", "opencv"}
+SMALL = {"environment", "errors", "files", "opencv", "control_groups"}
 MODELS = {"ops", "models"}
 PLAIN = {"images", "data", "losses", "metrics"}  # know no models
 ALLOWED = {
@@ -43,6 +43,7 @@ ALLOWED = {
     "errors": set(),
     "files": set(),
     "opencv": set(),
+    "control_groups": set(),
     "__init__": MODELS | {"inference", "__init__"},
 }
 # Heavy packages that must not be imported when a module of the room is (inside a function they may be).

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import json
+import math
 import os
 import platform
 import re
@@ -13,6 +14,8 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from xyscannet.control_groups import processors
 
 if TYPE_CHECKING:
     import torch
@@ -176,7 +179,13 @@ def cpu() -> dict[str, Any]:
         listed = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
         flags = set(listed[1].split()) if listed else set()
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"name": name, "cores": usable, "instructions": [each for each in INSTRUCTIONS if each in flags]}
+    quota = processors()
+    return {
+        "name": name,
+        "cores": usable,
+        "quota": None if quota == math.inf else quota,
+        "instructions": [each for each in INSTRUCTIONS if each in flags],
+    }
 
 
 def memory() -> dict[str, int | None]:

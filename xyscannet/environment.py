@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
+
+from xyscannet.control_groups import processors
 
 DEFAULTS = {
     # Large pages for torch's buffers, read at its first allocation: half the time of a large image on a CPU goes into
@@ -19,6 +22,17 @@ FIRST_USE = "xyscannet.first_use"
 
 
 def set_defaults() -> None:
-    """Set what the user has not; for the beginning of a process, before torch is imported."""
+    """Set what the user has not; for the beginning of a process, before torch is imported.
+
+    A container with a quota of processors' time gets that many threads: with one for every processor of its machine
+    they would use the quota up at once, and then all wait for the next period.
+    """
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
+    threads = math.ceil(min(processors(), _cores()))
+    if threads < _cores():
+        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -68,6 +68,13 @@ def test_report_as_text():
     assert result.stderr == ""
 
 
+def test_a_containers_quota_is_told(monkeypatch):
+    monkeypatch.setattr(machine, "processors", lambda: 1.5)
+    monkeypatch.setattr(doctor, "_self_check", list)
+    result = run()
+    assert "cores of which control groups allow the time of 1.5, " in result.stdout
+
+
 def test_broken_package_is_a_problem(monkeypatch, tmp_path):
     (tmp_path / "broken_core.py").write_text("raise OSError('libGL.so.1: no such file')")
     monkeypatch.syspath_prepend(tmp_path)

@@ -9,7 +9,7 @@ import torch
 
 from xyscannet.errors import ConfigError, InputError, UnavailableError
 from xyscannet.inference import pick_device, pick_dtype, plan_image
-from xyscannet.inference.memory import _cgroup_memory, peak_bytes
+from xyscannet.inference.memory import peak_bytes
 from xyscannet.inference.plan import CPU_SHARE, IMAGE_BYTES, OVERLAP, spans
 from xyscannet.models import XYScanNetConfig, zoo
 from xyscannet.models.strips import ELEMENTS, FEW_ELEMENTS
@@ -122,16 +122,3 @@ def test_the_cpu_decides_the_number_format(monkeypatch, flags: set[str], dtype: 
     monkeypatch.setattr("xyscannet.ops.hardware._cpu_flags", lambda: flags)
     assert pick_dtype(torch.device("cpu")) == dtype
     assert pick_dtype(torch.device("mps")) == torch.float32
-
-
-def test_control_groups_limit_memory(tmp_path) -> None:
-    own = tmp_path / "cgroup"
-    own.write_text("1:name=systemd:/x\n0::/outer/inner\n")
-    inner = tmp_path / "root/outer/inner"
-    inner.mkdir(parents=True)
-    for folder, limit, used, cache in ((inner, "max", 10, 0), (inner.parent, "1000", 700, 200)):
-        (folder / "memory.max").write_text(f"{limit}\n")
-        (folder / "memory.current").write_text(f"{used}\n")
-        (folder / "memory.stat").write_text(f"anon 1\ninactive_file {cache}\n")
-    assert _cgroup_memory(tmp_path / "root", own) == 500
-    assert _cgroup_memory(tmp_path / "root", tmp_path / "gone") == float("inf")

@@ -121,16 +121,13 @@ def _self_check() -> list[dict[str, Any]]:
 
 
 def _print(report: dict[str, Any]) -> None:
-    memory, cpu = report["memory"], report["cpu"]
+    memory = report["memory"]
     tables.facts(
         [
             ("xyscannet", f"{report['xyscannet']} in {report['installed_at']}"),
             ("Python", f"{report['python']} on {report['platform']}"),
             *[(name, _package(found)) for name, found in report["packages"].items()],
-            (
-                "CPU",
-                f"{cpu['name']}, {cpu['cores']} cores, {' '.join(cpu['instructions']) or 'no known SIMD'}",
-            ),
+            ("CPU", _cpu(report["cpu"])),
             (
                 "memory",
                 f"{_gibibytes(memory['available_bytes'])} free of {_gibibytes(memory['total_bytes'])}",
@@ -169,6 +166,11 @@ def _print(report: dict[str, Any]) -> None:
         )
     for problem in report["problems"]:
         console.error(problem)
+
+
+def _cpu(cpu: dict[str, Any]) -> str:
+    quota = f" of which control groups allow the time of {cpu['quota']:.3g}" if cpu["quota"] else ""
+    return f"{cpu['name']}, {cpu['cores']} cores{quota}, {' '.join(cpu['instructions']) or 'no known SIMD'}"
 
 
 def _package(found: dict[str, str | None]) -> str:

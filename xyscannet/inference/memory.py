@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from xyscannet.control_groups import memory_left
 from xyscannet.models import XYScanNetConfig
 from xyscannet.models.strips import LEAST, runs_in_strips
 from xyscannet.ops.backends import own_backend
@@ -137,7 +138,7 @@ def available_memory(device: torch.device | str) -> int:
         return torch.cuda.mem_get_info(device)[0] + held
     if device.type == "mps":
         return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
-    return min(_system_memory(), _cgroup_memory(), _address_space())
+    return min(_system_memory(), memory_left(), _address_space())
 
 
 def _system_memory() -> int:
@@ -151,28 +152,6 @@ def _system_memory() -> int:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     except (AttributeError, ValueError, OSError):
         return 4 * 2**30
-
-
-def _cgroup_memory(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
-    """What the control groups (version 2) that this process lives in still allow."""
-    try:
-        path = next(line[3:] for line in own.read_text().splitlines() if line.startswith("0::"))
-    except (OSError, StopIteration):
-        return math.inf
-    left: float = math.inf
-    group = root / path.strip("/")
-    for folder in (group, *group.parents):
-        try:
-            limit = (folder / "memory.max").read_text().strip()
-            if limit != "max":
-                stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-                used = int((folder / "memory.current").read_text()) - int(stat.get("inactive_file", 0))
-                left = min(left, max(int(limit) - used, 0))
-        except (OSError, ValueError):
-            pass
-        if folder == root:
-            break
-    return left
 
 
 def _address_space() -> float:
