@@ -159,6 +159,31 @@ def test_a_broken_driver_is_a_reason(monkeypatch, failure):
     assert not backend.usable and str(failure) in backend.reason
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere triton brings a compiler")
+def test_what_triton_compiles_with_is_looked_for(monkeypatch, tmp_path):
+    """Images of containers that only run programs have neither a compiler nor headers."""
+    table = sys.modules["xyscannet.ops.backends"]
+    for name in ("CC", "CPATH", "C_INCLUDE_PATH", "TRITON_INTERPRET"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(table.importlib, "import_module", lambda name: SimpleNamespace(__version__="3.9.0"))
+    (tmp_path / "Python.h").write_text("")
+    for compiler, include, reason in (
+        ("/usr/bin/gcc", tmp_path, "compiled by triton 3.9.0"),
+        (None, tmp_path, "triton needs a C compiler (gcc) where it runs: install them"),
+        ("/usr/bin/gcc", tmp_path / "no", "triton needs Python's headers (python3-dev) where"),
+        (None, tmp_path / "no", "needs a C compiler (gcc) and Python's headers (python3-dev) where"),
+    ):
+        monkeypatch.setattr(table.shutil, "which", lambda name, found=compiler: found)
+        monkeypatch.setattr(table.sysconfig, "get_paths", lambda scheme, at=include: {"include": str(at)})
+        backend = table._triton()
+        assert backend.usable == reason.startswith("compiled") and reason in backend.reason
+    (tmp_path / "abc").mkdir()
+    (tmp_path / "abc" / "cuda_utils.so").write_text("")  # compiled before
+    assert table._triton().usable
+
+
 def test_kernels_divide_no_number_of_pythons():
     """Triton 3.3 does not: neither a type's width, nor anything else that is read off an object."""
     files = list(Path(ops.__file__).parent.rglob("triton*.py"))

@@ -6,7 +6,11 @@ import importlib.metadata
 import importlib.util
 import os
 import re
+import shutil
+import sys
+import sysconfig
 from dataclasses import dataclass
+from pathlib import Path
 
 from xyscannet.errors import UnavailableError
 
@@ -52,8 +56,29 @@ def _triton() -> Backend:
         oldest = ".".join(map(str, _OLDEST_TRITON))
         reason = f"triton {version} is too old: the kernels need {oldest}, which torch 2.7 brings, or newer"
         return Backend("triton", False, reason, devices)
+    lacking = None if interpreted else _lacking_for_triton()
+    if lacking:
+        return Backend("triton", False, lacking, devices)
     how = "interpreted, for tests" if interpreted else "compiled"
     return Backend("triton", True, f"{how} by triton {version}", devices)
+
+
+def _lacking_for_triton() -> str | None:
+    """What Triton needs for what launches kernels, which it compiles in C at their first use and keeps."""
+    if sys.platform != "linux":
+        return None
+    home = os.environ.get("TRITON_HOME") or os.path.expanduser("~")
+    kept = Path(os.environ.get("TRITON_CACHE_DIR") or f"{home}/.triton/cache")
+    if any(kept.glob("*/cuda_utils.*")):
+        return None
+    lacking = []
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        lacking.append("a C compiler (gcc)")
+    scheme = sysconfig.get_default_scheme().replace("posix_local", "posix_prefix")
+    headers = Path(sysconfig.get_paths(scheme)["include"]) / "Python.h"
+    if not (headers.is_file() or os.environ.get("CPATH") or os.environ.get("C_INCLUDE_PATH")):
+        lacking.append("Python's headers (python3-dev)")
+    return f"triton needs {' and '.join(lacking)} where it runs: install them" if lacking else None
 
 
 def _mamba_ssm() -> Backend:
