@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import os
 import signal
 import sys
 import traceback
@@ -44,6 +45,7 @@ def exit_code_of(run: Callable[[], Any]) -> int:
     open_closed()
     try:
         with _signals(), _library_messages():
+            _look_where_we_are()
             code = run()
             return code if isinstance(code, int) and code else int(console.data_is_lost())
     except XYScanError as failure:
@@ -64,6 +66,16 @@ def exit_code_of(run: Callable[[], Any]) -> int:
         return 1
     except Exception as failure:
         return _unexpected(failure)
+
+
+def _look_where_we_are() -> None:
+    """Raise UnavailableError where the working directory is gone: MKL would end the process."""
+    try:
+        os.getcwd()
+    except OSError as failure:
+        raise UnavailableError(
+            f"the working directory is not there any more ({failure.strerror}): change to another"
+        ) from failure
 
 
 def _unexpected(failure: Exception) -> int:

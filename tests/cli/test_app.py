@@ -222,6 +222,16 @@ sys.exit(exits.exit_code_of(work))
     assert (tmp_path / "done").read_text() == "yes"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there it cannot be removed")
+def test_a_working_directory_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    result = runner.invoke(app, ["models", "list"])
+    assert result.exit_code == 3
+    assert "the working directory is not there any more" in result.stderr and len(result.stderr) < 150
+
+
 @pytest.mark.parametrize("name", ["SIGHUP", "SIGINT", "SIGTERM"])
 def test_signals_that_were_ignored_stay_so(name: str) -> None:
     """As `nohup` has it, and a shell for what it starts in the background."""
