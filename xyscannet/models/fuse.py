@@ -1,6 +1,6 @@
 """Folding neighbouring linear maps of a trained network into one, for inference.
 
-Exact but for rounding; products are taken in float64. What is folded, and what is not:
+Exact but for rounding; products are taken in float64 where the device has it. What is folded, and what is not:
 
 - Intra-Scanner: the mixer's out_proj, on each half, into conv_out. As many multiply-accumulates, one pass less over
   the feature map. (conv_in into in_proj would cost a third more multiply-accumulates.)
@@ -20,6 +20,7 @@ from xyscannet.models.layers import pointwise
 from xyscannet.models.plain import is_plain, plain
 from xyscannet.models.scanners import IntraScanner
 from xyscannet.models.xyscannet import XYScanNet
+from xyscannet.ops.hardware import widest
 
 _LAST = {KLFF: "conv_out", AFF: "conv2"}
 
@@ -70,16 +71,20 @@ def fuse(network: XYScanNet) -> XYScanNet:
 
 def _follow(conv: nn.Conv2d, last: Tensor) -> None:
     """`conv` becomes itself followed by the 1x1 convolution `last` (O, C, 1, 1)."""
-    last = last[:, :, 0, 0].double()
-    weight = torch.einsum("oc,cikl->oikl", last, conv.weight.double())
+    last = _wide(last[:, :, 0, 0])
+    weight = torch.einsum("oc,cikl->oikl", last, _wide(conv.weight))
     conv.weight.copy_(weight)
     if conv.bias is not None:
-        conv.bias.copy_(last @ conv.bias.double())
+        conv.bias.copy_(last @ _wide(conv.bias))
+
+
+def _wide(weight: Tensor) -> Tensor:
+    return weight.to(widest(weight.device))
 
 
 def _fold_out_proj(scanner: IntraScanner) -> None:
-    out_proj = scanner.mamba.out_proj.weight.double()  # (C/2, E)
-    halves = scanner.conv_out.weight[:, :, 0, 0].double().chunk(2, dim=1)  # (C, C/2) each
+    out_proj = _wide(scanner.mamba.out_proj.weight)  # (C/2, E)
+    halves = _wide(scanner.conv_out.weight[:, :, 0, 0]).chunk(2, dim=1)  # (C, C/2) each
     weight = torch.cat([half @ out_proj for half in halves], dim=1)  # (C, 2E)
     folded = pointwise(weight.shape[1], weight.shape[0]).to(scanner.conv_out.weight)
     folded.weight.copy_(weight[:, :, None, None])

@@ -22,6 +22,7 @@ from xyscannet.models.layers import GDFN, LayerNorm2d
 from xyscannet.models.scanners import IntraScanner
 from xyscannet.models.vssm import VSSM
 from xyscannet.models.xyscannet import XYScanNet, block_shares, pad_to_multiple
+from xyscannet.ops.hardware import widest
 from xyscannet.ops.kl_gate.reference import kl_divergence, resize_nearest
 from xyscannet.ops.line_means import line_means
 from xyscannet.ops.packing import kept
@@ -209,7 +210,7 @@ class Strips(nn.Module):
 
     def mean_gates(self, fusion: KLFF, *maps: Tensor) -> Tensor:
         """KLFF's two gates of the whole image, (2,) in float32 (float64 for float64)."""
-        total = torch.zeros(2, dtype=torch.float64, device=maps[0].device)
+        total = torch.zeros(2, dtype=widest(maps[0].device), device=maps[0].device)
         real = torch.promote_types(maps[0].dtype, torch.float32)
         for strip in self.strips(*maps):
             x, n1, n2 = fusion.project(*map(strip.window, maps))

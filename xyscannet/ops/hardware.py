@@ -6,6 +6,8 @@ from pathlib import Path
 
 import torch
 
+_WITHOUT_FLOAT64 = {"mps"}
+
 
 def bf16_is_fast(device: torch.device | str) -> bool:
     """Whether a device multiplies bfloat16 faster than float32.
@@ -18,6 +20,11 @@ def bf16_is_fast(device: torch.device | str) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     return device.type == "cpu" and not _cpu_flags().isdisjoint({"avx512_bf16", "amx_bf16"})
+
+
+def widest(device: torch.device) -> torch.dtype:
+    """float64, or float32 on a device that has nothing wider, as Apple's GPUs."""
+    return torch.float32 if device.type in _WITHOUT_FLOAT64 else torch.float64
 
 
 def _cpu_flags() -> set[str]:
