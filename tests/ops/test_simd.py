@@ -22,6 +22,8 @@ from xyscannet.ops.simd import (
     exp2,
     exp2_near,
     greatest,
+    inlined,
+    inner,
     load,
     load_wide,
     maximum,
@@ -214,3 +216,18 @@ def test_kernels_on_vectors_of_the_other_width():
     quickly = {**os.environ, "NUMBA_OPT": "0"}  # compiled; what a lane computes is the same
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=quickly)
     assert done.returncode == 0 and "12 passed" in done.stdout, done.stdout[-3000:] + done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("decorate", [inner, inlined])
+def test_what_only_kernels_call_refuses_python(decorate):
+    @decorate
+    def doubled(x):
+        return 2 * x
+
+    @njit
+    def kernel(x):
+        return doubled(x) + 1
+
+    assert kernel(3) == 7
+    with pytest.raises(TypeError, match="doubled can be called by compiled kernels only"):
+        doubled(3)
