@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -187,13 +188,35 @@ llvmlite.binding.get_host_cpu_features = host
 
 assert simd.LANES == int(sys.argv[1]), simd.LANES
 import pytest
-sys.exit(pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", *sys.argv[2:]]))
+failed = pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", *sys.argv[2:]])
+
+# A constant among the arguments has a function compiled once more (xyscannet/ops/simd/inner.py).
+import gc
+from collections import Counter
+from numba import types
+for function in gc.get_objects():
+    if type(function) is simd.OfKernels and function.__module__.startswith("xyscannet."):
+        kinds = Counter(tuple(map(types.unliteral, arguments)) for arguments in function.overloads)
+        if max(kinds.values(), default=0) > 1:
+            print("compiled again:", function.__module__, function.__name__)
+sys.exit(failed)
 """
+
+
+# Small, or made for what they are given.
+MADE_FOR_CONSTANTS = {
+    "cpu_pixels filled",
+    "depthwise.cpu_kernels _finish",
+    "depthwise.cpu_tiles keep",
+    "selective_scan.cpu_tiles _load_four",
+    "selective_scan.cpu_tiles _store_four",
+    "selective_scan.cpu_tiles prepare",
+}
 
 
 @pytest.mark.slow  # compiles the kernels once more
 def test_kernels_on_vectors_of_the_other_width():
-    """Sixteen lanes, as with AVX-512, on eight-lane machines, and the other way round."""
+    """Sixteen lanes, as with AVX-512, on eight-lane machines, and the other way round. None is compiled in vain."""
     lanes = 8 if simd.LANES == 16 else 16
     some = [
         "test_depthwise.py::test_the_sum_over_neighbours[size4-channels-last-dtype0-depthwise_silu_gate]",
@@ -216,6 +239,8 @@ def test_kernels_on_vectors_of_the_other_width():
     quickly = {**os.environ, "NUMBA_OPT": "0"}  # compiled; what a lane computes is the same
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=quickly)
     assert done.returncode == 0 and "12 passed" in done.stdout, done.stdout[-3000:] + done.stderr[-2000:]
+    again = re.findall(r"compiled again: xyscannet\.ops\.(.+)", done.stdout)
+    assert set(again) <= MADE_FOR_CONSTANTS, "give large functions ZERO, ONE or a variable for a constant"
 
 
 @pytest.mark.parametrize("decorate", [inner, inlined])

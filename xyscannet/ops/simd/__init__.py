@@ -17,7 +17,7 @@ from xyscannet.ops.simd.functions import (
     softplus,
     square_root,
 )
-from xyscannet.ops.simd.inner import inlined, inner
+from xyscannet.ops.simd.inner import OfKernels, inlined, inner
 from xyscannet.ops.simd.memory import (
     BF16,
     F32,
@@ -57,6 +57,7 @@ __all__ = [
     "NEAR",
     "PIXELS",
     "WIDE",
+    "OfKernels",
     "Vector",
     "clear",
     "copy",
