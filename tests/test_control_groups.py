@@ -82,7 +82,7 @@ def test_threads_are_no_more_than_the_quota(
     quota: float, threads: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(environment, "processors", lambda: quota)
-    monkeypatch.setattr(environment, "_cores", lambda: 3)
+    monkeypatch.setattr(environment, "cores", lambda: 3)
     for before in (None, "7"):
         monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
         if before:

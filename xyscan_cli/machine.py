@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xyscannet.control_groups import processors
+from xyscannet.environment import cores
 
 if TYPE_CHECKING:
     import torch
@@ -178,11 +179,10 @@ def cpu() -> dict[str, Any]:
         name = model[1] if model else name
         listed = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
         flags = set(listed[1].split()) if listed else set()
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     quota = processors()
     return {
         "name": name,
-        "cores": usable,
+        "cores": cores(),
         "quota": None if quota == math.inf else quota,
         "instructions": [each for each in INSTRUCTIONS if each in flags],
     }

@@ -29,10 +29,11 @@ def set_defaults() -> None:
     """
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
-    threads = math.ceil(min(processors(), _cores()))
-    if threads < _cores():
+    threads = math.ceil(min(processors(), cores()))
+    if threads < cores():
         os.environ.setdefault("OMP_NUM_THREADS", str(threads))
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Processors that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from xyscannet.errors import UnavailableError
 
-HEADLESS = "opencv-python-headless"
+_HEADLESS = "opencv-python-headless"
 _OTHERS = ("opencv-python", "opencv-contrib-python")
 
 
@@ -21,10 +21,10 @@ class OpenCVError(UnavailableError, ImportError):
 
 def _remedy() -> str:
     others = " ".join(name for name in _OTHERS if _is_installed(name))
-    again = f"pip install --force-reinstall --no-deps {HEADLESS}"
+    again = f"pip install --force-reinstall --no-deps {_HEADLESS}"
     if not others:
         return again
-    return f"{others}, for desktops, lies over {HEADLESS}: pip uninstall -y {others}, then {again}"
+    return f"{others}, for desktops, lies over {_HEADLESS}: pip uninstall -y {others}, then {again}"
 
 
 def _is_installed(name: str) -> bool:
