@@ -141,4 +141,5 @@ def _root(
 
 def main() -> None:
     """The console script: run `xyscan` on this process's arguments and exit with its code."""
+    environment.spare_the_collector()
     app(prog_name="xyscan")

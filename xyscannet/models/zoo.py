@@ -28,10 +28,20 @@ class ModelInfo:
 
     name: str
     config: XYScanNetConfig
-    parameters: int
     weights: Path | None
     description: str
     macs: int | None = None
+
+    @property
+    def parameters(self) -> int:
+        """How many there are: counted when asked for, which takes longer than anything else here."""
+        return _parameters(self.config)
+
+
+@cache
+def _parameters(config: XYScanNetConfig) -> int:
+    with torch.device("meta"):
+        return sum(p.numel() for p in XYScanNet(config).parameters())
 
 
 _REGISTRY: dict[str, tuple[XYScanNetConfig, str, int | None]] = {}
@@ -65,10 +75,8 @@ def info(name: str) -> ModelInfo:
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(_REGISTRY)}"
         raise ConfigError(f"no network is named {name!r}; {hint}")
     config, description, macs = _REGISTRY[name]
-    with torch.device("meta"):
-        parameters = sum(p.numel() for p in XYScanNet(config).parameters())
     weights = WEIGHTS / f"{name}.safetensors"
-    return ModelInfo(name, config, parameters, weights if weights.is_file() else None, description, macs)
+    return ModelInfo(name, config, weights if weights.is_file() else None, description, macs)
 
 
 def build(name_or_config: str | XYScanNetConfig) -> XYScanNet:

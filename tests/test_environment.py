@@ -1,0 +1,57 @@
+"""What a process of the command line sets for itself."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.subprocesses import environment
+
+
+def run(program: str) -> str:
+    """What a process prints, on both streams."""
+    started = subprocess.run(
+        [sys.executable, "-c", "from xyscannet.environment import spare_the_collector\n" + program],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+    )
+    assert started.returncode == 0, started.stdout
+    return started.stdout
+
+
+@pytest.mark.parametrize("objects, as_always", [(1_000, True), (10_000_000, False)])
+def test_garbage_is_looked_for_once_many_objects_were_made(objects, as_always):
+    program = f"""
+import gc, weakref
+class Cycle:
+    def __init__(self): self.me = self
+usual = gc.get_threshold()
+spare_the_collector({objects})
+kept = [[] for _ in range(3_000)]
+garbage = weakref.ref(Cycle())
+kept += [[] for _ in range(20_000)]
+print(gc.get_threshold() == usual, not gc.callbacks, gc.get_freeze_count() > 0, garbage() is None)
+"""
+    assert run(program).split() == [str(as_always)] * 4
+
+
+@pytest.mark.parametrize("objects", [1_000, 10_000_000])
+def test_a_process_with_triton_ends_quietly(objects):
+    """Frozen objects are not deleted at the end, of which Triton's binding would print a list."""
+    pytest.importorskip("triton")
+    assert run(f"spare_the_collector({objects})\nimport triton.language") == ""
+
+
+def test_what_was_imported_is_not_looked_through_in_the_end():
+    program = """
+import atexit, gc
+atexit.register(lambda: print(gc.get_freeze_count() > 10_000))
+spare_the_collector()
+kept = [[] for _ in range(20_000)]
+"""
+    assert run(program).split() == ["True"]
