@@ -92,7 +92,7 @@ def test_results_that_are_not_finite_are_not_hidden(tiny, monkeypatch):
 
 def test_random_weights_are_told_and_give_a_residual(monkeypatch):
     info = bench.zoo.info("xyscannet-s")
-    monkeypatch.setattr(bench.zoo, "info", lambda name: type(info)(name, TINY, 0, None, ""))
+    monkeypatch.setattr(bench.zoo, "info", lambda name: type(info)(name, TINY, None, ""))
     monkeypatch.setattr(bench.zoo, "build", lambda _: XYScanNet(TINY))
     before = torch.random.get_rng_state()
     model, weights = bench.load("xyscannet-s")
