@@ -44,6 +44,7 @@ def test_memory_of_version_1(tmp_path: Path, old: Path) -> None:
     limits = {"memory__usage_in_bytes": 700, "memory__stat": "inactive_file 1\ntotal_inactive_file 200"}
     root = tmp_path / "root"
     group(root / "memory", **limits, memory__limit_in_bytes=9223372036854771712)
+    assert control_groups.memory_left(root, old) == math.inf
     group(root / "memory/outer", **limits, memory__limit_in_bytes=1000)
     assert control_groups.memory_left(root, old) == 500
 

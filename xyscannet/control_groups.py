@@ -17,6 +17,7 @@ _MEMORY = (
     ("memory.max", "memory.current", "inactive_file"),
     ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
+_NONE = 2**60  # Version 1 writes no limit as the largest number of whole pages.
 
 
 def processors(root: Path = ROOT, own: Path = OWN) -> float:
@@ -35,11 +36,11 @@ def memory_left(root: Path = ROOT, own: Path = OWN) -> float:
     for folder in _folders("memory", root, own):
         for most, used, cache in _MEMORY:
             with contextlib.suppress(OSError, ValueError):
-                limit = (folder / most).read_text().strip()
-                if limit != "max":
+                limit = int((folder / most).read_text())  # may be "max"
+                if limit < _NONE:  # what is used takes the kernel milliseconds to sum up
                     stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
                     taken = int((folder / used).read_text()) - int(stat.get(cache, 0))
-                    left = min(left, max(int(limit) - taken, 0))
+                    left = min(left, max(limit - taken, 0))
     return left
 
 
