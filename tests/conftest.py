@@ -20,6 +20,7 @@ from xyscannet import environment
 # The tests are small: threads would wait for each other and for what runs beside them (tests/ops/conftest.py).
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 environment.set_defaults()  # as the command line does
+gc.disable()  # what is imported to collect the tests stays
 
 
 @pytest.fixture
@@ -76,6 +77,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """What was imported stays: collecting garbage, as measurements do before each call, need not look at it."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

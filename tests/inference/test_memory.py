@@ -128,7 +128,7 @@ def test_what_lives_at_the_peak_in_strips_is_counted(
         ({"width": 32}, 0, (416, 360), 1),
         ({"width": 32}, 0, (416, 360), 2),
         ({"width": 32}, FEW_ELEMENTS, (512, 640), 2),
-        ({"width": 32}, ELEMENTS, (640, 768), 1),
+        ({"width": 24}, ELEMENTS, (512, 704), 1),
     ],
 )
 def test_prediction_is_near_what_is_measured(

@@ -36,7 +36,8 @@ def peak_bytes(
 
     What lives at the peak is counted exactly (see `live_numbers`, `live_numbers_in_strips`); on a CPU gaps in the heap
     come on top, in float32 up to 48 MiB, in strips 8 MiB and eight times a strip, and where the processor has no
-    bfloat16, 15 % for torch's conversions. Both vary from run to run: below 250 MiB by more than 15 % of the peak.
+    bfloat16, 15 % for torch's conversions. Both vary from run to run: of an embedded network's peak by some 15 %, of
+    smaller peaks by more.
     """
     multiple = config.size_multiple
     height, width = (math.ceil(n / multiple) * multiple for n in (height, width))
