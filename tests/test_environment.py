@@ -13,7 +13,11 @@ from tests.subprocesses import environment
 def run(program: str) -> str:
     """What a process prints, on both streams."""
     started = subprocess.run(
-        [sys.executable, "-c", "from xyscannet.environment import spare_the_collector\n" + program],
+        [
+            sys.executable,
+            "-c",
+            "from xyscannet.environment import collect_as_always, spare_the_collector\n" + program,
+        ],
         env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -38,6 +42,23 @@ kept += [[] for _ in range(20_000)]
 print(gc.get_threshold() == usual, not gc.callbacks, gc.get_freeze_count() > 0, garbage() is None)
 """
     assert run(program).split() == [str(as_always)] * 4
+
+
+@pytest.mark.parametrize(
+    "begin", ["collect_as_always()", "from xyscan_cli.networks import pick_device; pick_device('cpu')"]
+)
+def test_garbage_is_looked_for_once_work_begins(begin):
+    program = f"""
+import gc
+usual, before = gc.get_threshold(), list(gc.callbacks)
+collect_as_always()
+spare_the_collector()
+assert gc.get_threshold() > usual
+{begin}
+collect_as_always()
+print(gc.get_threshold() == usual, gc.callbacks == before)
+"""
+    assert run(program).split() == ["True", "True"]
 
 
 @pytest.mark.parametrize("objects", [1_000, 10_000_000])

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from xyscan_cli import options
+from xyscannet import environment
 from xyscannet.errors import ConfigError, UnavailableError
 
 if TYPE_CHECKING:
@@ -61,14 +62,23 @@ def short_name(dtype: torch.dtype) -> str:
     return {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}[str(dtype).removeprefix("torch.")]
 
 
+def pick_device(device: str) -> torch.device:
+    """The value of `--device`: where a network runs. What a command does from here on is its work."""
+    from xyscannet import inference
+
+    environment.collect_as_always()
+    return inference.pick_device(device)
+
+
 def places(device: str, devices: str | None) -> list[torch.device]:
     """The values of `--device` and `--devices`: where networks run."""
     from xyscannet import inference
 
     if devices is None:
-        return [inference.pick_device(device)]
+        return [pick_device(device)]
     if device != "auto":
         raise ConfigError("--device and --devices exclude each other")
+    environment.collect_as_always()
     return inference.pick_devices(devices)
 
 

@@ -7,6 +7,7 @@ import gc
 import math
 import os
 import sys
+from collections.abc import Callable
 
 from xyscannet.control_groups import processors
 
@@ -38,28 +39,38 @@ def set_defaults() -> None:
 
 
 def spare_the_collector(objects: int = 400_000) -> None:
-    """Look for garbage only once this many objects have been made; for the beginning of a process.
+    """Look for no garbage while a process imports what it needs; for its beginning.
 
     Importing torch and numba makes 320,000 objects, which stay: Python's collector looks through them again and again
-    meanwhile (0.2 s of 1.8 s), and through all of them as the process ends (0.3 s), for nothing. From then on it works
-    as always, and leaves alone what there is by then.
+    meanwhile (0.2 s of 1.8 s), and through all of them as the process ends (0.3 s), for nothing. It works as always
+    from `collect_as_always` on, or once this many objects have been made.
     """
     usual = gc.get_threshold()
 
     def begin(phase: str, info: dict) -> None:
+        _beginnings.remove(begin)
         gc.callbacks.remove(begin)
         gc.set_threshold(*usual)
         gc.freeze()
 
     def end() -> None:
-        if begin in gc.callbacks:
-            gc.callbacks.remove(begin)
+        collect_as_always()
         # Triton's binding prints a list of what is not deleted.
         gc.unfreeze() if "triton" in sys.modules else gc.freeze()
 
+    _beginnings.append(begin)
     gc.callbacks.append(begin)
     gc.set_threshold(objects, *usual[1:])
     atexit.register(end)
+
+
+_beginnings: list[Callable[[str, dict], None]] = []
+
+
+def collect_as_always() -> None:
+    """Work begins: from here on garbage is looked for among what is made, where `spare_the_collector` was called."""
+    for begin in list(_beginnings):
+        begin("start", {})
 
 
 def cores() -> int:

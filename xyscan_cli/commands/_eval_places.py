@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from xyscan_cli import console, machine, networks, options
+from xyscan_cli.networks import pick_device
 
 if TYPE_CHECKING:
     import torch
@@ -66,9 +67,9 @@ class Running:
 @contextmanager
 def here(device: str, dtype: options.DType, scan: options.Scan, **how: Any) -> Iterator[Running]:
     """This process."""
-    from xyscannet import inference, ops
+    from xyscannet import ops
 
-    place = inference.pick_device(device)
+    place = pick_device(device)
     name = machine.device_name(place)
     with networks.scan_backend(scan, place):
         active = ops.active_backend(place.type)

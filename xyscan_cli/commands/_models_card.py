@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from xyscan_cli import console, networks, options, tables
+from xyscan_cli.networks import pick_device
 from xyscannet.addresses import place_of
 from xyscannet.errors import ConfigError
 
@@ -77,7 +78,7 @@ def command(
     from xyscannet.reports.figures import canvas
 
     paths = [] if figure is None else canvas.check_paths(figure)
-    place = inference.pick_device(device)
+    place = pick_device(device)
     number = networks.arithmetic_type(dtype, place)
     with networks.scan_backend(scan, place):
         model, network, _ = networks.load_network(weights, place, channel_order.value)

@@ -13,6 +13,7 @@ import typer
 from xyscan_cli import console, machine, options, outputs
 from xyscan_cli.arguments import listed, parse_size
 from xyscan_cli.commands import _ablate_report as report
+from xyscan_cli.networks import pick_device
 from xyscan_cli.stopping import StopOnSignal
 from xyscannet.errors import ConfigError
 
@@ -144,14 +145,13 @@ def command(
     for option, path in files.items():
         outputs.file(option, path)
 
-    from xyscannet import inference
     from xyscannet.analysis import ablation
 
     if rebuild is not None:
         table = ablation.collect(rebuild, study.value)
     else:
         chosen = _chosen(study.value, variants)
-        place = inference.pick_device(device)
+        place = pick_device(device)
         given_sets = ablation.parse_given(given or [])
         changed = [*(overrides or []), *options.perceptual_weights(perceptual_weights)]
         recipe = ablation.recipe(iterations, changed, place)

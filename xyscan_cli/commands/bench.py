@@ -15,6 +15,7 @@ import typer
 from xyscan_cli import console, machine, options, tables
 from xyscan_cli.arguments import listed, parse_size
 from xyscan_cli.commands import _bench_report as report
+from xyscan_cli.networks import pick_device
 from xyscannet.errors import ConfigError, UnavailableError
 from xyscannet.files import write_text
 
@@ -159,11 +160,10 @@ def command(
 
     os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # torch's profiler tells of itself otherwise
 
-    from xyscannet import inference
     from xyscannet.analysis import bench
     from xyscannet.analysis.cases import find, load_own
 
-    place = inference.pick_device(device)
+    place = pick_device(device)
     if place.type not in ("cpu", "cuda"):
         raise ConfigError(f"--device {device}: measuring is possible on cpu and cuda only")
     names = _backends(listed(scans, "--scan"), place)

@@ -12,6 +12,7 @@ import typer
 from xyscan_cli import arguments, console, networks, options
 from xyscan_cli.arguments import listed
 from xyscan_cli.commands import _erf_report as report
+from xyscan_cli.networks import pick_device
 from xyscan_cli.progress import Progress
 from xyscannet.errors import ConfigError, InputError, XYScanError
 
@@ -112,10 +113,9 @@ def command(
     report.check_outputs(csv_path, json_path)
     report.check_maps(maps)
 
-    from xyscannet import inference
     from xyscannet.analysis import cases, erf
 
-    place = inference.pick_device(device)
+    place = pick_device(device)
     names = list(dict.fromkeys(cases.ALIASES.get(name, name) for name in listed(models, "--models")))
     loaded = {name: _load(name, place, random, scanners) for name in names}
     for model, _ in loaded.values():  # names that a network does not have are told before any work

@@ -12,6 +12,7 @@ from xyscan_cli.arguments import labels, listed
 from xyscan_cli.commands import _features_report as report
 from xyscan_cli.commands._erf_report import check_maps, check_outputs, save_maps
 from xyscan_cli.commands.erf import exact, out_of_memory
+from xyscan_cli.networks import pick_device
 from xyscan_cli.progress import Progress
 from xyscannet.errors import ConfigError
 
@@ -85,11 +86,11 @@ def command(
     check_outputs(json_path, csv_path)
     check_maps(maps)
 
-    from xyscannet import images, inference
+    from xyscannet import images
     from xyscannet.analysis import cases, photographs
     from xyscannet.analysis.features import features
 
-    place = inference.pick_device(device)
+    place = pick_device(device)
     names = list(dict.fromkeys(map(cases.find, listed(models, "--models"))))
     if size is None:
         image = photographs.as_image(images.read(photo))

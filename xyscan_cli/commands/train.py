@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from xyscan_cli import console, options
+from xyscan_cli.networks import pick_device
 from xyscan_cli.stopping import StopOnSignal
 
 
@@ -90,7 +91,6 @@ def command(
         return
 
     from xyscan_cli.commands import _train_report as report
-    from xyscannet.inference import pick_device
     from xyscannet.training.loop import Interrupted, Trainer
 
     if output is None and resume not in (None, "auto"):
