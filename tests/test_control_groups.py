@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,13 @@ def test_memory_of_version_1(tmp_path: Path, old: Path) -> None:
     assert control_groups.memory_left(root, old) == math.inf
     group(root / "memory/outer", **limits, memory__limit_in_bytes=1000)
     assert control_groups.memory_left(root, old) == 500
+
+
+def test_a_groups_name_is_bytes(tmp_path: Path) -> None:
+    own = tmp_path / "cgroup"
+    own.write_bytes(b"0::/caf\xe9\n")
+    group(tmp_path / "root" / os.fsdecode(b"caf\xe9"), memory__max=5, memory__current=1, memory__stat="anon 1")
+    assert control_groups.memory_left(tmp_path / "root", own) == 4
 
 
 def test_processors(tmp_path: Path, own: Path) -> None:

@@ -47,7 +47,7 @@ def memory_left(root: Path = ROOT, own: Path = OWN) -> float:
 def _folders(controller: str, root: Path, own: Path) -> Iterator[Path]:
     """The groups that hold the process, as far as they are seen from here: a container sees its own as the root."""
     try:
-        lines = own.read_text().splitlines()
+        lines = own.read_text(errors="surrogateescape").splitlines()
     except OSError:  # no Linux
         return
     for line in lines:
