@@ -53,7 +53,9 @@ def test_memory_of_version_1(tmp_path: Path, old: Path) -> None:
 def test_a_groups_name_is_bytes(tmp_path: Path) -> None:
     own = tmp_path / "cgroup"
     own.write_bytes(b"0::/caf\xe9\n")
-    group(tmp_path / "root" / os.fsdecode(b"caf\xe9"), memory__max=5, memory__current=1, memory__stat="anon 1")
+    group(
+        tmp_path / "root" / os.fsdecode(b"caf\xe9"), memory__max=5, memory__current=1, memory__stat="anon 1"
+    )
     assert control_groups.memory_left(tmp_path / "root", own) == 4
 
 
