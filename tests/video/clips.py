@@ -87,7 +87,7 @@ def write(
         out.metadata["title"] = "a clip"
         for pixels, time in zip(frames, times):
             frame = av.VideoFrame.from_ndarray(pixels, "rgb24" if pixels.dtype == np.uint8 else "rgb48le")
-            matrix = {1: "ITU709", 9: "BT2020"}.get(colour[3], "ITU601")
+            matrix = {1: 1, 9: 9}.get(colour[3], 5)  # BT.709, 2020, for which PyAV 17 has no name, 601
             frame = frame.reformat(format=pixel_format, dst_colorspace=matrix, dst_color_range=colour[0])
             frame.color_range, frame.color_primaries, frame.color_trc, frame.colorspace = colour
             frame.pts, frame.time_base = time, TICKS
