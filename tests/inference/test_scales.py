@@ -36,7 +36,7 @@ class Brighter(nn.Module):
         return x + self.shares[x.shape[2]] * x.mean((1, 2, 3), keepdim=True)
 
 
-def grey(*values: float, height: int = 600, width: int = 520) -> Tensor:
+def grey(*values: float, height: int = 512, width: int = 512) -> Tensor:
     return torch.tensor(values)[:, None, None, None].expand(-1, 3, height, width).contiguous()
 
 
@@ -47,7 +47,7 @@ def step(value: float, low: float, high: float) -> float:
 
 def test_result_is_the_formula() -> None:
     own = [0.2, 0.216, 0.23, 0.22]  # share of its mean that is added to a picture of each size
-    model = Brighter({600 // 2**k: share for k, share in enumerate(own)})
+    model = Brighter({512 // 2**k: share for k, share in enumerate(own)})
     restored, shares = restore_at_scales(model, grey(0.4))
     s = [step(math.log(below / here), 0.0, 0.15) for here, below in itertools.pairwise(own)]
     assert all(0 < share < 1 for share in s[:2]) and s[2] == 0
@@ -57,20 +57,20 @@ def test_result_is_the_formula() -> None:
     for k in (1, 0):  # alone, or going over what the smaller one became
         value = (1 - s[k]) * 0.4 * (1 + own[k]) + s[k] * value * (1 + own[k])
     assert torch.allclose(restored, torch.full_like(restored, value), atol=1e-5)
-    sizes = [(600, 520), (300, 260), (150, 130), (75, 65)]
+    sizes = [(512, 512), (256, 256), (128, 128), (64, 64)]
     assert model.seen == [*sizes, sizes[1], sizes[0]]
 
 
 def test_smaller_pictures_are_seen_only_while_they_show_more() -> None:
-    model = Brighter({600: 0.2, 300: 0.1})
+    model = Brighter({512: 0.2, 256: 0.1})
     restored, shares = restore_at_scales(model, grey(0.5))
-    assert model.seen == [(600, 520), (300, 260)] and shares.tolist() == [[1, 0, 0, 0]]
+    assert model.seen == [(512, 512), (256, 256)] and shares.tolist() == [[1, 0, 0, 0]]
     assert torch.equal(restored, restore(model, grey(0.5)))
 
 
 def test_what_is_done_stays_where_a_smaller_scale_fails() -> None:
     """At a half of the size, and at the quarter below a half that takes it all."""
-    for shares, full in (({600: 0.2, 300: math.nan}, 1), ({600: 0.2, 300: 0.4, 150: math.nan}, 0)):
+    for shares, full in (({512: 0.2, 256: math.nan}, 1), ({512: 0.2, 256: 0.4, 128: math.nan}, 0)):
         model, said = Brighter(shares), []
         restored, found = restore_at_scales(model, grey(0.4), tell=said.append)
         assert len(said) == 1 and said[0].startswith(
@@ -90,7 +90,7 @@ def test_what_is_done_stays_where_the_windows_fail() -> None:
 def test_what_is_done_stays_where_going_over_it_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     """At a half of the size, above which the full size still goes over the half; and at the full size."""
     for failing, result, expected in ((4, 1.4 * 1.2, [0, 1, 0, 0]), (5, 1.2, [1, 0, 0, 0])):
-        model, said, passes = Brighter({600: 0.2, 300: 0.4, 150: 0.8, 75: 0.1}), [], []
+        model, said, passes = Brighter({512: 0.2, 256: 0.4, 128: 0.8, 64: 0.1}), [], []
 
         def failing_restore(
             *args: object, number: int = failing, seen: list = passes, **how: object
@@ -102,22 +102,25 @@ def test_what_is_done_stays_where_going_over_it_fails(monkeypatch: pytest.Monkey
 
         monkeypatch.setattr("xyscannet.inference.scales.restore", failing_restore)
         restored, shares = restore_at_scales(model, grey(0.4), tell=said.append)
-        assert passes == [600, 300, 150, 75, 300, 600]
+        assert passes == [512, 256, 128, 64, 256, 512]
         assert said == ["restored without what smaller scales found: memory ran out"]
         assert shares[0].tolist() == expected
         assert restored.max().item() == pytest.approx(0.4 * result, abs=1e-6)
 
 
-def test_large_pictures_are_seen_smaller_where_two_windows_show_something() -> None:
-    large = grey(0.5, height=1500, width=1420)
-    model = Brighter({1500: 0.2, 256: 0.1})  # and 750 would raise
+@pytest.mark.parametrize("height, width, side", [(1500, 1420, 256), (720, 1280, 128)])
+def test_large_pictures_are_seen_smaller_where_two_windows_show_something(height, width, side) -> None:
+    large, half = grey(0.5, height=height, width=width), height // 2
+    model = Brighter({height: 0.2, side: 0.1})  # and at half the size it would raise
     restored, shares = restore_at_scales(model, large)
-    assert model.seen == [(1500, 1420), (256, 256)] and shares.tolist() == [[1, 0, 0, 0]]
+    assert model.seen == [(height, width), (side, side)] and shares.tolist() == [[1, 0, 0, 0]]
     assert torch.equal(restored, restore(model, large))
     for share, full in ((0.16, 1), (0.22, 0)):  # of the whole, in spite of what the windows show
-        model = Brighter({1500: 0.2, 256: 0.16, 750: 0.24 if full == 0 else share, 375: 0.1})
+        of_half = 0.24 if full == 0 else share
+        model = Brighter({height: 0.2, 256: 0.16, 128: 0.16, half: of_half, half // 2: 0.1})
         shares = restore_at_scales(model, large)[1]
-        assert model.seen[:3] == [(1500, 1420), (256, 256), (750, 710)] and shares[0, 0] == full
+        assert model.seen[:3] == [(height, width), (side, side), (half, width // 2)]
+        assert shares[0, 0] == full
 
 
 class Spots(Brighter):
@@ -170,7 +173,7 @@ def test_windows_of_a_batch_are_of_each_image() -> None:
 
 
 def test_what_is_hardly_changed_stays_at_its_size() -> None:
-    model = Brighter({600: 0.001, 300: 0.005})
+    model = Brighter({512: 0.001, 256: 0.005})
     _, shares = restore_at_scales(model, grey(0.5))
     assert shares.tolist() == [[1, 0, 0, 0]] and len(model.seen) == 2
 
@@ -178,12 +181,12 @@ def test_what_is_hardly_changed_stays_at_its_size() -> None:
 @pytest.mark.parametrize("height", [64, 100, 126])  # 127 gives 64
 def test_small_pictures_are_not_made_smaller(height: int) -> None:
     model = Brighter({height: 0.1})
-    restore_at_scales(model, grey(0.5, height=height, width=300))
-    assert model.seen == [(height, 300)]
+    restore_at_scales(model, grey(0.5, height=height, width=256))
+    assert model.seen == [(height, 256)]
 
 
 def test_images_of_a_batch_are_restored_each_by_itself() -> None:
-    model = Brighter({600: 0.1, 300: 0.2, 150: 0.2, 75: 0.2})
+    model = Brighter({512: 0.1, 256: 0.2, 128: 0.2, 64: 0.2})
     batch = grey(0.5, 0.01, 0.3)  # the second is too dark to show any change
     restored, shares = restore_at_scales(model, batch)
     assert shares[1].tolist() == [1, 0, 0, 0] and shares[0, 0] == 0
@@ -219,7 +222,8 @@ def test_no_such_number(scales: object) -> None:
 def test_progress_rises_to_the_end_once() -> None:
     heard: list[float] = []
     model = xyscannet.load("xyscannet-s")
-    for image in (grey(0.5, height=140, width=150), shaken((34.0, 36.0), 0)[0]):
+    windows = shaken((6.0, 8.0), 0)[0].repeat(1, 1, 3, 2)
+    for image in (grey(0.5, height=140, width=128), windows, shaken((34.0, 36.0), 0)[0]):
         heard.clear()
         _, shares = restore_at_scales(model, image, progress=heard.append)
         assert heard == sorted(heard) and heard[-1] == 1.0 and len(heard) > 20
@@ -229,7 +233,7 @@ def test_progress_rises_to_the_end_once() -> None:
 
 def test_tiles_are_those_of_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     model = Brighter(dict.fromkeys(range(281), 0.1))
-    plan = plan_image(600, 520, model.config, device="cpu", dtype=torch.float32, tile=280)
+    plan = plan_image(512, 512, model.config, device="cpu", dtype=torch.float32, tile=280)
     restore_at_scales(model, grey(0.5), plan, tile=280)
     assert len(model.seen) > 4 and all(max(size) <= 280 for size in model.seen)
 
