@@ -48,10 +48,10 @@ def spare_the_collector(objects: int = 400_000) -> None:
     usual = gc.get_threshold()
 
     def begin(phase: str, info: dict) -> None:
-        _beginnings.remove(begin)
-        gc.callbacks.remove(begin)
-        gc.set_threshold(*usual)
-        gc.freeze()
+        if begin in gc.callbacks:
+            gc.callbacks.remove(begin)
+            gc.set_threshold(*usual)
+            gc.freeze()
 
     def end() -> None:
         collect_as_always()
@@ -69,8 +69,8 @@ _beginnings: list[Callable[[str, dict], None]] = []
 
 def collect_as_always() -> None:
     """Work begins: from here on garbage is looked for among what is made, where `spare_the_collector` was called."""
-    for begin in list(_beginnings):
-        begin("start", {})
+    while _beginnings:
+        _beginnings.pop()("start", {})
 
 
 def cores() -> int:
