@@ -55,10 +55,11 @@ collect_as_always()
 spare_the_collector()
 assert gc.get_threshold() > usual
 {begin}
+print(gc.get_threshold() == usual, gc.callbacks == before)
 collect_as_always()
 print(gc.get_threshold() == usual, gc.callbacks == before)
 """
-    assert run(program).split() == ["True", "True"]
+    assert run(program).split() == ["True"] * 4
 
 
 @pytest.mark.parametrize("objects", [1_000, 10_000_000])

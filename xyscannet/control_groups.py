@@ -17,7 +17,7 @@ _MEMORY = (
     ("memory.max", "memory.current", "inactive_file"),
     ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
-_NONE = 2**60  # Version 1 writes no limit as the largest number of whole pages.
+_NONE = 2**60  # bytes; where nothing is limited version 1 has a larger number, all the pages there could be
 
 
 def processors(root: Path = ROOT, own: Path = OWN) -> float:

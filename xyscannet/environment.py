@@ -1,4 +1,4 @@
-"""Settings of torch that only the environment can make, for processes that this project starts."""
+"""What processes that this project starts set for themselves before they import torch."""
 
 from __future__ import annotations
 

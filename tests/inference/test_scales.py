@@ -223,11 +223,15 @@ def test_progress_rises_to_the_end_once() -> None:
     heard: list[float] = []
     model = xyscannet.load("xyscannet-s")
     windows = shaken((6.0, 8.0), 0)[0].repeat(1, 1, 3, 2)
+    seen: list[int] = []
+    model.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[2]))
     for image in (grey(0.5, height=140, width=128), windows, shaken((34.0, 36.0), 0)[0]):
         heard.clear()
         _, shares = restore_at_scales(model, image, progress=heard.append)
         assert heard == sorted(heard) and heard[-1] == 1.0 and len(heard) > 20
         assert heard.count(1.0) <= 3
+        assert (128 in seen) == (image is windows) or image.shape[2] == 256, seen
+        seen.clear()
     assert shares[0, 0] < 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import subprocess
@@ -215,6 +216,16 @@ def test_the_first_compilation_of_a_process_is_told(monkeypatch, caplog):
             len([record for record in caplog.records if "compiled for this processor" in record.message])
             == told
         )
+
+
+def test_a_kernel_that_another_process_is_writing_is_compiled(monkeypatch):
+    """On Windows numba keeps the error of a file in use to itself."""
+    cache = object.__new__(compiling._KernelCache)
+    in_use = PermissionError(13, "in use")
+    monkeypatch.setattr(compiling.rtsys, "initialize", lambda context: None)
+    monkeypatch.setattr(compiling.FunctionCache, "_load_overload", lambda *a: (_ for _ in ()).throw(in_use))
+    monkeypatch.setattr(cache, "_guard_against_spurious_io_errors", lambda: contextlib.suppress(OSError))
+    assert cache.load_overload("signature", None) is None
 
 
 def test_backends_are_listed_and_chosen():

@@ -45,7 +45,7 @@ _ENOUGH = (0.003, 0.006)  # rms(e) likewise, in [0, 1]
 # of the 17 had at least -0.08, those of the 39 less than -0.3 in 24 cases. Of 56 pictures of at most 1280 x 720 pixels,
 # with the smaller windows, these were 15, -0.02, and 23 of 41.
 _WINDOWS = 2
-_SIDES = (256, 128)  # pixels, in the smaller picture, of which two windows must be less than half
+_SIDES = (256, 128)  # of a window, in pixels of the smaller picture; two must be less than half of it
 _UNLIKELY = -0.3  # g of the windows; below it the whole is not looked at
 _AHEAD = 0.25  # of the work at full size: what progress keeps back for scales that may yet be needed
 

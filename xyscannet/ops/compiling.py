@@ -39,6 +39,7 @@ class _KernelCache(FunctionCache):
         return (*super()._index_key(sig, codegen), self._sources)
 
     def load_overload(self, sig, target_context):
+        found = None  # as where the guard keeps an error to itself
         rtsys.initialize(target_context)
         with self._guard_against_spurious_io_errors():
             found = self._load_overload(sig, target_context)
