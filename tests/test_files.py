@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import stat
+import subprocess
+import sys
 import tempfile
 import threading
 from fnmatch import fnmatch
@@ -14,7 +16,7 @@ import pytest
 
 import xyscannet
 from xyscannet.errors import ConfigError, InputError
-from xyscannet.files import held, is_stream, replacing, write_bytes, write_text
+from xyscannet.files import held, is_stream, remove_leftovers, replacing, write_bytes, write_text
 
 
 def test_text_replaces_text_and_leaves_nothing_beside_it(tmp_path):
@@ -80,13 +82,50 @@ def test_a_folder_is_held_by_one_at_a_time_and_let_go(tmp_path):
     assert [path.name for path in folder.iterdir()] == ["kept"]
 
 
-def test_a_file_system_without_locks_holds_nothing(tmp_path, monkeypatch):
+def test_a_file_system_without_locks_holds_nothing_and_keeps_what_is_left(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(37, "No locks available")
 
     monkeypatch.setattr("fcntl.flock", refuse)
+    (tmp_path / ".0123456789abcdef.part").touch()
     with held(tmp_path), held(tmp_path):
-        pass
+        write_text(tmp_path / "a.txt", "text")
+    assert sorted(each.name for each in tmp_path.iterdir()) == [".0123456789abcdef.part", "a.txt"]
+
+
+def test_what_a_killed_process_was_writing_goes_away_and_what_is_written_now_stays(tmp_path):
+    writer = "import os, sys; from xyscannet.files import replacing; open_ = replacing(sys.argv[1]); " + (
+        "open_.__enter__().write_bytes(b'half'); os.kill(os.getpid(), 9)"
+    )
+    assert subprocess.run([sys.executable, "-c", writer, tmp_path / "a.txt"]).returncode == -9
+    (left,) = tmp_path.iterdir()
+    foreign = tmp_path / ".mine.part"
+    foreign.touch()
+    with replacing(tmp_path / "b.txt") as temporary:
+        temporary.write_bytes(b"whole")
+        remove_leftovers(tmp_path)
+        assert not left.exists() and temporary.exists()
+    left.touch()
+    with held(tmp_path):
+        assert sorted(each.name for each in tmp_path.iterdir()) == [foreign.name, "b.txt"]
+    remove_leftovers(tmp_path / "absent")
+
+
+def test_a_name_that_is_taken_for_a_leftover_is_not_used(tmp_path, monkeypatch):
+    """Somebody may look for leftovers between a file's creation and its lock."""
+    import fcntl
+
+    locked, swept = fcntl.flock, []
+
+    def flock(handle: int, how: int) -> None:
+        if not swept:
+            swept.append(handle)
+            remove_leftovers(tmp_path)
+        locked(handle, how)
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    write_text(tmp_path / "a.txt", "text")
+    assert [each.name for each in tmp_path.iterdir()] == ["a.txt"] and swept
 
 
 def test_a_folder_that_cannot_be_made_is_one_error(tmp_path):

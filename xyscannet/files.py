@@ -17,6 +17,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+_HIDDEN = re.compile(r"\.[0-9a-f]{16}\.part")
 _STREAM = re.compile(r"/dev/(?:std(?:in|out|err)|fd/\d+)|/proc/[^/]+/fd/\d+")
 _REASONS = {
     errno.ENOSPC: "no space left on the disk: free some or write elsewhere",
@@ -61,28 +62,70 @@ def _leads_to_a_stream(path: Path) -> bool:
 
 @contextlib.contextmanager
 def replacing(path: str | Path, *, parents: bool = False) -> Iterator[Path]:
-    """A hidden name in a file's folder, to write to; it comes to the disk and is moved into place if all goes well.
+    """A hidden file in a file's folder, to write to; it comes to the disk and is moved into place if all goes well.
 
     Missing folders are made with `parents`. The file's mode follows the umask. Raises InputError for what the system
     refuses; nothing is left then, and an earlier file is untouched.
     """
     path = Path(path)
-    temporary = path.absolute().parent / f".{secrets.token_hex(8)}.part"
     try:
-        try:
-            if parents:
-                path.parent.mkdir(parents=True, exist_ok=True)
-            if path.is_dir():
-                raise InputError(f"{shown(path)}: there is a folder with this name: choose another")
-            yield temporary
-            with open(temporary, "rb+") as file:
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        if parents:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise InputError(f"{shown(path)}: there is a folder with this name: choose another")
+        with _hidden(path.absolute().parent) as temporary:
+            try:
+                yield temporary
+                with open(temporary, "rb+") as file:
+                    os.fsync(file.fileno())
+                os.replace(temporary, path)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
     except OSError as error:
         raise InputError(f"{shown(path)}: cannot be written: {reason(error)}") from error
+
+
+@contextlib.contextmanager
+def _hidden(folder: Path) -> Iterator[Path]:
+    """A new file under a hidden name, locked, so that `remove_leftovers` sees that it is being written."""
+    while True:
+        path = folder / f".{secrets.token_hex(8)}.part"
+        if fcntl is None:
+            yield path
+            return
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            with contextlib.suppress(OSError):  # a file system without locks
+                if not _locked(handle) or os.fstat(handle).st_nlink == 0:  # taken for a leftover just now
+                    continue
+            yield path
+            return
+        finally:
+            os.close(handle)
+
+
+def remove_leftovers(folder: str | Path) -> None:
+    """Remove from a folder what processes that were killed had begun to write there.
+
+    Where the file system has no locks, nobody can tell them from what is being written, and they stay.
+    """
+    if fcntl is None:
+        return
+    with contextlib.suppress(OSError):  # a folder that is not there, say, or may not be read
+        for name in os.listdir(folder):
+            if _HIDDEN.fullmatch(name):
+                _remove_if_abandoned(Path(folder) / name)
+
+
+def _remove_if_abandoned(path: Path) -> None:
+    with contextlib.suppress(OSError):  # gone already, or of another user
+        handle = os.open(path, os.O_RDWR)
+        try:
+            if _locked(handle):
+                path.unlink()
+        finally:
+            os.close(handle)
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
@@ -110,7 +153,8 @@ def held(folder: str | Path) -> Iterator[None]:
     """While entered, no other run writes to the folder, which is made where it is missing.
 
     The system lets go of it when the process ends, in whatever way; nothing is left in the folder, and one that was
-    made and stayed empty goes away again. Where the file system has no locks, nothing is held.
+    made and stayed empty goes away again; what killed runs had begun to write goes away now. Where the file system has
+    no locks, nothing is held.
 
     Raises ConfigError while another run holds it, and where it cannot be made.
     """
@@ -131,6 +175,7 @@ def held(folder: str | Path) -> Iterator[None]:
                     raise ConfigError(
                         f"another run is writing to {folder}: wait until it has ended, or choose another folder"
                     )
+        remove_leftovers(folder)
         yield
 
 

@@ -53,6 +53,8 @@ def test_the_result_is_the_networks(deblur, tiny_weights: Path) -> None:
 
 def test_a_tree_is_mirrored_with_a_plan_and_a_summary(deblur) -> None:
     picture("in/a.png"), picture("in/sub/b.jpg"), Path("in/notes.txt").touch()
+    Path("out/sub").mkdir(parents=True)
+    Path("out/sub/.0123456789abcdef.part").touch()  # of a run that was killed
     result = deblur("in", "out")
     assert result.exit_code == 0, result.output
     assert left_over("out") == ["out/a.png", "out/sub/b.jpg"]

@@ -18,7 +18,7 @@ from xyscan_cli.commands import _deblur_report as report
 from xyscan_cli.console import shown
 from xyscan_cli.progress import Progress
 from xyscannet.errors import ConfigError, InputError
-from xyscannet.files import held
+from xyscannet.files import held, remove_leftovers
 
 if TYPE_CHECKING:
     from xyscannet.inference import Job, Jobs, Record
@@ -204,6 +204,8 @@ def command(
             if dry_run:
                 code = _dry_run(planned, records)
             else:
+                for folder in {job.output.parent for job in jobs.jobs if isinstance(job.output, Path)}:
+                    remove_leftovers(folder)
                 code = _run(jobs, place.restore, records)
     if code:
         raise typer.Exit(code)

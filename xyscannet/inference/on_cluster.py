@@ -19,7 +19,7 @@ import xyscannet
 from xyscannet import ops
 from xyscannet.addresses import exists
 from xyscannet.errors import UnavailableError
-from xyscannet.files import shown
+from xyscannet.files import remove_leftovers, shown
 from xyscannet.inference.clip_runs import OpenedClip
 from xyscannet.inference.clips import SegmentTimes
 from xyscannet.inference.cluster import MOST_LOSSES, Cluster
@@ -156,6 +156,8 @@ class _Run:
 
     def lost(self, unit: Unit) -> None:
         self._losses[unit.job.output] += 1
+        if isinstance(unit.job.output, Path):
+            remove_leftovers(unit.job.output.parent)
 
     def take(self, unit: Unit, result: Any) -> list[Unit] | None:
         """A unit's result; returns the units that it makes possible."""
