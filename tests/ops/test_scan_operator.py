@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -218,14 +218,45 @@ def test_the_first_compilation_of_a_process_is_told(monkeypatch, caplog):
         )
 
 
-def test_a_kernel_that_another_process_is_writing_is_compiled(monkeypatch):
-    """On Windows numba keeps the error of a file in use to itself."""
-    cache = object.__new__(compiling._KernelCache)
-    in_use = PermissionError(13, "in use")
-    monkeypatch.setattr(compiling.rtsys, "initialize", lambda context: None)
-    monkeypatch.setattr(compiling.FunctionCache, "_load_overload", lambda *a: (_ for _ in ()).throw(in_use))
-    monkeypatch.setattr(cache, "_guard_against_spurious_io_errors", lambda: contextlib.suppress(OSError))
-    assert cache.load_overload("signature", None) is None
+def kernel_files(folder) -> compiling._KernelFiles:
+    return compiling._KernelFiles(str(folder), "convolve-80.py311", "stamp")
+
+
+def key_of(signature: str = "(float32)", cells: str = "plain", sources: str = "sources"):
+    return signature, ("x86_64", "znver3", "+avx2"), ("code", cells), sources
+
+
+def test_each_kernel_has_a_file_whoever_else_keeps_one_at_that_moment(tmp_path, monkeypatch):
+    """Also where another process keeps its kernel between any two steps of this one's."""
+    files, other = kernel_files(tmp_path), kernel_files(tmp_path)
+    opened = files._open_for_write
+
+    def meanwhile(path):
+        other.save(key_of(cells="gated"), "gated")
+        return opened(path)
+
+    monkeypatch.setattr(files, "_open_for_write", meanwhile)
+    files.save(key_of(), "plain")
+    assert files.load(key_of()) == "plain" and files.load(key_of(cells="gated")) == "gated"
+    assert files.load(key_of("(float64)")) is None and len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_kept_kernel_that_is_not_what_it_should_be_is_not_taken(tmp_path):
+    """Another one's file under its name, one of other sources, one that is cut off, empty or a folder."""
+    files = kernel_files(tmp_path)
+    files.save(key_of(), "plain")
+    files.save(key_of(cells="gated"), "gated")
+    assert files.load(key_of(sources="changed")) is None
+    plain, gated = (Path(files._path(key_of(cells=cells))) for cells in ("plain", "gated"))
+    whole = plain.read_bytes()
+    for wrong in (gated.read_bytes(), whole[:-1], whole[:20], b"", whole[:-1] + b"?"):
+        plain.write_bytes(wrong)
+        assert files.load(key_of()) is None
+    files.save(key_of(sources="changed"), "new")  # in the place of the old
+    assert files.load(key_of(sources="changed")) == "new" and len(list(tmp_path.iterdir())) == 2
+    plain.unlink()
+    plain.mkdir()
+    assert files.load(key_of()) is None
 
 
 def test_backends_are_listed_and_chosen():

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
 from numba import njit
-from numba.core.caching import FunctionCache
+from numba.core.caching import FunctionCache, IndexDataCacheFile
 from numba.core.runtime import rtsys
 
 from xyscannet.environment import FIRST_USE
@@ -25,6 +26,36 @@ def _digest() -> str:
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
 
 
+class _KernelFiles(IndexDataCacheFile):
+    """A file for each compiled kernel, which begins with the digest of what it is and holds.
+
+    Numba's one index of all files of a function is read and written without a lock: two processes that compile at the
+    same moment can leave the machine code of one kernel under the key of another, which would then run in its place.
+    Nothing is wrong here with a file that is damaged or another's: it is not taken, and written anew.
+    """
+
+    def save(self, key, data):
+        held = self._dump(data)
+        with self._open_for_write(self._path(key)) as file:
+            file.write(self._told_apart(key, held) + held)
+
+    def load(self, key):
+        try:
+            found = Path(self._path(key)).read_bytes()
+        except OSError:
+            return None
+        digest, held = found[:32], found[32:]
+        return pickle.loads(held) if digest == self._told_apart(key, held) else None
+
+    def _path(self, key):
+        signature, machine, (_, closed_over), _ = key  # what does not change as the sources do
+        name = hashlib.sha256(repr((signature, machine, closed_over)).encode()).hexdigest()
+        return self._data_path(f"{self._index_name.removesuffix('.nbi')}.{name[:16]}.nbc")
+
+    def _told_apart(self, key, held):
+        return hashlib.sha256(repr((self._version, self._source_stamp, key)).encode() + held).digest()
+
+
 class _KernelCache(FunctionCache):
     """Numba looks only at the file of the kernel itself; this also forgets when what the kernel calls has changed.
 
@@ -35,14 +66,18 @@ class _KernelCache(FunctionCache):
     _sources = f"{_digest()} {LANES}"
     _told = False
 
+    def __init__(self, function):
+        super().__init__(function)
+        self._cache_file = _KernelFiles(
+            self._cache_path, self._impl.filename_base, self._impl.locator.get_source_stamp()
+        )
+
     def _index_key(self, sig, codegen):
         return (*super()._index_key(sig, codegen), self._sources)
 
     def load_overload(self, sig, target_context):
-        found = None  # as where the guard keeps an error to itself
         rtsys.initialize(target_context)
-        with self._guard_against_spurious_io_errors():
-            found = self._load_overload(sig, target_context)
+        found = self._load_overload(sig, target_context)
         if found is None and not _KernelCache._told:
             _KernelCache._told = True
             logging.getLogger(FIRST_USE).info(
