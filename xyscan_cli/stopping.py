@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import signal
+import time
 from typing import Any
+
+FORWARDED = 2.0
+"""Seconds after the first signal in which another may be the same one, forwarded by a launcher."""
 
 
 class StopOnSignal:
-    """While entered, the first SIGINT or SIGTERM is only remembered; the second interrupts at once.
+    """While entered, the first SIGINT or SIGTERM is only remembered, in `number`; a later SIGINT interrupts at once.
 
-    One that whoever started us has ignored stays so.
+    A further SIGTERM does not, nor a SIGINT within `FORWARDED` seconds: launchers forward to every process what it has
+    received already. One that whoever started us has ignored stays so.
     """
 
     def __init__(self) -> None:
-        self._heard = False
+        self.number: int | None = None
 
     def asked(self) -> bool:
         """Whether a signal has arrived."""
-        return self._heard
+        return self.number is not None
 
     def __enter__(self) -> None:
         self._before = {
@@ -31,6 +36,7 @@ class StopOnSignal:
             signal.signal(number, handler)
 
     def _hear(self, number: int, frame: Any) -> None:
-        if self._heard:
+        if self.number is None:
+            self.number, self._heard = number, time.monotonic()
+        elif number == signal.SIGINT and time.monotonic() - self._heard > FORWARDED:
             raise KeyboardInterrupt
-        self._heard = True
