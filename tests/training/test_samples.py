@@ -96,6 +96,9 @@ def test_layouts_are_recognised_and_the_split_taken(tmp_path: Path) -> None:
     for section in ({"dataset": "gopro", "root": str(root)}, {"root": str(root)}):
         dataset = find_pairs(PairsConfig(**section))
         assert dataset.split == "train" and len(dataset.samples) == 1
+        assert dataset.samples[0].blur.parent.name == "blur"
+        linear = find_pairs(PairsConfig(**section, gamma=True))
+        assert [sample.blur.parent.name for sample in linear.samples] == ["blur_gamma"]
     to_validate = parse_config(
         {"iterations": 1, "validation": {"pairs": {"root": str(root)}}}
     ).validation.pairs
@@ -137,6 +140,8 @@ def test_faults_of_pairs_are_told(pairs: Path, tmp_path: Path) -> None:
         source_of(config(), CPU)
     with pytest.raises(ConfigError, match="give both"):
         config(pairs=[{"blur": "somewhere"}])
+    with pytest.raises(ConfigError, match="gamma is of a dataset or root"):
+        config(pairs=[{"blur": "somewhere", "sharp": "there", "gamma": True}])
     with pytest.raises(ConfigError, match="did you mean 'data.pairs.0.dataset'"):
         config(pairs=[{"datset": "gopro"}])
 

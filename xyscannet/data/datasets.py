@@ -70,15 +70,17 @@ def find(name: str, root: str | Path | None = None, split: str = "test", *, gamm
     raise UnavailableError(_absent(name, split, roots, hints))
 
 
-def recognise(root: str | Path) -> list[Dataset]:
+def recognise(root: str | Path, *, gamma: bool = False) -> list[Dataset]:
     """All sets and splits in a folder, known ones and pairs of unknown ones; none in a folder without any.
+
+    With `gamma`, GoPro's blur_gamma instead of blur.
 
     Raises UnavailableError for a folder that does not exist, InputError for one that cannot be read.
     """
     folder = Path(root)
     if not os.path.isdir(folder):
         raise UnavailableError(f"the data folder {folder} does not exist; correct the path")
-    sets = [_finished(each, None) for each in Search(folder).found]
+    sets = [_finished(each, None) for each in Search(folder, gamma=gamma).found]
     places: dict[tuple[str, str], list[Dataset]] = {}
     for each in sets:
         places.setdefault((each.name, each.split), []).append(each)

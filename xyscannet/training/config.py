@@ -58,6 +58,8 @@ class PairsConfig(_Section):
             raise ValueError("give a dataset, a root, or blur and sharp")
         if self.blur is not None and (self.dataset or self.root):
             raise ValueError("give blur and sharp, or dataset and root, not both")
+        if self.blur is not None and self.gamma:
+            raise ValueError("gamma is of a dataset or root, and blur and sharp are any two folders")
         return self
 
 

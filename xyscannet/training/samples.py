@@ -222,7 +222,7 @@ def find_pairs(config: PairsConfig) -> Dataset:
         return datasets.find(config.dataset, config.root, config.split, gamma=config.gamma)
     found = [
         each
-        for each in datasets.recognise(config.root)
+        for each in datasets.recognise(config.root, gamma=config.gamma)
         if each.split in (config.split, "") and all(sample.sharp for sample in each.samples)
     ]
     if len(found) != 1:
