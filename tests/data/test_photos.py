@@ -32,7 +32,7 @@ def test_folders_and_archives_are_read_as_rgb(tmp_path: Path) -> None:
     archive = tmp_path / "train-00.tar"
     data = cv2.imencode(".png", two[..., ::-1])[1].tobytes()
     with tarfile.open(archive, "w") as tar:
-        for name, content in (("two.png", data), ("LICENCES.csv", b"file")):
+        for name, content in (("two.png", data), ("./._two.png", b"hidden"), ("LICENCES.csv", b"file")):
             member = tarfile.TarInfo(name)
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
@@ -40,6 +40,16 @@ def test_folders_and_archives_are_read_as_rgb(tmp_path: Path) -> None:
     assert len(photos) == 2 and photos.megapixels == pytest.approx(0.0022)
     assert np.array_equal(photos.photos[0], one) and np.array_equal(photos.photos[1], two)
     assert photos.names[1].endswith("train-00.tar:two.png")
+
+
+def test_hidden_files_are_left_out_and_linked_folders_are_read(tmp_path: Path) -> None:
+    write(tmp_path / "elsewhere/one.png", picture(30, 40))
+    write(tmp_path / "folder/two.jfif.png", picture(30, 40)).rename(tmp_path / "folder/two.jfif")
+    (tmp_path / "folder/._two.png").write_bytes(b"no image")
+    (tmp_path / "folder/gone.png").symlink_to("gone")
+    (tmp_path / "folder/linked").symlink_to(tmp_path / "elsewhere")
+    photos = SharpPhotos([tmp_path / "folder"])
+    assert photos.names == [str(tmp_path / "folder" / name) for name in ("linked/one.png", "two.jfif")]
 
 
 def test_memory_bound_leaves_photographs_out_and_says_so(

@@ -56,6 +56,13 @@ def test_whole_photographs_in_gopro_layout(photos: Path, tmp_path: Path) -> None
         assert 0 < record["path_px"] <= 6.01
 
 
+def test_hidden_photographs_are_left_out_and_linked_folders_are_read(photos: Path, tmp_path: Path) -> None:
+    (photos / "deep").rename(tmp_path / "elsewhere")
+    (photos / "deep").symlink_to(tmp_path / "elsewhere")
+    (photos / "._a.png").write_bytes(b"no image")
+    assert list(Synthesis(photos, tmp_path / "out").sources) == ["a", "deep__b"]
+
+
 def test_the_seed_makes_the_same_files_whatever_else_is_there(photos: Path, tmp_path: Path) -> None:
     run(photos, tmp_path / "one", crop=32, strength="small", seed=3)
     run(photos, tmp_path / "two", crop=32, strength="small", seed=3)

@@ -46,6 +46,15 @@ def test_set_is_the_same_every_time_and_blurred(photos: Path) -> None:
     assert not torch.equal(first.blur[0], other_seed.blur[0])
 
 
+def test_hidden_photos_are_left_out_and_linked_folders_are_read(
+    photos: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("set")
+    (folder / "linked").symlink_to(photos)
+    (folder / "._0.png").write_bytes(b"no image")
+    assert ValidationSet.from_folder(folder, CONFIG).names == ("linked/0.png", "linked/1.png", "linked/2.png")
+
+
 def test_a_network_that_changes_nothing_scores_as_the_blurred(photos: Path) -> None:
     figures = evaluate(nn.Identity(), ValidationSet.from_folder(photos, CONFIG)).figures()
     assert figures["psnr"] == figures["psnr_blur"] and figures["ssim"] == figures["ssim_blur"]

@@ -17,12 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xyscannet.data.pairs import image_files
 from xyscannet.errors import ConfigError, InputError
+from xyscannet.images import SUFFIXES
 from xyscannet.opencv import cv2
 
 _log = logging.getLogger("xyscannet")
 
-SUFFIXES = (".webp", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 TILE = 256
 SHARP_VARIANCE = 100.0
 """A tile counts as sharp from this variance of the 3x3 Laplacian of its 8-bit grey image."""
@@ -32,10 +33,10 @@ T = TypeVar("T")
 
 
 def _encoded(sources: Iterable[str | Path]) -> Iterator[tuple[str, bytes]]:
-    """Names and bytes of every image in the sources, in a fixed order."""
+    """Names and bytes of every image in the sources that is not hidden, in a fixed order."""
     for source in map(Path, sources):
         if source.is_dir():
-            files = sorted(p for p in source.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+            files = [path for path in image_files(source) if path.is_file()]
             if not files:
                 raise ConfigError(f"no images ({', '.join(SUFFIXES)}) in the folder {source}")
             for path in files:
@@ -44,15 +45,14 @@ def _encoded(sources: Iterable[str | Path]) -> Iterator[tuple[str, bytes]]:
             found = False
             try:
                 with tarfile.open(source) as archive:
-                    for member in archive:
-                        if member.isfile() and Path(member.name).suffix.lower() in SUFFIXES:
-                            if member.size > MOST_BYTES:
-                                raise InputError(
-                                    f"{source}:{member.name} claims {member.size} bytes, more than any photograph "
-                                    f"has ({MOST_BYTES}); leave it out"
-                                )
-                            found = True
-                            yield f"{source}:{member.name}", archive.extractfile(member).read()
+                    for member in filter(_is_photograph, archive):
+                        if member.size > MOST_BYTES:
+                            raise InputError(
+                                f"{source}:{member.name} claims {member.size} bytes, more than any photograph "
+                                f"has ({MOST_BYTES}); leave it out"
+                            )
+                        found = True
+                        yield f"{source}:{member.name}", archive.extractfile(member).read()
             except tarfile.TarError as error:
                 raise InputError(f"{source} is no readable tar archive ({error}); fetch it again") from error
             if not found:
@@ -63,6 +63,11 @@ def _encoded(sources: Iterable[str | Path]) -> Iterator[tuple[str, bytes]]:
             raise ConfigError(
                 f"{source} is neither a folder, a .tar archive nor an image; correct the data path"
             )
+
+
+def _is_photograph(member: tarfile.TarInfo) -> bool:
+    name = Path(member.name)
+    return member.isfile() and name.suffix.lower() in SUFFIXES and not name.name.startswith(".")
 
 
 def _decode(named: tuple[str, bytes]) -> np.ndarray:

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from xyscannet.data.blur import STRENGTHS, BlurConfig, render, sample_blur
+from xyscannet.data.pairs import image_files
 from xyscannet.data.photos import sharp_tiles
 from xyscannet.errors import ConfigError, InputError, XYScanError
 from xyscannet.files import held, write_text
@@ -88,8 +89,7 @@ class Synthesis:
             raise ConfigError(
                 f"{self.out_dir} and {self.sharp_dir} lie in one another; choose another output folder"
             )
-        files = (p for p in self.sharp_dir.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-        self.sources = self._named(sorted(files))
+        self.sources = self._named([path for path in image_files(self.sharp_dir) if path.is_file()])
         if not self.sources:
             raise ConfigError(f"no photographs ({', '.join(SUFFIXES)}) in {self.sharp_dir}")
         self._check_output()

@@ -15,6 +15,7 @@ from torch import nn
 from xyscannet import images
 from xyscannet.data.blur import BlurConfig, render, sample_blur
 from xyscannet.data.crops import check_sizes
+from xyscannet.data.pairs import image_files
 from xyscannet.data.sets import Dataset
 from xyscannet.errors import ConfigError
 from xyscannet.metrics import distortion
@@ -57,7 +58,7 @@ class ValidationSet:
         folder = Path(folder)
         if not folder.is_dir():
             raise ConfigError(f"the validation folder {folder} does not exist")
-        paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in images.SUFFIXES)
+        paths = image_files(folder)
         names, blurred, sharps = [], [], []
         for path in _spread(paths, config.images):
             name = path.relative_to(folder).as_posix()
