@@ -133,6 +133,10 @@ def test_faults_of_pairs_are_told(pairs: Path, tmp_path: Path) -> None:
         source_of(config(pairs=[{"root": str(pairs)}]), CPU)
     with pytest.raises(InputError, match="differ in size"):
         ValidationPairs(find_pairs(PairsConfig(root=str(pairs))), None)
+    for number, role in ((1, "blur"), (1, "sharp"), (2, "blur"), (2, "sharp")):
+        picture(pairs / role / f"{number}.png", size=(30, 10))
+    with pytest.raises(ConfigError, match=r"1\.png: a picture of 30 x 10 pixels cannot be validated on"):
+        ValidationPairs(find_pairs(PairsConfig(root=str(pairs))), None)
     (pairs / "blur" / "2.png").write_bytes(b"no picture")
     with pytest.raises(InputError, match="2.png"):
         source_of(config(pairs=[{"root": str(pairs)}]), CPU)

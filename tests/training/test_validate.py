@@ -55,6 +55,15 @@ def test_hidden_photos_are_left_out_and_linked_folders_are_read(
     assert ValidationSet.from_folder(folder, CONFIG).names == ("linked/0.png", "linked/1.png", "linked/2.png")
 
 
+def test_small_photos_take_no_place_of_those_that_are_large_enough(photos: Path) -> None:
+    (photos / "small.png").rename(photos / "00.png")
+    config = CONFIG.model_copy(update={"images": 2})
+    assert ValidationSet.from_folder(photos, config).names == ("0.png", "1.png")
+    whole = ValidationConfig(crop=None, strengths=("small",))
+    Image.new("RGB", (200, 32)).save(photos / "11.png")  # without the margin lower than what SSIM needs
+    assert ValidationSet.from_folder(photos, whole).names == ("0.png", "00.png", "1.png", "2.png")
+
+
 def test_a_network_that_changes_nothing_scores_as_the_blurred(photos: Path) -> None:
     figures = evaluate(nn.Identity(), ValidationSet.from_folder(photos, CONFIG)).figures()
     assert figures["psnr"] == figures["psnr_blur"] and figures["ssim"] == figures["ssim_blur"]

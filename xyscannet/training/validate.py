@@ -23,6 +23,8 @@ from xyscannet.training.config import TrainConfig, ValidationConfig
 from xyscannet.training.samples import find_pairs
 
 WORSE_DB = 0.2
+SSIM_WINDOW = 11
+"""Pixels that a picture to measure has on each side, at least."""
 T = TypeVar("T")
 
 
@@ -53,16 +55,18 @@ class ValidationSet:
         The set does not depend on the blur trained with, so runs compare. Photos too small for the crop and the
         blur's margin are left out.
 
-        Raises ConfigError where the folder holds no photo large enough.
+        Raises ConfigError where the folder holds no photo large enough, InputError for a file that is no image.
         """
         folder = Path(folder)
         if not folder.is_dir():
             raise ConfigError(f"the validation folder {folder} does not exist")
-        paths = image_files(folder)
+        blurs = [BlurConfig.preset(strength) for strength in config.strengths]
+        least = min(_least_side(config, blur) for blur in blurs)
+        paths = [path for path in image_files(folder) if _shorter_side(path) >= least]
         names, blurred, sharps = [], [], []
         for path in _spread(paths, config.images):
             name = path.relative_to(folder).as_posix()
-            blur = BlurConfig.preset(config.strengths[len(names) % len(config.strengths)])
+            blur = blurs[len(names) % len(blurs)]
             made = _blurred_crop(path, name, config, blur)
             if made is None:
                 continue
@@ -84,7 +88,8 @@ class ValidationSet:
 class ValidationPairs:
     """Whole pairs of a data set, at most `limit` of them, read anew each time.
 
-    Raises ConfigError where there are none, InputError for a pair of two sizes or a file that is no image.
+    Raises ConfigError where there are none or one is too small to measure, InputError for a pair of two sizes or a file
+    that is no image.
     """
 
     sharp_input = False
@@ -94,7 +99,12 @@ class ValidationPairs:
         if not self._samples or any(sample.sharp is None for sample in self._samples):
             raise ConfigError(f"{dataset.root} holds no pairs to validate on")
         for sample in self._samples:
-            check_sizes(sample)
+            width, height = check_sizes(sample)
+            if min(width, height) < SSIM_WINDOW:
+                raise ConfigError(
+                    f"{sample.blur}: a picture of {width} x {height} pixels cannot be validated on: SSIM needs "
+                    f"{SSIM_WINDOW} on each side; leave it out"
+                )
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -215,14 +225,24 @@ def _restore_8bit(
     return _to_8bit(restored[0])
 
 
+def _least_side(config: ValidationConfig, blur: BlurConfig) -> int:
+    """Pixels that a photo needs on each side."""
+    return (config.crop or SSIM_WINDOW) + 2 * blur.margin
+
+
+def _shorter_side(path: Path) -> int:
+    info = images.probe(path)
+    return min(info.width, info.height)
+
+
 def _blurred_crop(
     path: Path, name: str, config: ValidationConfig, blur: BlurConfig
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
     photo = _tensor(images.read(path))
+    if min(photo.shape[1:]) < _least_side(config, blur):
+        return None
     room = (photo.shape[1] - 2 * blur.margin, photo.shape[2] - 2 * blur.margin)
     height, width = room if config.crop is None else (config.crop, config.crop)
-    if min(room) < 1 or room[0] < height or room[1] < width:
-        return None
     top, left = (room[0] - height) // 2, (room[1] - width) // 2
     crop = photo[None, :, top : top + height + 2 * blur.margin, left : left + width + 2 * blur.margin].float()
     crop = crop / 255
