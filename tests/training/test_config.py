@@ -76,6 +76,13 @@ def test_overrides_change_single_values_of_a_named_network() -> None:
         load_config("ablation", ["model.widht=8"])
 
 
+def test_overrides_change_the_network_of_a_file_that_names_none(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("iterations: 10\n")
+    expected = replace(network_config(load_config(path).model), gate="mean")
+    assert network_config(load_config(path, ["model.gate=mean"]).model) == expected
+
+
 def test_overrides_change_values_at_any_depth() -> None:
     config = load_config("smoke", ["optimiser.lr=1e-4", "data.photos=[a, b.tar]", "model=xyscannet-s"])
     assert config.optimiser.lr == 1e-4

@@ -85,8 +85,9 @@ def _override(values: dict[str, Any], item: str) -> None:
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {key}: {text!r} is not a YAML value") from error
     *parents, last = key.strip().split(".")
-    if parents == ["model"] and isinstance(values.get("model"), str):
-        values["model"] = network_config(values["model"]).to_dict()
+    model = values.get("model", TrainConfig.model_fields["model"].default)
+    if parents == ["model"] and isinstance(model, str):
+        values["model"] = network_config(model).to_dict()
     for parent in parents:
         inner = values.get(parent)
         if inner is None:
