@@ -28,17 +28,20 @@ def names(folder: Path, pattern: str) -> list[str]:
     return sorted(path.name for path in folder.glob(pattern))
 
 
-def test_what_came_after_a_state_is_given_up_once_the_run_went_on_from_it(tiny: dict, run_folder: Path):
+@pytest.mark.parametrize("saved", [3, 5])  # before and after a state that is given up
+def test_what_came_after_a_state_is_given_up_once_the_run_went_on_from_it(
+    saved: int, tiny: dict, run_folder: Path
+):
     config = parse_config({**tiny, "save_every": 2, "keep_states": 3, "keep_last": 2})
     Trainer(config, run_folder, samples=DrawnPairs()).run()
-    other = parse_config({**tiny, "save_every": 5, "keep_states": 3, "keep_last": 2, "seed": 0})
+    other = parse_config({**tiny, "save_every": 6, "keep_states": 3, "keep_last": 2, "seed": 0})
     again = Trainer(other, run_folder, samples=DrawnPairs(), resume=run_folder / "state-0000002.pt")
     assert again.step == 2
-    stop_at(again, 3)
-    assert names(run_folder, "state-*.pt") == ["state-0000002.pt", "state-0000003.pt"]
-    assert names(run_folder, "step-*") == ["step-0000003.safetensors"]
-    assert Trainer(other, run_folder, samples=DrawnPairs(), resume="auto").step == 3
-    assert [record["step"] for record in log_of(run_folder, "step")] == [1, 2, 3]
+    stop_at(again, saved)
+    assert names(run_folder, "state-*.pt") == ["state-0000002.pt", f"state-000000{saved}.pt"]
+    assert names(run_folder, "step-*") == [f"step-000000{saved}.safetensors"]
+    assert Trainer(other, run_folder, samples=DrawnPairs(), resume="auto").step == saved
+    assert [record["step"] for record in log_of(run_folder, "step")] == [*range(1, saved + 1)]
 
 
 def test_a_state_that_is_given_up_and_reached_again_is_the_new_one(tiny: dict, run_folder: Path):

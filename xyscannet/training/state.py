@@ -120,12 +120,12 @@ class Kept:
         With `most_snapshots` 0 none is removed.
         """
         for path in self._given_up:
-            if step_of(path) > step:  # the others have been written anew
+            if step_of(path) != step:  # which has been written anew
                 path.unlink(missing_ok=True)
         self._given_up = []
         old = snapshots(self._folder)[most_snapshots:] if most_snapshots else []
         for path in [*states(self._folder)[most_states:], *old]:
-            path.unlink()
+            path.unlink(missing_ok=True)
 
 
 def is_of(resume: str | Path, output: Path) -> bool:
