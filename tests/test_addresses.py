@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -222,8 +223,34 @@ def test_a_web_servers_files(deblur, server: str) -> None:
     assert result.exit_code == 2 and "input does not exist" in result.stderr
 
 
+def test_folders_and_patterns_in_an_archive(deblur) -> None:
+    picture("photos/a.png"), picture("photos/sub/b.png", seed=1)
+    shutil.make_archive("all [1]", "zip", ".", "photos")
+    archive = f"{Path.cwd()}/all [1].zip"
+    assert deblur("photos", "here/photos").exit_code == 0
+    for place, folder, count in (
+        ("photos", "here/photos", 2),
+        ("photos/*.png", "here/photos", 1),
+        ("*/sub/*.png", "here", 1),
+        ("", "here", 2),
+        ("photos/sub/b.png", "here/photos/sub", 1),
+    ):
+        result = deblur(f"zip://{place}::{archive}", "out")
+        assert result.exit_code == 0, result.output
+        made = [path.relative_to("out") for path in Path("out").rglob("*.png")]
+        assert len(made) == count
+        assert all(Path("out", each).read_bytes() == Path(folder, each).read_bytes() for each in made)
+        shutil.rmtree("out")
+
+
 def test_a_file_in_an_archive_has_its_name_there():
     for scheme in ("zip", "tar"):
         inside = Address(f"{scheme}://photos/a.jpg::archive.{scheme}")
         assert (inside.name, inside.suffix, inside.readable.as_posix()) == ("a.jpg", ".jpg", "photos/a.jpg")
+        folder, top = (
+            Address(f"{scheme}://photos::archive.{scheme}"),
+            Address(f"{scheme}://::archive.{scheme}"),
+        )
+        assert folder / "a.jpg" == inside and inside.parent == folder and top / "photos" == folder
+        assert folder.parent == top and top.parent == top
     assert Address("s3://bucket/odd::name.jpg").name == "odd::name.jpg"

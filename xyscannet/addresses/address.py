@@ -65,7 +65,7 @@ class Address:
         return self.text
 
     def __truediv__(self, place: PurePath | str) -> Address:
-        return Address(f"{self.text.rstrip('/')}/{PurePath(place).as_posix()}")
+        return self._below(PurePath(place).as_posix())
 
     @property
     def scheme(self) -> str:
@@ -75,8 +75,7 @@ class Address:
     def readable(self) -> PurePosixPath:
         """What follows the scheme; of a web address without its query, and with %20 as a space; of a file in an archive
         its name there."""
-        text = self.text.partition("://")[2]
-        return self._place(text.partition("::")[0] if self.scheme in _ARCHIVES else text)
+        return self._place(self._parts[0].partition("://")[2])
 
     @property
     def name(self) -> str:
@@ -88,8 +87,13 @@ class Address:
 
     @property
     def parent(self) -> Address:
-        head, _, _ = self.text.rstrip("/").rpartition("/")
-        return self if head.endswith("/") else Address(head)
+        inside, archive = self._parts
+        if inside.endswith("://"):
+            return self
+        above, _, _ = inside.rstrip("/").rpartition("/")
+        if above.endswith("/"):  # a bucket, or what lies at the top of an archive
+            return Address(f"{above}/{archive}") if archive else self
+        return Address(above + archive)
 
     def is_absolute(self) -> bool:
         return True
@@ -115,7 +119,9 @@ class Address:
         with self._reached() as (fs, path):
             root = self
             if self.is_pattern:
-                root = Address(self.text[: re.search(r"[*?\[]", self.text).start()].rpartition("/")[0])
+                inside, archive = self._parts
+                fixed = inside[: re.search(r"[*?\[]", inside).start()]
+                root = Address(fixed[: fixed.rindex("/") + 1] + archive)
                 found = {name: {} for name in fs.glob(path) if not fs.isdir(name)}
             else:
                 found = _linked(fs, path) if self.scheme in _WEB else fs.find(path, detail=True)
@@ -136,12 +142,26 @@ class Address:
 
     def _listed(self, fs: Any, name: str, details: Mapping[str, Any]) -> Listed | None:
         """What the file system calls `name`, seen from this folder; None where it is not below it."""
-        fixed = fs._strip_protocol(self.text).rstrip("/") + "/"
+        fixed = f"/{fs._strip_protocol(self._parts[0]).strip('/')}".rstrip("/") + "/"
+        name = "/" + name.lstrip("/")
         if not name.startswith(fixed) or name == fixed:
             return None
         below = name[len(fixed) :]
         state = " ".join(str(details[key]) for key in _STATE if details.get(key) is not None)
-        return Listed(Address(f"{self.text.rstrip('/')}/{below}"), self._place(below), state)
+        return Listed(self._below(below), self._place(below), state)
+
+    @property
+    def _parts(self) -> tuple[str, str]:
+        """What names the file, and from `::` on the archive that it lies in; that is empty where it lies in none."""
+        if self.scheme not in _ARCHIVES:
+            return self.text, ""
+        inside, colons, archive = self.text.partition("::")
+        return inside, colons + archive
+
+    def _below(self, place: str) -> Address:
+        inside, archive = self._parts
+        folder = inside if inside.endswith("://") else f"{inside.rstrip('/')}/"
+        return Address(f"{folder}{place}{archive}")
 
     def _place(self, text: str) -> PurePosixPath:
         if self.scheme in _WEB:
@@ -152,7 +172,7 @@ class Address:
     def is_pattern(self) -> bool:
         """Whether it holds wildcards; in http's a ? begins the query."""
         wild = "*[" if self.scheme in _WEB else "*?["
-        return any(character in self.text for character in wild)
+        return any(character in self._parts[0] for character in wild)
 
     def refuse_writing(self) -> None:
         """Raises, where it is known before anything is written, that no file can be.
