@@ -8,13 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.limits import FullDisk
 from tests.training.conftest import DrawnPairs, full_between
 from tests.training.test_loop import assert_same, log_of, newest
+from xyscan_cli.commands._train_report import draw_curves
 from xyscannet import checkpoint
 from xyscannet.errors import ConfigError, InputError
 from xyscannet.training.config import TrainConfig
 from xyscannet.training.loop import DivergedError, Interrupted, Trainer
 from xyscannet.training.recipes import parse_config
+from xyscannet.training.record import RunFolder
 from xyscannet.training.state import find_state, states
 
 
@@ -168,3 +171,23 @@ def test_a_log_that_cannot_be_written_does_not_stop_the_run(
     assert caplog.text.count("training goes on") == 1
     assert newest(run_folder)["step"] == 6
     assert json.loads((run_folder / "run.json").read_text())[0]["processes"] == 1
+
+
+def test_a_record_that_a_full_disk_cuts_off_spoils_neither_the_next_nor_the_plot(
+    tiny_config: TrainConfig, run_folder: Path
+) -> None:
+    pytest.importorskip("matplotlib")
+    log = RunFolder(run_folder)
+    log.begin(tiny_config, command="", step=0, device=torch.device("cpu"), facts={})
+    step = {"event": "step", "progress": 0.5, "loss": 1.0, "lr": 1e-3, "grad_norm": 1.0}
+    with FullDisk(30):
+        log.log({**step, "step": 1})
+    for number in (2, 3):
+        log.log({**step, "step": number})
+    cut_off, *lines = (run_folder / "log.jsonl").read_text().splitlines()
+    assert cut_off == '{"event": "step", "progress": ' and [json.loads(line)["step"] for line in lines] == [
+        2,
+        3,
+    ]
+    draw_curves(run_folder, "tiny")
+    assert (run_folder / "curves.png").stat().st_size > 5000

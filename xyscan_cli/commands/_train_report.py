@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -101,11 +101,10 @@ def draw_curves(folder: Path, name: str) -> None:
     from xyscannet.reports.figures.training import curves
 
     try:
-        text = (folder / "log.jsonl").read_text(encoding="utf-8")
-        curves(
-            [folder / "curves.png", folder / "curves.svg"],
-            list(map(json.loads, text.splitlines())),
-            name=name,
-        )
+        records = []
+        for text in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines():
+            with suppress(ValueError):  # a record that a full disk cut off
+                records.append(json.loads(text))
+        curves([folder / "curves.png", folder / "curves.svg"], records, name=name)
     except (XYScanError, OSError) as error:
         console.warn(f"no plot of the run: {error}")

@@ -28,7 +28,7 @@ class RunFolder:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._log = folder / "log.jsonl"
-        self._warned = False
+        self._warned, self._cut_off = False, False
 
     def begin(
         self,
@@ -79,8 +79,10 @@ class RunFolder:
         """Append a record to the log. Training goes on without it, after one warning, where the disk is full."""
         try:
             with self._log.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(_portable(record), allow_nan=False) + "\n")
+                file.write("\n" * self._cut_off + json.dumps(_portable(record), allow_nan=False) + "\n")
+            self._cut_off = False
         except OSError as error:
+            self._cut_off = True
             if not self._warned:
                 _logger.warning("the log %s cannot be written: %s; training goes on", self._log, error)
             self._warned = True
