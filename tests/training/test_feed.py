@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -72,6 +73,20 @@ def test_a_fault_is_raised_where_its_batch_is_due() -> None:
         assert len(list(itertools.islice(batches, 4))) == 4
         with pytest.raises(ValueError, match="spoilt"):
             next(batches)
+
+
+def test_threads_that_begin_later_compute_as_before() -> None:
+    def seen_by_a_new_thread() -> int:
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(torch.get_num_threads).result()
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        take(feed(DrawnPairs(), threads=2), 0, 4)
+        assert seen_by_a_new_thread() == torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_the_largest_step_bounds_what_is_rendered_at_once() -> None:

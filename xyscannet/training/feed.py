@@ -91,12 +91,16 @@ class Feed:
         groups = prefetch(
             self._group, itertools.count(first, self._together), depth=self._depth, threads=self._threads
         )
-        with closing(groups):
-            for group in groups:
-                yield from group
+        threads = torch.get_num_threads()
+        try:
+            with closing(groups):
+                for group in groups:
+                    yield from group
+        finally:
+            torch.set_num_threads(threads)  # also of threads that begin later, which `_group` has made one
 
     def _group(self, first: int) -> list[Ready]:
-        torch.set_num_threads(1)  # of this background thread: more would fight with the training thread's
+        torch.set_num_threads(1)  # of this thread and new ones: more would fight with the training thread's
         begin = time.perf_counter()
         batches = [self._make(step) for step in range(first, first + self._together)]
         alike = [list(group) for _, group in itertools.groupby(batches, lambda batch: batch.sharp.shape[-2:])]
