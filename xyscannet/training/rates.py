@@ -33,16 +33,17 @@ class Rates:
 
 
 def measure(trainer: Trainer, *, steps: int = 5, warmup: int = 2, patience: float = 10.0) -> Rates:
-    """The loader alone, then training steps alone on one of its batches, in the shape of the run's first stage.
+    """The loader alone, then training steps alone on one of its batches, in the shape of the run's first stage; of a
+    time budget that goes on, of the stage that it has reached.
 
-    One training step is enough once `patience` seconds have gone, and one to warm up where that takes as long.
+    One training step is enough once `patience` seconds have gone in any process, and one to warm up where that takes as
+    long.
 
     The steps change the trainer's weights: it is of no use for training afterwards. Blur counts as the loader's,
     wherever it is rendered.
     """
-    config, device, step = trainer.config, trainer.device, trainer.step
-    patch, batch = config.shape_at(0)
-    count = max(steps * config.data.workers, 2 * trainer.feed.ahead)
+    device, step, processes = trainer.device, trainer.step, trainer.processes
+    count = max(steps * trainer.config.data.workers, 2 * trainer.feed.ahead)
     with contextlib.closing(trainer.feed.from_step(0)) as made:
         for _ in range(trainer.feed.ahead + 1):  # empty what was made ahead
             one = next(made)
@@ -55,17 +56,18 @@ def measure(trainer: Trainer, *, steps: int = 5, warmup: int = 2, patience: floa
     begin = time.perf_counter()
     for _ in range(warmup):
         trainer.train_step(one)
-        if time.perf_counter() - begin > patience:
+        if processes.any(time.perf_counter() - begin > patience):
             break
     _synchronise(device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     begin, done = time.perf_counter(), 0
-    while done < steps and (not done or time.perf_counter() - begin < patience):
+    while done < steps and not (done and processes.any(time.perf_counter() - begin > patience)):
         trainer.train_step(one)
         done += 1
     _synchronise(device)
     seconds = (time.perf_counter() - begin) / done
+    patch, batch = one.sharp.shape[-1], len(one.sharp) * processes.count
     trainer.step = step
     peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
     return Rates(patch, batch, batch / loader, batch / seconds, seconds, peak)
