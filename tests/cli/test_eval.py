@@ -86,6 +86,12 @@ def test_a_run_goes_on_and_is_not_mixed_with_another(folder, tiny):
     run(tiny, "--pairs", "blur", "sharp", "--out", "out", "--metrics", "psnr", "--fresh")
 
 
+def test_channels_in_another_order_are_another_evaluation(folder, tiny):
+    command = [tiny, "--pairs", "blur", "sharp", "--out", "out"]
+    run(*command)
+    assert "channel_order: rgb there, bgr now" in run(*command, "--channel-order", "bgr", code=2).stderr
+
+
 @pytest.mark.parametrize("change", ["blur", "sharp", "a"])
 def test_images_that_have_changed_are_not_taken_for_measured(change, folder):
     command = ["a", "--pairs", "blur", "sharp", "--out", "out", "--json", "-"]
