@@ -138,6 +138,7 @@ def test_restored_beside_sharp(folder):
     found = from_json(result.stdout)
     assert found.label == "b" and len(found.images) == 4 and found.summaries["ssim"].count == 4
     run("--restored", "b", code=2)
+    assert "--blurred" in run("--restored", "b", "--sharp", "sharp", "--blurred", code=2).stderr
     run("a", "--restored", "b", "--sharp", "sharp", code=2)
 
 

@@ -30,12 +30,14 @@ def images(
     root: str | None,
     split: str,
     named: bool,
+    blurred: bool,
 ) -> tuple[Dataset, str | None]:
     """The samples, and the label of what stands in for their blurred images where that is to be measured alone.
 
     Args:
         dataset: a known set's name.
         named: whether there are sources.
+        blurred: whether the blurred images are to be measured too.
     """
     from xyscannet.data import datasets
     from xyscannet.data.remote import seen
@@ -45,6 +47,10 @@ def images(
     if (sharp is not None) != (restored is not None):
         raise ConfigError("--restored and --sharp belong together")
     if restored is not None:
+        if blurred:
+            raise ConfigError(
+                "--blurred needs --dataset, --pairs or --root: --restored has no blurred images"
+            )
         if named:
             raise ConfigError("--restored is what is measured; other sources need --dataset or --pairs")
         folder = place_of(restored)
@@ -122,7 +128,12 @@ def _network(name: str, label: str, keep: Path | None, runs: Running) -> Iterato
     model, words, digest = networks.load_network(name, runs.loaded, runs.channel_order)
     console.field("network", words)
     console.field("scan", runs.scan)
-    known = {"weights": digest, "scan": runs.scan, "device": runs.device}
+    known = {
+        "weights": digest,
+        "channel_order": runs.channel_order,
+        "scan": runs.scan,
+        "device": runs.device,
+    }
     yield Network(
         model,
         label,

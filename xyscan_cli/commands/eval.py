@@ -193,7 +193,7 @@ def command(
     if paired and len(named) != 2:
         raise ConfigError(f"--paired compares two sources, not {len(named)}")
     found, as_they_are = measured.images(
-        dataset and dataset.value, pairs, restored, sharp, root, split, bool(named)
+        dataset and dataset.value, pairs, restored, sharp, root, split, bool(named), blurred
     )
     samples = found.samples[:limit]
     kind = _protocol(protocol, found.name)
