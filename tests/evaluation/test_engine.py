@@ -231,7 +231,7 @@ def test_a_networks_images_are_measured_as_they_are_written(tmp_path, pairs):
         np.testing.assert_array_equal(written, np.minimum(blur.astype(int) + 10, 255))
         assert image.values["error"] == mean_error(written, cv2.imread(str(pair.sharp)))
         assert image.restored_seconds > 0
-    kept = measure(tmp_path / "again", pairs, Folder(tmp_path / "kept"))
+    kept = measure(tmp_path / "again", pairs, Folder(tmp_path / "kept", pairs))
     assert [image.values for image in kept.images] == [image.values for image in found.images]
     assert measure(tmp_path / "not", pairs, Network(Brighter(), "b", {})).images[0].restored is None
 
@@ -241,7 +241,7 @@ def test_restored_files_are_found_in_usual_layouts(tmp_path, pairs, layout):
     for pair in pairs:
         names = {"name": pair.name, "stem": pair.blur.stem, "flat": pair.name.replace("/", "_")}
         save(tmp_path / "theirs" / layout.format(**names), cv2.imread(str(pair.blur)))
-    source = Folder(tmp_path / "theirs")
+    source = Folder(tmp_path / "theirs", pairs)
     assert source.label == "theirs"
     found = measure(tmp_path / "out", pairs, source)
     assert found.images[5].values["error"] == 0 and not any(image.failures for image in found.images)
@@ -250,10 +250,55 @@ def test_restored_files_are_found_in_usual_layouts(tmp_path, pairs, layout):
 def test_missing_and_ambiguous_restored_files_fail(tmp_path, pairs):
     for name in ("a/0.png", "b/0.png", "1.png"):
         save(tmp_path / "theirs" / name, cv2.imread(str(pairs[1].blur)))
-    found = measure(tmp_path / "out", pairs[:3], Folder(tmp_path / "theirs"))
+    found = measure(tmp_path / "out", pairs[:3], Folder(tmp_path / "theirs", pairs))
     assert "2 images that may be s/0" in found.images[0].failures["image"]
     assert not found.images[1].failures
     assert "no image of s/2" in found.images[2].failures["image"]
     (tmp_path / "empty").mkdir()
     with pytest.raises(UnavailableError, match="no images"):
-        Folder(tmp_path / "empty")
+        Folder(tmp_path / "empty", pairs)
+
+
+def files_in(folder, names):
+    for name in names:
+        save(folder / name, np.zeros((4, 4, 3), np.uint8))
+    return folder
+
+
+def set_of(folder, *names):
+    return [Pair(name, folder / f"blur/{name}.png", folder / f"sharp/{name}.png") for name in names]
+
+
+def test_an_end_that_samples_share_belongs_to_none(tmp_path):
+    samples = set_of(tmp_path, "s/0", "s/1", "t/0", "t/1")
+    source = Folder(files_in(tmp_path / "theirs", ["s/0.png", "s/1.png", "1.png"]), samples)
+    assert [source.find(sample).parent.name for sample in samples[:2]] == ["s", "s"]
+    for sample in samples[2:]:
+        with pytest.raises(InputError, match=f"no image of {sample.name}$"):
+            source.find(sample)
+
+
+def test_ground_truth_beside_the_restored_images_is_not_measured(tmp_path):
+    samples = set_of(tmp_path, "s/0", "s/1")
+    source = Folder(
+        files_in(tmp_path / "theirs", ["sharp/s/0.png", "out/s/0.png", "s/1.png", "sharp/s/1.png"]), samples
+    )
+    with pytest.raises(
+        InputError, match=r"2 images that may be s/0: out/s/0.png, sharp/s/0.png; give the folder"
+    ):
+        source.find(samples[0])
+    assert source.find(samples[1]) == tmp_path / "theirs/s/1.png"  # all of its name
+    scenes = [Pair("s/blur_1", tmp_path / "s/blur/blur_1.png", tmp_path / "s/gt/gt_1.png")]
+    found = [
+        Folder(files_in(tmp_path / name, files), scenes).find(scenes[0])
+        for name, files in (("both", ["s/blur_1.png", "s/gt_1.png"]), ("by sharp", ["s/gt/gt_1.png"]))
+    ]
+    assert [file.name for file in found] == ["blur_1.png", "gt_1.png"]
+
+
+def test_a_file_of_two_samples_is_none_of_them(tmp_path):
+    samples = [Pair(f"{s}/x", tmp_path / f"blur/{s}/x.png", tmp_path / f"b/{s}/x.png") for s in "ba"]
+    source = Folder(files_in(tmp_path / "theirs", ["a/b/x.png"]), samples)
+    for sample in samples:
+        with pytest.raises(InputError, match=r"a/b/x.png in .* may be b/x or a/x"):
+            source.find(sample)

@@ -14,7 +14,7 @@ from xyscannet.errors import ConfigError, UnavailableError
 
 if TYPE_CHECKING:
     from xyscan_cli.commands._eval_places import Running
-    from xyscannet.data.datasets import Dataset
+    from xyscannet.data.datasets import Dataset, Sample
     from xyscannet.evaluation import Source
 
     Make = Callable[[Path | None], AbstractContextManager[Source]]
@@ -77,9 +77,13 @@ def images(
 
 
 def sources(
-    named: Sequence[str], as_they_are: str | None, blurred: bool, runs: Running
+    named: Sequence[str], as_they_are: str | None, blurred: bool, samples: Sequence[Sample], runs: Running
 ) -> Iterator[tuple[str, Make]]:
-    """Labels, and what makes each source when it is its turn, given a folder for its images or None."""
+    """Labels, and what makes each source when it is its turn, given a folder for its images or None.
+
+    Args:
+        samples: the whole set.
+    """
     from xyscannet.evaluation import AsIs, Folder
 
     @contextmanager
@@ -98,7 +102,7 @@ def sources(
     labels = [_label(name, names, folders) for name in names]
     for name, label in zip(names, labels, strict=True):
         if name in folders:
-            yield label, lambda keep, name=name, label=label: ready(Folder(folders[name], label))
+            yield label, lambda keep, name=name, label=label: ready(Folder(folders[name], samples, label))
         else:
             yield label, lambda keep, name=name, label=label: _network(name, label, keep, runs)
 

@@ -229,7 +229,7 @@ def command(
     evaluations = []
     build = partial(registry.build_all, wanted, offline=offline, distribution=distribution)
     with where(device, dtype, scan, **how) as runs:
-        for label, make in measured.sources(named, as_they_are, blurred, runs):
+        for label, make in measured.sources(named, as_they_are, blurred, found.samples, runs):
             home = folder / report.safe(label)
             # Who has kept images goes on to: a report that is asked for later shows them all.
             kept = keep or (not fresh and Journal.identity_in(home).get("kept") == "True")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Any, Protocol
@@ -106,13 +106,21 @@ class Network:
 class Folder:
     """A folder of images that something else restored; each belongs to the sample whose path ends as its own does.
 
+    Of a sample's path count the name and its partners' places, without the folders that tell blurred from sharp ones;
+    an end that several samples share is none's.
+
     At an address it is listed once; whether its files are those of an earlier run is told by what the listing says of
     them: size, date, checksum. A web server's says nothing.
+
+    Args:
+        samples: the whole set, also where only some of it is measured.
 
     Raises UnavailableError where the folder holds no images, or its address cannot be reached.
     """
 
-    def __init__(self, folder: str | Path | Address, label: str | None = None) -> None:
+    def __init__(
+        self, folder: str | Path | Address, samples: Sequence[Any], label: str | None = None
+    ) -> None:
         self.folder = folder if isinstance(folder, Address) else Path(folder)
         listed = _listed(self.folder)
         files = [each for each in listed if each[1].suffix.lower() in SUFFIXES]
@@ -122,29 +130,72 @@ class Folder:
         state = [(place.as_posix(), *facts) for _, place, facts in files]
         self.identity: dict[str, Any] = {"files": hashlib.sha256(repr(state).encode()).hexdigest()}
         self._places = {file: place.as_posix() for file, place, _ in files}
-        self._by_tail: dict[tuple[str, ...], list[Path | Address]] = defaultdict(list)
-        for file, place, _ in files:
-            for tail in _tails(place.with_suffix("")):
-                self._by_tail[tail].append(file)
+        self._fits = _fits({file: place for file, place, _ in files}, samples)
+        self._claims: dict[Path | Address, list[str]] = defaultdict(list)
+        for name, fits in self._fits.items():
+            for file in fits:
+                self._claims[file].append(name)
 
     def restored(self, sample: Any) -> tuple[Photo, str | None, float | None]:
         file = self.find(sample)
         return photo_of(file), os.fspath(file), None
 
     def find(self, sample: Any) -> Path | Address:
-        """The file of a sample. Raises InputError where there is none, or more than one."""
-        partners = [_readable(f).with_suffix("") for f in (sample.blur, sample.sharp) if f is not None]
-        tails = [_tails(PurePath(sample.name)), *map(_tails, partners), [(sample.name.replace("/", "_"),)]]
-        several = None
-        for tail in sorted({tail for group in tails for tail in group}, key=lambda t: (-len(t), t)):
-            found = self._by_tail.get(tail, ())
-            if len(found) == 1:
-                return found[0]
-            several = found or several
-        if several:
-            names = ", ".join(self._places[file] for file in several[:3])
-            raise InputError(f"{self.folder} holds {len(several)} images that may be {sample.name}: {names}")
-        raise InputError(f"{self.folder} holds no image of {sample.name}")
+        """The file of a sample. Raises InputError where there is none, more than one, or one of two samples."""
+        fits = self._fits.get(sample.name)
+        if not fits:
+            raise InputError(f"{self.folder} holds no image of {sample.name}")
+        if len(fits) > 1:
+            names = ", ".join(self._places[file] for file in fits[:3])
+            raise InputError(
+                f"{self.folder} holds {len(fits)} images that may be {sample.name}: {names}; give the folder that "
+                "holds the restored ones alone"
+            )
+        if len(claims := self._claims[fits[0]]) > 1:
+            raise InputError(
+                f"{self._places[fits[0]]} in {self.folder} may be {' or '.join(claims[:3])}: name it as the blurred one"
+            )
+        return fits[0]
+
+
+def _fits(
+    places: Mapping[Path | Address, PurePath], samples: Sequence[Any]
+) -> dict[str, list[Path | Address]]:
+    """By sample name, the files that share the longest end with it that some file has and no other sample."""
+    roles: set[str] = set()
+    for sample in samples:
+        if sample.sharp is not None:
+            blur, sharp = (set(_readable(file).parts[:-1]) for file in (sample.blur, sample.sharp))
+            roles |= blur ^ sharp
+
+    def tails(path: PurePath) -> list[tuple[str, ...]]:
+        """Every end of a path without suffix and roles."""
+        parts = [*(part for part in path.parts[:-1] if part not in roles), path.stem]
+        return [tuple(parts[first:]) for first in range(len(parts))]
+
+    by_tail: dict[tuple[str, ...], dict[Path | Address, None]] = defaultdict(dict)
+    for file, place in places.items():
+        for tail in [*_tails("/" / place.with_suffix("")), *tails(place)]:
+            by_tail[tail][file] = None
+    # the sharp partner's name counts where there is no file of the blurred one's
+    known = {
+        sample.name: (
+            {
+                *_tails("/" / PurePath(sample.name)),
+                *tails(_readable(sample.blur)),
+                (sample.name.replace("/", "_"),),
+            },
+            set() if sample.sharp is None else set(tails(_readable(sample.sharp))),
+        )
+        for sample in samples
+    }
+    sharing = Counter(tail for groups in known.values() for tail in set.union(*groups))
+    found: dict[str, list[Path | Address]] = {}
+    for name, groups in known.items():
+        shared = [[tail for tail in group if tail in by_tail and sharing[tail] == 1] for group in groups]
+        longest = next((max(group, key=lambda tail: (len(tail), tail)) for group in shared if group), None)
+        found[name] = [] if longest is None else list(by_tail[longest])
+    return found
 
 
 def _listed(folder: Path | Address) -> list[tuple[Path | Address, PurePath, tuple[Any, ...]]]:
@@ -165,5 +216,5 @@ def _readable(file: str | Path | Address) -> PurePath:
 
 
 def _tails(path: PurePath) -> list[tuple[str, ...]]:
-    """Every end of a path, the longest first."""
+    """Every end of a path."""
     return [path.parts[first:] for first in range(len(path.parts))]
