@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 
 from xyscannet.errors import ConfigError, InputError, UnavailableError
 from xyscannet.evaluation import AsIs, Folder, Journal, Network, evaluate
-from xyscannet.metrics.base import ImageMetric, Metric, MetricInfo
+from xyscannet.metrics.base import DistributionMetric, ImageMetric, MetricInfo
 from xyscannet.reports.results import from_json, to_json
 
 
@@ -32,16 +33,20 @@ def error_metric(compute=mean_error):
     return ImageMetric(MetricInfo("error", "Error", False, True), "mean absolute difference", compute)
 
 
-class Pixels(Metric):
+class Pixels(DistributionMetric):
     """A metric of sets: the mean of all pixels of the restored images."""
 
     def __init__(self):
         super().__init__(MetricInfo("pixels", "Pixels", True, False, kind="distribution"), "a sum")
         self.total = self.count = 0
 
-    def update(self, restored, sharp=None):
-        self.total += int(restored.sum())
-        self.count += restored.size
+    def share(self, restored, sharp=None):
+        return {"sums": np.array([restored.sum(), restored.size])}
+
+    def merge(self, state):
+        for total, count in [state["sums"]] if state else []:
+            self.total += int(total)
+            self.count += int(count)
 
     def state(self):
         return {"sums": np.array([self.total, self.count])}
@@ -138,6 +143,37 @@ def test_a_killed_run_without_its_states_begins_again(tmp_path, pairs):
     again = measure(tmp_path / "out", pairs, metrics=[error_metric(), Pixels()])
     whole = measure(tmp_path / "whole", pairs, metrics=[error_metric(), Pixels()])
     assert again.images == whole.images and again.summaries == whole.summaries
+
+
+@pytest.mark.parametrize("when", ["measured", "merged", "written", "noted", "saved"])
+@pytest.mark.parametrize("states_every", [1, 2, 100])
+def test_an_image_counts_once_whenever_it_is_interrupted(tmp_path, pairs, monkeypatch, when, states_every):
+    monkeypatch.setattr("xyscannet.evaluation.engine.STATES_EVERY", states_every)
+    after = {
+        "measured": (Pixels, "share"),
+        "merged": (Pixels, "merge"),
+        "written": (Journal, "_write"),
+        "noted": (Journal, "add"),
+        "saved": (Journal, "save_state"),
+    }[when]
+    whole, calls = getattr(*after), []
+
+    def stopped(*arguments):
+        found = whole(*arguments)
+        calls.append(1)
+        if len(calls) == 4:
+            raise Stop
+        return found
+
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(Stop) if when != "saved" else contextlib.suppress(Stop),
+    ):
+        patch.setattr(*after, stopped)
+        measure(tmp_path / "out", pairs, metrics=[error_metric(), Pixels()])
+    again = measure(tmp_path / "out", pairs, metrics=[error_metric(), Pixels()])
+    found = measure(tmp_path / "whole", pairs, metrics=[error_metric(), Pixels()])
+    assert again.images == found.images and again.summaries == found.summaries
 
 
 def test_a_line_cut_off_is_measured_again(tmp_path, pairs):

@@ -37,8 +37,8 @@ class Order(DistributionMetric):
         super().__init__(MetricInfo("order", "Order", True, False, kind="distribution"), "")
         self.seen: list[int] = []
 
-    def update(self, restored, sharp=None) -> None:
-        self.seen.append(int(restored[0, 0, 0]))
+    def share(self, restored, sharp=None):
+        return {"seen": restored[0, 0, :1]}
 
     def state(self):
         return {"seen": np.array(self.seen)}
@@ -47,7 +47,7 @@ class Order(DistributionMetric):
         self.seen = list(map(int, state.get("seen", ())))
 
     def merge(self, state) -> None:
-        self.seen += map(int, state["seen"])
+        self.seen += map(int, state.get("seen", ()))
 
     def compute(self):
         return {"order": float("".join(map(str, self.seen)))}

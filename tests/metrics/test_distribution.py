@@ -262,3 +262,12 @@ def test_sets_gathered_apart_are_those_gathered_at_once() -> None:
     fid.merge({})  # of an image that failed
     assert fid.compute() == metric(FID, images).compute()
     assert kid.compute() == metric(KID, images, subset_size=3).compute()
+
+
+def test_an_image_without_features_has_none_for_either() -> None:
+    restored, sharp = sets(1)
+    shared = Features(network, DistributionSettings(patch=41))
+    fid, kid = FID(registry.info("fid"), shared), KID(registry.info("kid"), shared)
+    for message, each in (("no patch", fid), ("missing", kid)):
+        with pytest.raises(InputError, match=message):
+            each.share(restored[0], sharp[0])

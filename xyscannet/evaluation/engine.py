@@ -31,15 +31,13 @@ class Sample(Protocol):
     sharp: Path | Address | None
 
 
-class Keep(Protocol):
-    """Takes what `measure` found, and the states of metrics of sets that saw this sample alone, elsewhere."""
+Shares = Mapping[str, dict[str, np.ndarray]]  # what a sample adds to metrics of sets, by their names
 
-    def __call__(
-        self,
-        image: ImageResult,
-        seconds: Mapping[str, float],
-        states: Mapping[str, Mapping[str, np.ndarray]] | None = None,
-    ) -> None: ...
+
+class Keep(Protocol):
+    """Takes what `measure` found."""
+
+    def __call__(self, image: ImageResult, seconds: Mapping[str, float], shares: Shares) -> None: ...
 
 
 def identity(
@@ -107,15 +105,16 @@ def evaluate(
     _resume(of_sets, journal)
     todo = [sample for sample in samples if sample.name not in journal.images]
 
-    def keep(
-        image: ImageResult,
-        seconds: Mapping[str, float],
-        states: Mapping[str, Mapping[str, np.ndarray]] | None = None,
-    ) -> None:
+    agree = True  # the journal and the metrics of sets, on the images that they have
+
+    def keep(image: ImageResult, seconds: Mapping[str, float], shares: Shares) -> None:
+        nonlocal agree
         image = replace(image, values={metric.name: image.values.get(metric.name) for metric in of_images})
-        for metric in of_sets if states else ():
-            metric.merge(states[metric.name])
+        agree = False
+        for metric in of_sets:
+            metric.merge(shares.get(metric.name, {}))
         journal.add(image, seconds)
+        agree = True
         if of_sets and len(journal.images) % STATES_EVERY == 0:
             _save(of_sets, journal)
         if across is not None:
@@ -129,7 +128,8 @@ def evaluate(
                 progress(len(journal.images), sample.name)
                 keep(*measure(sample, source, of_images, of_sets))
     finally:
-        _save(of_sets, journal)
+        if agree:  # else what was saved before holds
+            _save(of_sets, journal)
     progress(len(journal.images), "")
     images = tuple(journal.images[sample.name] for sample in samples)
     columns, summaries = _columns(images, of_images, of_sets, journal)
@@ -149,9 +149,10 @@ def evaluate(
 
 def measure(
     sample: Sample, source: Source, of_images: Sequence[Metric], of_sets: Sequence[Metric]
-) -> tuple[ImageResult, dict[str, float]]:
-    """The result of one sample, and the seconds that each metric took. Metrics of sets are updated."""
+) -> tuple[ImageResult, dict[str, float], Shares]:
+    """The result of one sample, the seconds that each metric took, and what the sample adds to those of sets."""
     failures: dict[str, str] = {}
+    shares: dict[str, dict[str, np.ndarray]] = {}
     values: dict[str, float | None] = dict.fromkeys((metric.name for metric in of_images), None)
     seconds: dict[str, float] = {}
     restored = sharp = file = network_seconds = None
@@ -168,9 +169,10 @@ def measure(
         for metric in [*of_images, *of_sets]:
             started = time.perf_counter()
             try:
-                value = metric.update(restored, sharp)
                 if metric.kind == "image":
-                    values[metric.name] = value
+                    values[metric.name] = metric.update(restored, sharp)
+                else:
+                    shares[metric.name] = metric.share(restored, sharp)
             except InputError as error:
                 failures[metric.name] = f"{sample.name}: {error}"
             seconds[metric.name] = time.perf_counter() - started
@@ -186,7 +188,7 @@ def measure(
         restored_seconds=network_seconds,
         failures=failures,
     )
-    return image, seconds
+    return image, seconds, shares
 
 
 def unmeasured(sample: Sample, reason: str) -> ImageResult:

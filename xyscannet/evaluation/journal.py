@@ -76,8 +76,8 @@ class Journal:
 
     def add(self, image: ImageResult, seconds: Mapping[str, float]) -> None:
         """Keep an image's result and the seconds each of its metrics took."""
-        self._note(image, seconds)
         self._write({"image": portable(asdict(image)), "seconds": dict(seconds)})
+        self._note(image, seconds)
 
     def save_state(self, name: str, state: Mapping[str, np.ndarray]) -> None:
         """Keep what a metric of sets has gathered from exactly the images added so far."""

@@ -42,11 +42,9 @@ def _work(
     source: Source, of_images: Sequence[Metric], of_sets: Sequence[Metric], unit: Any, losses: int
 ) -> Any:
     pause_point()
-    for metric in of_sets:
-        metric.resume({})
     with _heard(source) as told:
-        image, seconds = measure(unit[1], source, of_images, of_sets)
-    return image, seconds, {metric.name: metric.state() for metric in of_sets}, told
+        measured = measure(unit[1], source, of_images, of_sets)
+    return *measured, told
 
 
 @contextmanager
@@ -97,8 +95,8 @@ class _Ordered:
             result = unmeasured(unit[1], reason), {}, {}, []
         self.waiting[unit[0]] = result
         while self.kept in self.waiting:
-            image, seconds, states, told = self.waiting.pop(self.kept)
+            *measured, told = self.waiting.pop(self.kept)
             self.kept += 1
             for text in told:
                 self.tell(text)
-            self.keep(image, seconds, states)
+            self.keep(*measured)

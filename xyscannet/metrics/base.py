@@ -99,9 +99,13 @@ class ImageMetric(Metric):
 class DistributionMetric(Metric, ABC):
     """A metric that compares the set of restored images with the set of sharp ones."""
 
-    @abstractmethod
     def update(self, restored: np.ndarray | None, sharp: np.ndarray | None = None) -> None:
         """Adds an image to one set or to both; they need not correspond, nor agree in size."""
+        self.merge(self.share(restored, sharp))
+
+    @abstractmethod
+    def share(self, restored: np.ndarray | None, sharp: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """What `update` of an image would add, for `merge`; changes nothing."""
 
     @abstractmethod
     def state(self) -> dict[str, np.ndarray]:
@@ -113,7 +117,7 @@ class DistributionMetric(Metric, ABC):
 
     @abstractmethod
     def merge(self, state: dict[str, np.ndarray]) -> None:
-        """Adds what another metric of this kind gathered, by its `state`."""
+        """Adds a `share`, or what another metric of this kind gathered, by its `state`."""
 
     @abstractmethod
     def compute(self) -> dict[str, float]:

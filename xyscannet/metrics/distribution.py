@@ -68,18 +68,24 @@ class Features:
         self.settings = settings
         self.sets: dict[str, list[np.ndarray]] = {"restored": [], "sharp": []}  # (n, D) each
         self._owner: object = None
+        self._missing = False  # those of the image that the first caller gave last
 
-    def add(self, owner: object, restored: np.ndarray | None, sharp: np.ndarray | None) -> None:
-        """Adds an image to one set or to both, (H, W, 3) uint8, or what `pixels.rgb8` takes."""
+    def share(
+        self, owner: object, restored: np.ndarray | None, sharp: np.ndarray | None
+    ) -> dict[str, np.ndarray]:
+        """Features (n, D) of an image for one set or both, (H, W, 3) uint8, or what `pixels.rgb8` takes."""
         if restored is None and sharp is None:
             raise ValueError("no image")
         self._owner = self._owner or owner
         if owner is not self._owner:
-            return
+            if self._missing:
+                raise InputError("the features of this image are missing")
+            return {}
+        self._missing = True
         images = {"restored": restored, "sharp": sharp}
-        added = {name: self._features(rgb8(image)) for name, image in images.items() if image is not None}
-        for name, features in added.items():
-            self.sets[name].append(features)
+        found = {name: self._features(rgb8(image)) for name, image in images.items() if image is not None}
+        self._missing = False
+        return found
 
     def extend(self, owner: object, sets: dict[str, np.ndarray]) -> None:
         """Adds features (n, D) to the sets of these names."""
@@ -133,8 +139,8 @@ class _OverFeatures(DistributionMetric):
         super().__init__(info)
         self._features = features
 
-    def update(self, restored: np.ndarray | None, sharp: np.ndarray | None = None) -> None:
-        self._features.add(self, restored, sharp)
+    def share(self, restored: np.ndarray | None, sharp: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        return self._features.share(self, restored, sharp)
 
     def state(self) -> dict[str, np.ndarray]:
         """The features so far, for `resume`."""
@@ -147,7 +153,7 @@ class _OverFeatures(DistributionMetric):
             self._features.sets[name] = [state[name]] if name in state else []
 
     def merge(self, state: dict[str, np.ndarray]) -> None:
-        """Adds the features of another one's `state`."""
+        """Adds the features of a `share` or of another one's `state`."""
         self._features.extend(self, state)
 
     def _setting(self) -> str:
