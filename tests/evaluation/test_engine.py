@@ -215,6 +215,21 @@ def test_what_fails_is_told_and_the_rest_measured(tmp_path, pairs):
     assert found.summaries["error"].failed == 5 and found.summaries["error"].count == 2
 
 
+@pytest.mark.parametrize("error", [MemoryError, torch.OutOfMemoryError])
+def test_a_metric_without_memory_fails_on_that_image_alone(tmp_path, pairs, error):
+    def compute(restored, sharp):
+        if (restored == cv2.imread(str(pairs[1].blur))[..., ::-1]).all():
+            raise error
+        return 1.0
+
+    found = measure(tmp_path / "out", pairs[:3], metrics=[error_metric(compute), Pixels()])
+    assert [dict(image.failures) for image in found.images] == [
+        {},
+        {"error": "s/1: not enough memory"},
+        {},
+    ]
+
+
 def test_one_image_has_no_interval(tmp_path, pairs):
     summary = measure(tmp_path / "out", pairs[:1]).summaries["error"]
     assert summary.mean is not None and (summary.low, summary.high) == (None, None)
@@ -293,48 +308,3 @@ def test_missing_and_ambiguous_restored_files_fail(tmp_path, pairs):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UnavailableError, match="no images"):
         Folder(tmp_path / "empty", pairs)
-
-
-def files_in(folder, names):
-    for name in names:
-        save(folder / name, np.zeros((4, 4, 3), np.uint8))
-    return folder
-
-
-def set_of(folder, *names):
-    return [Pair(name, folder / f"blur/{name}.png", folder / f"sharp/{name}.png") for name in names]
-
-
-def test_an_end_that_samples_share_belongs_to_none(tmp_path):
-    samples = set_of(tmp_path, "s/0", "s/1", "t/0", "t/1")
-    source = Folder(files_in(tmp_path / "theirs", ["s/0.png", "s/1.png", "1.png"]), samples)
-    assert [source.find(sample).parent.name for sample in samples[:2]] == ["s", "s"]
-    for sample in samples[2:]:
-        with pytest.raises(InputError, match=f"no image of {sample.name}$"):
-            source.find(sample)
-
-
-def test_ground_truth_beside_the_restored_images_is_not_measured(tmp_path):
-    samples = set_of(tmp_path, "s/0", "s/1")
-    source = Folder(
-        files_in(tmp_path / "theirs", ["sharp/s/0.png", "out/s/0.png", "s/1.png", "sharp/s/1.png"]), samples
-    )
-    with pytest.raises(
-        InputError, match=r"2 images that may be s/0: out/s/0.png, sharp/s/0.png; give the folder"
-    ):
-        source.find(samples[0])
-    assert source.find(samples[1]) == tmp_path / "theirs/s/1.png"  # all of its name
-    scenes = [Pair("s/blur_1", tmp_path / "s/blur/blur_1.png", tmp_path / "s/gt/gt_1.png")]
-    found = [
-        Folder(files_in(tmp_path / name, files), scenes).find(scenes[0])
-        for name, files in (("both", ["s/blur_1.png", "s/gt_1.png"]), ("by sharp", ["s/gt/gt_1.png"]))
-    ]
-    assert [file.name for file in found] == ["blur_1.png", "gt_1.png"]
-
-
-def test_a_file_of_two_samples_is_none_of_them(tmp_path):
-    samples = [Pair(f"{s}/x", tmp_path / f"blur/{s}/x.png", tmp_path / f"b/{s}/x.png") for s in "ba"]
-    source = Folder(files_in(tmp_path / "theirs", ["a/b/x.png"]), samples)
-    for sample in samples:
-        with pytest.raises(InputError, match=r"a/b/x.png in .* may be b/x or a/x"):
-            source.find(sample)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 
 from xyscannet.addresses import Address
 from xyscannet.errors import ConfigError, InputError
@@ -175,6 +176,10 @@ def measure(
                     shares[metric.name] = metric.share(restored, sharp)
             except InputError as error:
                 failures[metric.name] = f"{sample.name}: {error}"
+            except (MemoryError, torch.OutOfMemoryError):
+                failures[metric.name] = f"{sample.name}: not enough memory"
+            if metric.name in failures:
+                torch.cuda.empty_cache()
             seconds[metric.name] = time.perf_counter() - started
     height, width = restored.shape[:2] if restored is not None else (None, None)
     image = ImageResult(
