@@ -228,6 +228,7 @@ def test_a_metric_without_memory_fails_on_that_image_alone(tmp_path, pairs, erro
         {"error": "s/1: not enough memory"},
         {},
     ]
+    assert found.summaries["pixels"].count == 3
 
 
 def test_one_image_has_no_interval(tmp_path, pairs):
