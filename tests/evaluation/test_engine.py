@@ -14,6 +14,7 @@ import torch
 
 from xyscannet.errors import ConfigError, InputError, UnavailableError
 from xyscannet.evaluation import AsIs, Folder, Journal, Network, evaluate
+from xyscannet.evaluation.engine import _save
 from xyscannet.metrics.base import DistributionMetric, ImageMetric, MetricInfo
 from xyscannet.reports.results import from_json, to_json
 
@@ -174,6 +175,22 @@ def test_an_image_counts_once_whenever_it_is_interrupted(tmp_path, pairs, monkey
     again = measure(tmp_path / "out", pairs, metrics=[error_metric(), Pixels()])
     found = measure(tmp_path / "whole", pairs, metrics=[error_metric(), Pixels()])
     assert again.images == found.images and again.summaries == found.summaries
+
+
+def test_states_of_another_evaluation_are_not_taken_and_other_files_stay(tmp_path, pairs, monkeypatch):
+    whole = measure(tmp_path / "whole", pairs, metrics=[Pixels()])
+    measure(tmp_path / "out", pairs[3:], metrics=[Pixels()])
+    np.savez(tmp_path / "out/mine.npz", 1)
+
+    def save(of_sets, journal):  # a run that is killed does not come to it later
+        if not journal.images:
+            _save(of_sets, journal)
+
+    monkeypatch.setattr("xyscannet.evaluation.engine._save", save)
+    measure(tmp_path / "out", pairs[:3], metrics=[Pixels()], fresh=True)
+    again = measure(tmp_path / "out", pairs, metrics=[Pixels()])
+    assert again.images == whole.images and again.summaries == whole.summaries
+    assert (tmp_path / "out/mine.npz").exists()
 
 
 def test_a_line_cut_off_is_measured_again(tmp_path, pairs):

@@ -204,7 +204,10 @@ def unmeasured(sample: Sample, reason: str) -> ImageResult:
 
 def _resume(of_sets: Sequence[Metric], journal: Journal) -> None:
     """Bring journal and metrics of sets to the last point that both know."""
-    if not of_sets or not journal.images:
+    if not journal.images:
+        _save(of_sets, journal)  # in the place of another evaluation's
+        return
+    if not of_sets:
         return
     states = [journal.state(metric.name) for metric in of_sets]
     counts = {count for state in states if state is not None for count in [state[1]]}

@@ -56,9 +56,6 @@ class Journal:
     def _open(self, path: Path, identity: Mapping[str, Any], fresh: bool) -> None:
         try:
             whole = 0 if fresh else self._load(path, identity)
-            if not whole:
-                for state in self.folder.glob("*.npz"):
-                    state.unlink()
             self._file = open(path, "r+b" if whole else "wb")  # noqa: SIM115 -- closed in __exit__
             self._file.truncate(whole)
             self._file.seek(whole)
