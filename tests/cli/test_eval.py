@@ -133,6 +133,14 @@ def test_two_folders_image_by_image(folder):
     assert "two sources" in run("a", "--paired", "--pairs", "blur", "sharp", code=2).stderr
 
 
+def test_labels_of_one_folder_name(folder):
+    Path("a").rename("b c"), Path("b").rename("b-c")
+    run("b c", "b-c", "sharp", "--pairs", "blur", "sharp", "--out", "out")
+    found = [from_json(path.read_text()) for path in sorted(Path("out").glob("*/evaluation.json"))]
+    assert sorted(evaluation.label for evaluation in found) == ["b c", "b-c", "sharp"]
+    assert Path("out/sharp").is_dir() and not Path("out/b-c").exists()
+
+
 def test_restored_beside_sharp(folder):
     result = run("--restored", "b", "--sharp", "sharp", "--json", "-")
     found = from_json(result.stdout)

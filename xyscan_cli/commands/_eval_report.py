@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,14 +73,14 @@ def write(
     paper: bool,
     files: Mapping[str, Place | None],
     figures: Place | None,
-    folder: Path,
+    homes: Sequence[Path],
 ) -> None:
-    """The results in the run's folder, and the files that were asked for, but for `--json`."""
+    """The results in each evaluation's folder, and the files that were asked for, but for `--json`."""
     from xyscannet.reports import tables as grids
     from xyscannet.reports.results import to_json
 
-    for evaluation in evaluations:
-        write_text(folder / safe(evaluation.label) / "evaluation.json", to_json(evaluation))
+    for evaluation, home in zip(evaluations, homes, strict=True):
+        write_text(home / "evaluation.json", to_json(evaluation))
     makers = {
         "--csv": lambda: grids.csv_text(evaluations),
         "--markdown": lambda: grids.markdown(evaluations, paper),
@@ -101,6 +104,17 @@ def write(
             written = [path.relative_to(home) for path in drawing.write_all(home, evaluations, read=_pixels)]
         for name in written:
             console.say(f"wrote {figures / name}")
+
+
+def homes(folder: Path, labels: Sequence[str]) -> list[Path]:
+    """Each label's own folder in that of the run."""
+    names = [safe(label) for label in labels]
+    alike = Counter(name.lower() for name in names)
+    return [
+        folder
+        / (name if alike[name.lower()] == 1 else f"{name}-{sha256(os.fsencode(label)).hexdigest()[:8]}")
+        for name, label in zip(names, labels, strict=True)
+    ]
 
 
 def safe(label: str) -> str:

@@ -229,8 +229,9 @@ def command(
     evaluations = []
     build = partial(registry.build_all, wanted, offline=offline, distribution=distribution)
     with where(device, dtype, scan, **how) as runs:
-        for label, make in measured.sources(named, as_they_are, blurred, found.samples, runs):
-            home = folder / report.safe(label)
+        chosen = [*measured.sources(named, as_they_are, blurred, found.samples, runs)]
+        homes = report.homes(folder, [label for label, _ in chosen])
+        for (_, make), home in zip(chosen, homes, strict=True):
             # Who has kept images goes on to: a report that is asked for later shows them all.
             kept = keep or (not fresh and Journal.identity_in(home).get("kept") == "True")
             with make(home / "restored" if kept else None) as source:
@@ -258,7 +259,7 @@ def command(
 
         comparison = compare(evaluations[-2], evaluations[-1])
     report.show(evaluations, comparison, paper, files["--json"])
-    report.write(evaluations, paper, files, drawings, folder)
+    report.write(evaluations, paper, files, drawings, homes)
     if report.print_failures(evaluations):
         raise typer.Exit(1)
 
