@@ -141,6 +141,14 @@ def test_labels_of_one_folder_name(folder):
     assert Path("out/sharp").is_dir() and not Path("out/b-c").exists()
 
 
+def test_results_do_not_lie_among_the_images(folder):
+    assert "choose another --out" in run("--restored", "b", "--sharp", "sharp", "--out", ".", code=2).stderr
+    inside = ["a", "--pairs", "blur", "sharp", "--out", "sharp/here"]
+    assert "choose another --out" in run(*inside, "--keep", code=2).stderr
+    run(*inside)
+    assert {path.name for path in Path("b").iterdir()} == {f"{i}.png" for i in range(4)}
+
+
 def test_restored_beside_sharp(folder):
     result = run("--restored", "b", "--sharp", "sharp", "--json", "-")
     found = from_json(result.stdout)

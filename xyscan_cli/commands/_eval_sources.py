@@ -107,6 +107,20 @@ def sources(
             yield label, lambda keep, name=name, label=label: _network(name, label, keep, runs)
 
 
+def refuse_inputs(home: Path, kept: bool, samples: Sequence[Sample], given: Sequence[str]) -> None:
+    """Raise ConfigError where an evaluation's folder is one of what it measures, or would keep images in one.
+
+    Args:
+        given: folders, and other sources, by their paths or addresses.
+    """
+    files = [file for sample in samples for file in (sample.blur, sample.sharp)]
+    places = {file.parent for file in files if isinstance(file, Path)} | set(map(place_of, given))
+    here = home.resolve()
+    for folder in sorted(place.resolve() for place in places if isinstance(place, Path) and place.is_dir()):
+        if here == folder or (kept and here.is_relative_to(folder)):
+            raise ConfigError(f"{home}: results would lie among the images of {folder}; choose another --out")
+
+
 def _folder(name: str) -> Path | Address | None:
     """The folder of restored images that a source names; None for a network. An address tells by its suffix."""
     place = place_of(name)

@@ -231,6 +231,9 @@ def command(
     with where(device, dtype, scan, **how) as runs:
         chosen = [*measured.sources(named, as_they_are, blurred, found.samples, runs)]
         homes = report.homes(folder, [label for label, _ in chosen])
+        inputs = [*named, *(pairs or ()), *filter(None, (restored, sharp))]
+        for home in homes:
+            measured.refuse_inputs(home, keep and as_they_are is None, found.samples, inputs)
         for (_, make), home in zip(chosen, homes, strict=True):
             # Who has kept images goes on to: a report that is asked for later shows them all.
             kept = keep or (not fresh and Journal.identity_in(home).get("kept") == "True")
