@@ -14,7 +14,7 @@ import torch
 
 from xyscannet.errors import ConfigError, InputError, UnavailableError
 from xyscannet.evaluation import AsIs, Folder, Journal, Network, evaluate
-from xyscannet.evaluation.engine import _save
+from xyscannet.evaluation.engine import _save, identity
 from xyscannet.metrics.base import DistributionMetric, ImageMetric, MetricInfo
 from xyscannet.reports.results import from_json, to_json
 
@@ -37,8 +37,8 @@ def error_metric(compute=mean_error):
 class Pixels(DistributionMetric):
     """A metric of sets: the mean of all pixels of the restored images."""
 
-    def __init__(self):
-        super().__init__(MetricInfo("pixels", "Pixels", True, False, kind="distribution"), "a sum")
+    def __init__(self, made_by="a sum"):
+        super().__init__(MetricInfo("pixels", "Pixels", True, False, kind="distribution"), made_by)
         self.total = self.count = 0
 
     def share(self, restored, sharp=None):
@@ -208,6 +208,11 @@ def test_another_evaluation_is_not_continued(tmp_path, pairs):
     (tmp_path / "out/journal.jsonl").write_text("something else\n")
     with pytest.raises(ConfigError, match="no journal"):
         measure(tmp_path / "out", pairs)
+
+
+def test_what_computes_a_metric_is_part_of_the_identity(pairs):
+    first, second = (identity(pairs, AsIs(), [error_metric(), Pixels(made)]) for made in ("a 1.0", "a 1.1"))
+    assert {name for name in first if first[name] != second[name]} == {"pixels"}
 
 
 def test_what_fails_is_told_and_the_rest_measured(tmp_path, pairs):

@@ -55,6 +55,7 @@ def identity(
         "label": source.label,
         **source.identity,
         "metrics": [metric.name for metric in metrics],
+        **{metric.name: metric.made_by for metric in metrics},
         "samples": hashlib.sha256(repr(names).encode()).hexdigest(),
         "contents": hashlib.sha256(repr(states).encode()).hexdigest(),
     }

@@ -30,15 +30,19 @@ class MetricInfo:
 
 
 class Metric:
-    """A metric ready to use; `note` says what computes it: package and version, backbone, flavour, settings."""
+    """A metric ready to use.
 
-    def __init__(self, info: MetricInfo, note: str = "") -> None:
+    `made_by` says what computes it: package and version, backbone, flavour, settings; `note` also where its weights
+    are from and what it has seen.
+    """
+
+    def __init__(self, info: MetricInfo, made_by: str = "") -> None:
         self.info = info
-        self._note = note
+        self.made_by = made_by
 
     @property
     def note(self) -> str:
-        return self._note
+        return self.made_by
 
     @property
     def name(self) -> str:
@@ -65,10 +69,18 @@ class ImageMetric(Metric):
     """A metric with a value per image, computed by `compute(restored, sharp or None)` on (H, W, 3) uint8."""
 
     def __init__(
-        self, info: MetricInfo, note: str, compute: Callable[[np.ndarray, np.ndarray | None], float]
+        self,
+        info: MetricInfo,
+        made_by: str,
+        compute: Callable[[np.ndarray, np.ndarray | None], float],
+        weights: str = "",
     ) -> None:
-        super().__init__(info, note)
-        self._compute = compute
+        super().__init__(info, made_by)
+        self._compute, self._weights = compute, weights
+
+    @property
+    def note(self) -> str:
+        return self.made_by + self._weights
 
     def update(self, restored: np.ndarray, sharp: np.ndarray | None = None) -> float:
         """The value of one image. PSNR of equal images is inf.

@@ -136,7 +136,9 @@ def _patches(image: np.ndarray, side: int | None) -> Iterator[np.ndarray]:
 
 class _OverFeatures(DistributionMetric):
     def __init__(self, info: MetricInfo, features: Features):
-        super().__init__(info)
+        patch = features.settings.patch
+        what = "whole images" if patch is None else f"patches of {patch}×{patch}"
+        super().__init__(info, f"clean-fid {version('clean-fid')}, Inception-v3, mode clean, {what}")
         self._features = features
 
     def share(self, restored: np.ndarray | None, sharp: np.ndarray | None = None) -> dict[str, np.ndarray]:
@@ -156,11 +158,6 @@ class _OverFeatures(DistributionMetric):
         """Adds the features of a `share` or of another one's `state`."""
         self._features.extend(self, state)
 
-    def _setting(self) -> str:
-        patch = self._features.settings.patch
-        what = "whole images" if patch is None else f"patches of {patch}×{patch}"
-        return f"clean-fid {version('clean-fid')}, Inception-v3, mode clean, {what}"
-
     def _finite(self, value: float) -> float:
         if not math.isfinite(value):
             raise InputError(f"{self.name} is not a finite number for these sets")
@@ -173,7 +170,7 @@ class FID(_OverFeatures):
     @property
     def note(self) -> str:
         counts = [self._features.count(name) for name in ("restored", "sharp")]
-        return f"{self._setting()}, {counts[0]} restored and {counts[1]} sharp"
+        return f"{self.made_by}, {counts[0]} restored and {counts[1]} sharp"
 
     def compute(self) -> dict[str, float]:
         """{"fid": distance}."""
@@ -201,7 +198,7 @@ class KID(_OverFeatures):
     @property
     def note(self) -> str:
         settings = self._features.settings
-        return f"{self._setting()}, {settings.subsets} subsets of {self.subset_size}, seed {settings.seed}"
+        return f"{self.made_by}, {settings.subsets} subsets of {self.subset_size}, seed {settings.seed}"
 
     def compute(self) -> dict[str, float]:
         """{"kid": distance, "kid_x1000": 1000 times it}. The same for the same images in the same order."""

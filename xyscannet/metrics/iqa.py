@@ -76,8 +76,8 @@ def _create(
         package = load("pyiqa", "pyiqa")
         with pyiqa_downloads(offline, sources):
             network = package.create_metric(name, device=torch.device(device), **options)
-    note = f"pyiqa {version('pyiqa')}, {name}{flavour}{sources}"
-    return ImageMetric(info, note, on_tensors(info.name, network, device))
+    made_by = f"pyiqa {version('pyiqa')}, {name}{flavour}"
+    return ImageMetric(info, made_by, on_tensors(info.name, network, device), str(sources))
 
 
 def _niqe_parameters(offline: bool) -> tuple[Any, str]:

@@ -23,8 +23,8 @@ BACKBONES = {"alex": "AlexNet", "vgg": "VGG-16"}
 def lpips(info: MetricInfo, backbone: str, *, device: str, offline: bool) -> ImageMetric:
     """LPIPS v0.1 on the features of `backbone`, "alex" or "vgg"; smaller is nearer."""
     network, sources = lpips_network(backbone, device=device, offline=offline)
-    note = f"lpips {version('lpips')}, {BACKBONES[backbone]}, v0.1{sources}"
-    return ImageMetric(info, note, on_tensors(info.name, _signed(network), device))
+    made_by = f"lpips {version('lpips')}, {BACKBONES[backbone]}, v0.1"
+    return ImageMetric(info, made_by, on_tensors(info.name, _signed(network), device), sources)
 
 
 def lpips_network(backbone: str, *, device: str, offline: bool) -> tuple[torch.nn.Module, str]:
@@ -44,8 +44,8 @@ def st_lpips(info: MetricInfo, backbone: str, *, device: str, offline: bool) -> 
         with _unused_imports():
             package = load("stlpips_pytorch.stlpips", "stlpips-pytorch")
         network = package.LPIPS(net=backbone, variant="shift_tolerant", verbose=False).to(device).eval()
-    note = f"stlpips-pytorch {version('stlpips-pytorch')}, {BACKBONES[backbone]}, shift-tolerant"
-    return ImageMetric(info, note, on_tensors(info.name, _signed(network), device))
+    made_by = f"stlpips-pytorch {version('stlpips-pytorch')}, {BACKBONES[backbone]}, shift-tolerant"
+    return ImageMetric(info, made_by, on_tensors(info.name, _signed(network), device))
 
 
 def _signed(network: torch.nn.Module) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
