@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -230,7 +231,7 @@ def _columns(
 ) -> tuple[tuple[Column, ...], dict[str, Summary]]:
     columns, summaries = [], {}
     for metric in of_images:
-        info, seconds = metric.info, journal.seconds.get(metric.name)
+        info, seconds = metric.info, _median(journal.seconds[metric.name])
         columns.append(
             Column(info.name, info.title, info.unit, info.higher_is_better, metric.note, False, seconds)
         )
@@ -239,17 +240,20 @@ def _columns(
         )
     for metric in of_sets:
         info = metric.info
-        started = time.perf_counter()
+        seconds = _median(journal.seconds[metric.name])
         measured = sum(not {"image", metric.name} & image.failures.keys() for image in images)
         try:
             found = metric.compute()
             note = metric.note
         except InputError as error:
             found, note = {info.name: None}, str(error)
-        seconds = journal.seconds.get(metric.name, 0.0) + time.perf_counter() - started
         for name, value in found.items():
             title = info.title if name == info.name else f"{info.title} x1000"
             columns.append(Column(name, title, info.unit, info.higher_is_better, note, True, seconds))
             value = None if value is None or not np.isfinite(value) else float(value)
             summaries[name] = Summary(value, None, None, None, measured if value is not None else 0)
     return tuple(columns), summaries
+
+
+def _median(seconds: Sequence[float]) -> float | None:
+    return statistics.median(seconds) if seconds else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -35,6 +36,7 @@ class Journal:
 
     Attributes:
         images: results by image name, those of an earlier run included.
+        seconds: by metric, what it took of each image.
 
     Raises:
         ConfigError: the journal there belongs to another evaluation (the message names what differs), or another
@@ -45,7 +47,7 @@ class Journal:
     def __init__(self, folder: str | Path, identity: Mapping[str, Any], *, fresh: bool = False) -> None:
         self.folder = Path(folder)
         self.images: dict[str, ImageResult] = {}
-        self.seconds: dict[str, float] = {}
+        self.seconds: dict[str, list[float]] = defaultdict(list)
         identity = json.loads(json.dumps({"format": FORMAT, **identity}))
         path = self.folder / "journal.jsonl"
         with contextlib.ExitStack() as stack:
@@ -101,14 +103,14 @@ class Journal:
         lines = path.read_bytes().splitlines(keepends=True)[: 1 + count]
         self._file.truncate(sum(map(len, lines)))
         self._file.seek(0, os.SEEK_END)
-        self.images, self.seconds = {}, {}
+        self.images, self.seconds = {}, defaultdict(list)
         for line, image in zip(lines[1:], kept, strict=True):
             self._note(image, json.loads(line)["seconds"])
 
     def _note(self, image: ImageResult, seconds: Mapping[str, float]) -> None:
         self.images[image.name] = image
         for name, taken in seconds.items():
-            self.seconds[name] = self.seconds.get(name, 0.0) + taken
+            self.seconds[name].append(taken)
 
     def _write(self, record: Mapping[str, Any]) -> None:
         try:

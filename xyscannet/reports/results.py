@@ -19,7 +19,7 @@ class Column:
     """A metric: its registry name, heading, unit ("dB" or ""), direction, and what computed it (package, settings).
 
     `of_set` marks metrics with one value for the whole set instead of one per image (FID, KID).
-    `seconds` is the time it took over all images.
+    `median_seconds` is what it took of an image; the first one's holds a package's start too.
     """
 
     name: str
@@ -28,7 +28,7 @@ class Column:
     higher_is_better: bool
     note: str
     of_set: bool = False
-    seconds: float | None = None
+    median_seconds: float | None = None
 
 
 @dataclass(frozen=True)

@@ -125,8 +125,7 @@ def provenance(evaluations: Sequence[Evaluation]) -> list[str]:
     """What computed each metric, how long it took, and where each evaluation is from."""
     notes = []
     for column in evaluations[0].columns:
-        count = len(evaluations[0].images)
-        seconds = "" if column.seconds is None else f"; {column.seconds / max(count, 1):.3g} s an image"
+        seconds = "" if column.median_seconds is None else f"; {column.median_seconds:.3g} s an image"
         notes.append(f"{column.title}: {column.note}{seconds}")
     for evaluation in evaluations:
         times = [i.restored_seconds for i in evaluation.images if i.restored_seconds is not None]
