@@ -39,10 +39,13 @@ class Progress:
         total: amount of work, in `unit`.
         unit: what the amount and the rate are counted in, e.g. `MP`.
         items: number of things that the work consists of; what `noun` names.
+        before: how much of it an earlier run has done.
     """
 
-    def __init__(self, total: float, unit: str, *, items: int = 0, noun: str = "images") -> None:
-        self.total, self.unit, self.items, self.noun = total, unit, items, noun
+    def __init__(
+        self, total: float, unit: str, *, items: int = 0, noun: str = "images", before: float = 0
+    ) -> None:
+        self.total, self.unit, self.items, self.noun, self.before = total, unit, items, noun, before
         self.done, self.finished, self.detail = 0.0, 0, ""
         self._bar: Any = None
 
@@ -78,8 +81,9 @@ class Progress:
         parts = [f"{self.finished}/{self.items} {self.noun}"] if self.items else []
         parts += [self.detail] if self.detail else []
         parts.append(f"{number(self.done)}/{number(self.total)} {self.unit}")
-        if self.done > FIRST_SHARE * self.total and self.elapsed > 0.5:
-            rate = self.done / self.elapsed
+        now = self.done - self.before
+        if now > FIRST_SHARE * (self.total - self.before) and self.elapsed > 0.5:
+            rate = now / self.elapsed
             parts += [
                 f"{number(rate)} {self.unit}/s",
                 f"{duration(max(self.total - self.done, 0) / rate)} left",

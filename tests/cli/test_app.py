@@ -294,6 +294,17 @@ def test_progress_in_plain_lines_is_sparse(capsys: pytest.CaptureFixture[str], m
     ]
 
 
+def test_the_time_left_does_not_count_what_an_earlier_run_has_done(monkeypatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with Progress(100.0, "images", before=80) as bar:
+        bar.update(80)
+        now[0] = 10.0
+        assert "left" not in bar.status()
+        bar.update(90)
+        assert bar.status().endswith("1.0 images/s, 10 s left")
+
+
 @pytest.mark.parametrize(("name", "value"), [("THP_MEM_ALLOC_ENABLE", "0"), ("OMP_WAIT_POLICY", "active")])
 def test_the_environment_of_torch_is_ours_unless_the_user_decided(name, value, monkeypatch):
     for before in (None, value):

@@ -313,7 +313,7 @@ def _evaluate(
     known = identity(samples, source, metrics, dataset=found.name, protocol=protocol, kept=kept, **of_sets)
     with (
         Journal(home, known, fresh=fresh) as journal,
-        Progress(len(samples), "images") as bar,
+        Progress(len(samples), "images", before=len(journal.images)) as bar,
     ):
         if journal.images:
             console.say(f"{source.label}: {len(journal.images)} images were measured before")
