@@ -13,6 +13,7 @@ import torch
 from typer.testing import CliRunner
 
 from xyscan_cli.app import app
+from xyscan_cli.commands.eval import Protocol, _protocol
 from xyscannet import checkpoint
 from xyscannet.models import XYScanNet, XYScanNetConfig
 from xyscannet.reports.results import from_json
@@ -233,6 +234,17 @@ def test_realblur_is_aligned(folder, monkeypatch):
     assert plain.columns[0].name == "psnr"
     aligned, unaligned = (each.summaries[each.columns[0].name].mean for each in (evaluation, plain))
     assert aligned == pytest.approx(unaligned, abs=1)  # nothing was moved or dimmed
+
+
+@pytest.mark.parametrize(
+    ("name", "protocol"),
+    [
+        *((name, "realblur") for name in ("realblur-r", "RealBlur-J", "RealBlur_J_test", "RealBlur")),
+        *((name, "plain") for name in ("gopro", "realblurry-photos", "test")),
+    ],
+)
+def test_the_protocol_is_that_of_the_set(name, protocol):
+    assert _protocol(Protocol.auto, name) == protocol
 
 
 def test_no_sharp_images_no_psnr(folder, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from enum import Enum
 from functools import partial
@@ -269,7 +270,10 @@ def command(
 
 def _protocol(protocol: Protocol, name: str) -> str:
     if protocol is Protocol.auto:
-        return "realblur" if name.startswith("realblur") else "plain"
+        from xyscannet.data.sets import REALBLUR, by_folder
+
+        known = by_folder(re.sub(r"[\W_]+(test|train)$", "", name, flags=re.IGNORECASE)) or ""
+        return "realblur" if known.startswith(REALBLUR) else "plain"
     return protocol.value
 
 
