@@ -236,6 +236,17 @@ def test_realblur_is_aligned(folder, monkeypatch):
     assert aligned == pytest.approx(unaligned, abs=1)  # nothing was moved or dimmed
 
 
+def test_the_papers_rows_are_those_of_a_test_split(folder):
+    Path("blur").rename("gopro")
+    assert "Restormer" not in run("b", "--pairs", "gopro", "sharp").stdout
+    for split in ("test", "train"):
+        Path("GoPro", split).mkdir(parents=True)
+        Path("GoPro", split, "blur").symlink_to(folder / "gopro")
+        Path("GoPro", split, "sharp").symlink_to(folder / "sharp")
+        shown = run("b", "--dataset", "gopro", "--root", "GoPro", "--split", split, "--out", split).stdout
+        assert ("Restormer" in shown) == (split == "test")
+
+
 @pytest.mark.parametrize(
     ("name", "protocol"),
     [

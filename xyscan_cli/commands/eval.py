@@ -140,7 +140,8 @@ def command(
         str | None, typer.Option("--latex", metavar="FILE", help="The table, for a paper.")
     ] = None,
     paper: Annotated[
-        bool, typer.Option("--paper/--no-paper", help="Show the paper's rows around ours.")
+        bool,
+        typer.Option("--paper/--no-paper", help="Show the paper's rows for a known test split around ours."),
     ] = True,
     device: options.DeviceOption = "auto",
     cluster: options.ClusterOption = None,
@@ -196,6 +197,7 @@ def command(
     found, as_they_are = measured.images(
         dataset and dataset.value, pairs, restored, sharp, root, split, bool(named), blurred
     )
+    paper = paper and found.split == "test"  # which folders that are merely named like a set do not have
     samples = found.samples[:limit]
     kind = _protocol(protocol, found.name)
     wanted = _metrics(metrics, kind, all(sample.sharp is not None for sample in samples))
