@@ -191,6 +191,8 @@ def command(
     }
     files = {option: outputs.file(option, text) for option, text in given.items()}
     drawings = outputs.folder(figures)
+    if isinstance(drawings, Path) and drawings.exists() and not drawings.is_dir():
+        raise ConfigError(f"--figures {drawings}: is a file; name a folder")
     named = [*(sources or []), *([weights] if weights else [])]
     if paired and len(named) != 2:
         raise ConfigError(f"--paired compares two sources, not {len(named)}")
