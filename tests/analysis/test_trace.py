@@ -9,7 +9,7 @@ import torch
 
 from xyscannet import checkpoint
 from xyscannet.analysis.cases import Case
-from xyscannet.analysis.trace import _Traffic, trace
+from xyscannet.analysis.trace import _profile, _Traffic, trace
 from xyscannet.models import XYScanNet, XYScanNetConfig
 
 TINY = XYScanNetConfig(width=8, encoder_blocks=(1, 0, 1), decoder_blocks=(1, 0, 1), d_state=4)
@@ -23,6 +23,26 @@ def test_traffic_is_inputs_and_outputs_once_and_no_views():
         torch.empty(1000)
     assert traffic.calls == {"aten::clone": 1, "aten::add": 1, "aten::mul_": 1}
     assert traffic.bytes == {"aten::clone": 160, "aten::add": 160, "aten::mul_": 80}
+
+
+def test_the_time_of_a_call_within_another_is_counted_once(tmp_path):
+    x = torch.zeros(3000)
+
+    def run() -> None:
+        torch._foreach_mul_([x, x], 2.0)  # calls mul_ twice
+        x.mul_(2)
+
+    with _Traffic() as traffic:
+        run()
+    assert traffic.calls == {"aten::_foreach_mul_": 1, "aten::mul_": 1}
+    seconds = _profile(run, tmp_path / "timeline.json", torch.device("cpu"), traffic.calls)
+    events = json.loads((tmp_path / "timeline.json").read_text())["traceEvents"]
+    calls = sorted(
+        (each for each in events if each.get("name") in traffic.calls), key=lambda each: each["ts"]
+    )
+    assert [each["name"] for each in calls] == ["aten::_foreach_mul_", *["aten::mul_"] * 3]
+    for call in (calls[0], calls[-1]):
+        assert seconds[call["name"]] == pytest.approx(call["dur"] / 1e6, abs=1e-8)
 
 
 @pytest.mark.parametrize("train", [False, True])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,16 +73,16 @@ def trace(case: Case, path: str | Path, *, device: torch.device | str = "cpu", r
         raise UnavailableError(f"too little memory to trace {case.model} at {case.height}x{case.width}")
     with _Traffic() as traffic:
         run()
-    times = _profile(run, Path(path), device)
-    spent = [
-        Spent(name, calls, times.get(name, 0.0), traffic.bytes[name]) for name, calls in traffic.calls.items()
-    ]
+    times = _profile(run, Path(path), device, traffic.calls)
+    spent = [Spent(name, calls, times[name], traffic.bytes[name]) for name, calls in traffic.calls.items()]
     spent.sort(key=lambda each: -each.seconds)
     return Trace(case, seconds, tuple(spent), copy_bandwidth(device))
 
 
-def _profile(run: Callable[[], object], path: Path, device: torch.device) -> dict[str, float]:
-    """Seconds of every operator, what it calls included, by name."""
+def _profile(
+    run: Callable[[], object], path: Path, device: torch.device, operators: Container[str]
+) -> Counter[str]:
+    """Seconds of operators, what they call included, by name; no call that is within another's is counted."""
     from torch.profiler import ProfilerActivity, profile
 
     on_gpu = device.type == "cuda"
@@ -93,7 +93,15 @@ def _profile(run: Callable[[], object], path: Path, device: torch.device) -> dic
             torch.cuda.synchronize(device)
     profiler.export_chrome_trace(str(path))
     total = "device_time_total" if on_gpu else "cpu_time_total"
-    return {event.key: getattr(event, total) / 1e6 for event in profiler.key_averages()}
+    seconds: Counter[str] = Counter()
+    waiting = [event for event in profiler.events() if event.cpu_parent is None]
+    while waiting:
+        event = waiting.pop()
+        if event.name in operators:
+            seconds[event.name] += getattr(event, total) / 1e6
+        else:
+            waiting += event.cpu_children
+    return seconds
 
 
 FREE = ("aten::empty", "aten::_unsafe_view")  # move nothing, though nothing in their signature says so
