@@ -159,6 +159,21 @@ def test_forms_that_cannot_be(tiny, form, train, error, message):
         next(bench.run([str(tiny)], [(16, 16)], ["fp32"], ["cpu"], forms=[form], train=train))
 
 
+def test_a_graph_is_recorded_once_on_the_gpu_of_the_image(monkeypatch):
+    recorded, forwards, image = [], [], torch.rand(1, 3, 16, 16)
+
+    def record(function, *inputs):
+        recorded.append((len(forwards), *inputs))
+        return lambda x: x
+
+    monkeypatch.setattr(forms, "CudaGraph", record)
+    network = XYScanNet(TINY).eval()
+    monkeypatch.setattr(network, "fuse", lambda: lambda x: forwards.append(x))
+    run = forms.find("graph").make(network)
+    assert run(image) is image and run(image) is image
+    assert recorded == [(2, image)] and len(forwards) == 2
+
+
 def test_sequences_of_the_whole_map_have_no_strips():
     network = XYScanNet(XYScanNetConfig(width=4, scanners=("ss2d", "ss2d")))
     with pytest.raises(ConfigError, match="does not run in strips"):

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import time
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -101,6 +102,25 @@ def test_peak_memory_is_the_growth_in_the_call():
 def test_a_dead_process_is_an_error():
     with pytest.raises(UnavailableError, match="memory"):
         peak_memory(partial, os._exit, 9)
+
+
+def test_what_is_measured_on_a_gpu_runs_with_that_gpu_as_the_current_one(monkeypatch):
+    current = ["cuda:0"]
+
+    @contextmanager
+    def device(chosen: torch.device | str):
+        current.append(str(chosen))
+        yield
+        current.pop()
+
+    seen = []
+    monkeypatch.setattr(torch.cuda, "device", device)
+    monkeypatch.setattr(timing, "_measure_cuda", lambda call: seen.append(current[-1]) or 1.0)
+    time_in_turn({"any": lambda: seen.append(current[-1])}, repeats=1, device="cuda:1")
+    for name in ("synchronize", "reset_peak_memory_stats", "memory_allocated", "max_memory_allocated"):
+        monkeypatch.setattr(torch.cuda, name, lambda: seen.append(current[-1]) or 0)
+    peak_memory(lambda: seen.append(current[-1]) or (lambda: None), device="cuda:1")
+    assert seen == ["cuda:1"] * (2 + 6) and current == ["cuda:0"]
 
 
 @pytest.mark.gpu

@@ -13,6 +13,7 @@ from xyscannet.analysis.eager import check_eager, eager_forward
 from xyscannet.errors import ConfigError, UnavailableError
 from xyscannet.models import XYScanNet
 from xyscannet.models.strips import Strips, runs_in_strips
+from xyscannet.ops.cuda_graph import CudaGraph
 
 Forward = Callable[[Tensor], Tensor]
 RECOMPILES = 256  # of one forward in one process: every size, type and backend is a compilation of its own
@@ -96,21 +97,10 @@ def _graph(network: XYScanNet) -> Forward:
 
     def call(image: Tensor) -> Tensor:
         if not held:
-            given = image.clone()
-            side = torch.cuda.Stream()
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):
-                for _ in range(2):
-                    network(given)
-            torch.cuda.current_stream().wait_stream(side)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                result = network(given)
-            held.append((graph, given, result))
-        graph, given, result = held[0]
-        given.copy_(image)
-        graph.replay()
-        return result
+            for _ in range(2):
+                network(image)
+            held.append(CudaGraph(network, image))
+        return held[0](image)
 
     return call
 

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -123,8 +123,9 @@ def time_in_turn(
     would take longer than `budget` seconds is repeated less often, once at least. A call that runs out of memory
     is not called again and has no times.
     """
-    measure = _measure_cuda if torch.device(device).type == "cuda" else _measure_cpu
-    with bounded_memory():
+    on_gpu = torch.device(device).type == "cuda"
+    measure = _measure_cuda if on_gpu else _measure_cpu
+    with bounded_memory(), torch.cuda.device(device) if on_gpu else nullcontext():
         seconds: dict[Hashable, list[float]] = {
             name: [] for name, call in calls.items() if all(fits(call) for _ in range(warmup))
         }
@@ -198,7 +199,8 @@ def peak_memory(
     """
     device = torch.device(device)
     if device.type == "cuda":
-        return _grow_cuda(prepare(*args), device)
+        with torch.cuda.device(device):
+            return _grow_cuda(prepare(*args))
     give_back()
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         try:
@@ -207,13 +209,13 @@ def peak_memory(
             raise UnavailableError("the process that measures memory was ended: too little memory?") from None
 
 
-def _grow_cuda(call: Callable[[], object], device: torch.device) -> int:
-    torch.cuda.synchronize(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device)
+def _grow_cuda(call: Callable[[], object]) -> int:
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
     call()
-    torch.cuda.synchronize(device)
-    return torch.cuda.max_memory_allocated(device) - before
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
 
 
 def _grow_cpu(prepare: Callable[..., Callable[[], object]], args: tuple[object, ...]) -> int:
