@@ -16,7 +16,7 @@ from typing import Any
 import typer
 
 from xyscan_cli import console
-from xyscan_cli.streams import drop, open_closed
+from xyscan_cli.streams import drop, set_up
 from xyscannet.environment import FIRST_USE
 from xyscannet.errors import ConfigError, InputError, UnavailableError, XYScanError
 
@@ -42,11 +42,12 @@ def interrupted(interrupt: KeyboardInterrupt) -> int:
 def exit_code_of(run: Callable[[], Any]) -> int:
     """Run a command; print what went wrong as one message; return the exit code (the table is at the top)."""
     console.begin()
-    open_closed()
+    set_up()
     try:
         with _signals(), _library_messages():
             _look_where_we_are()
             code = run()
+            sys.stdout.flush()  # what it does not take is told here, not at python's exit
             return code if isinstance(code, int) and code else int(console.data_is_lost())
     except XYScanError as failure:
         _explain(failure, str(failure))

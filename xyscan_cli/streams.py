@@ -1,7 +1,8 @@
-"""The process's standard streams where they are closed, full or no longer read."""
+"""The process's standard streams where they are closed, full, no longer read, or without a character."""
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from typing import Any
@@ -34,8 +35,14 @@ def drop(stream: Any) -> None:
     os.close(nowhere)
 
 
-def open_closed() -> None:
-    """Streams that the process was started without lead nowhere: no file that it opens takes their place."""
+def set_up() -> None:
+    """Make ready for whatever may be written.
+
+    Streams that the process was started without lead nowhere: no file that it opens takes their place. Characters that
+    stdout's encoding does not have are escaped, as python does on stderr.
+    """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")

@@ -254,6 +254,25 @@ def test_text_that_stdout_cannot_take_is_an_error() -> None:
     assert done.stderr == "error: stdout cannot be written: No space left on device\n"
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_text_that_stdout_has_not_taken_at_the_end_is_an_error() -> None:
+    program = "import sys; from xyscan_cli import exits; sys.exit(exits.exit_code_of(lambda: print('text')))"
+    with open("/dev/full", "w") as full:
+        command, environment = [sys.executable, "-c", program], {**os.environ, "PYTHONUNBUFFERED": ""}
+        done = subprocess.run(command, env=environment, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (1, "error: stdout cannot be written: No space left on device\n")
+
+
+def test_characters_that_stdout_does_not_have_are_escaped() -> None:
+    program = """
+import sys
+from xyscan_cli import exits, tables
+sys.exit(exits.exit_code_of(lambda: tables.show(["PSNR ↑"], [["32.11 ± 0.05"]])))
+"""
+    done = python(program, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert (done.returncode, done.stdout.split("\n")[0]) == (0, "PSNR \\u2191"), done.stderr
+
+
 def test_data_that_stdout_cannot_take_is_an_error(tmp_path: Path) -> None:
     program = """
 import sys
