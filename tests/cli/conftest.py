@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from xyscan_cli import tables
 from xyscan_cli.app import app
 
 
@@ -32,6 +33,16 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The test's folder, which is the current one."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def ended_at_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands end, with code 130, when they would print their table."""
+
+    def end(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tables, "show", end)
 
 
 @pytest.fixture

@@ -55,7 +55,7 @@ def test_a_second_run_on_a_cell_is_refused(data):
     assert not home.exists()
 
 
-def test_the_whole_table_and_it_again_from_the_folder(data):
+def test_the_whole_table_and_it_again_from_the_folder(data, request):
     files = ["--csv", "t.csv", "--markdown", "t.md", "--latex", "t.tex", "--json", "t.json"]
     result = run("slices", "--iterations", 2, "--seeds", 2, *SMALL, *files)
     table = ["inter only", "paper: inter only", "intra only", "paper: intra only", "hybrid", "paper: hybrid"]
@@ -83,6 +83,10 @@ def test_the_whole_table_and_it_again_from_the_folder(data):
     assert "iterations: 2 there, 3 now" in " ".join(told.split())
     shared = run("scan", "--iterations", 2, "--seeds", 1, "--dry-run", *SMALL)
     assert "xyscannet" in shared.stderr and shared.stdout == ""
+
+    request.getfixturevalue("ended_at_the_table")  # files come before stdout
+    run("slices", "--from", "runs/ablation", "--csv", "again.csv", code=130)
+    assert Path("again.csv").read_text() == Path("t.csv").read_text()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -175,6 +175,15 @@ def test_operators_beside_their_definitions(tiny, tmp_path):
     assert "torch" in table.read_text()
 
 
+def test_files_are_written_before_stdout(tiny, tmp_path, monkeypatch, ended_at_the_table):
+    case = operators.OperatorCase("scan", "tiny", 1, 8, 8, "fp32", "cpu")
+    result = operators.OperatorResult(case, 1.0, 8, 8.0, 1.0, 1.0)
+    monkeypatch.setattr(operators, "measure", lambda *_, **__: [result])
+    files = {option: tmp_path / f"ops{option}" for option in ("--csv", "--json", "--markdown")}
+    small(tiny, "--ops", *[argument for pair in files.items() for argument in pair], code=130)
+    assert all("scan" in path.read_text() for path in files.values())
+
+
 def test_a_trace_says_where_time_goes(tiny, tmp_path):
     timeline, table, record = tmp_path / "t.json", tmp_path / "t.md", tmp_path / "r.json"
     result = small(

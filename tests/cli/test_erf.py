@@ -58,6 +58,12 @@ def test_table_and_files(tiny_weights, photos, tmp_path):
     assert len(rows) == 16 and float(rows[3]["ratio"]) == records[0]["areas"][3]["ratio"]
 
 
+def test_files_are_written_before_stdout(tiny_weights, photos, tmp_path, ended_at_the_table):
+    names = {option: tmp_path / f"a{option}.npz" for option in ("--csv", "--json", "--maps")}
+    run(photos, "--models", tiny_weights, *SIZE, *[a for pair in names.items() for a in pair], code=130)
+    assert all(path.stat().st_size for path in names.values())
+
+
 def test_networks_side_by_side_and_their_figures(tiny_weights, photos, tmp_path):
     out, other = tmp_path / "figures", shutil.copy(tiny_weights, tmp_path / "other.safetensors")
     arguments = [photos, "--models", f"{tiny_weights},{other}", "--random", "--scanners", *SIZE]

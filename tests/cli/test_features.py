@@ -40,6 +40,12 @@ def run(*arguments: object, code: int = 0):
     return result
 
 
+def test_files_are_written_before_stdout(tiny_weights, photo, tmp_path, ended_at_the_table):
+    names = {option: tmp_path / f"a{option}.npz" for option in ("--csv", "--json", "--maps")}
+    run(photo, "--models", tiny_weights, *[a for pair in names.items() for a in pair], code=130)
+    assert all(path.stat().st_size for path in names.values())
+
+
 def test_records_maps_and_table(tiny_weights, photo, tmp_path):
     record, table, maps = tmp_path / "a.json", tmp_path / "a.csv", tmp_path / "a.npz"
     arguments = [photo, "--models", tiny_weights, "--json", record, "--csv", table, "--maps", maps]

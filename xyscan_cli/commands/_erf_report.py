@@ -68,40 +68,34 @@ def save_maps(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     console.say(f"wrote {path}")
 
 
-def show(
+def write(
     results: Sequence[Measured], told: Mapping[str, Any], json_path: Path | None, csv_path: Path | None
 ) -> None:
-    """The table; with `--json -` the records on stdout instead."""
-    records = [_record(each, told) for each in results]
-    if json_path is not None and str(json_path) == "-":
-        for record in records:
-            console.data(record)
-    else:
-        shares = [area.share for area in results[0].field.areas()]
-        header = [
-            "network",
-            "weights",
-            "part",
-            "inputs",
-            *(f"{100 * share:g} %" for share in shares),
-            "reached",
-        ]
-        rows = [
-            [
-                *(each.label, each.weights, each.field.part, str(each.field.inputs)),
-                *(f"{100 * area.ratio:.3g} ({area.side} px)" for area in each.field.areas()),
-                f"{100 * each.field.reached:.3g}",
-            ]
-            for each in results
-        ]
-        tables.show(header, rows, right=range(3, len(header)))
-        console.say(
-            "areas of the squares that hold that share of the gradient, and what it reaches at all, in %"
-        )
+    """The files of records and of the table."""
     if json_path is not None and str(json_path) != "-":
-        put(json_path, "".join(json.dumps(record) + "\n" for record in records))
+        put(json_path, "".join(json.dumps(_record(each, told)) + "\n" for each in results))
     if csv_path is not None:
         put(csv_path, _csv(results))
+
+
+def show(results: Sequence[Measured], told: Mapping[str, Any], json_path: Path | None) -> None:
+    """The table; with `--json -` the records on stdout instead."""
+    if json_path is not None and str(json_path) == "-":
+        for each in results:
+            console.data(_record(each, told))
+        return
+    shares = [area.share for area in results[0].field.areas()]
+    header = ["network", "weights", "part", "inputs", *(f"{100 * share:g} %" for share in shares), "reached"]
+    rows = [
+        [
+            *(each.label, each.weights, each.field.part, str(each.field.inputs)),
+            *(f"{100 * area.ratio:.3g} ({area.side} px)" for area in each.field.areas()),
+            f"{100 * each.field.reached:.3g}",
+        ]
+        for each in results
+    ]
+    tables.show(header, rows, right=range(3, len(header)))
+    console.say("areas of the squares that hold that share of the gradient, and what it reaches at all, in %")
 
 
 def draw(folder: Path, results: Sequence[Measured], command: str) -> None:

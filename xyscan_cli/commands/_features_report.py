@@ -50,38 +50,15 @@ class Looked:
             yield addition, [scan for scan in self.features.scans if scan.module == addition.module]
 
 
-def show(
+def write(
     looked: Sequence[Looked],
     state: int | None,
     told: Mapping[str, Any],
     json_path: Path | None,
     csv_path: Path | None,
 ) -> None:
-    """The table; with `--json -` the records on stdout instead."""
+    """The files of records and of the table."""
     records = [record for each in looked for record in _records(each, state)]
-    labels = {each.model: each.label for each in looked}
-    if json_path is not None and str(json_path) == "-":
-        for record in records:
-            console.data(record | told)
-    else:
-        rows = [
-            [
-                *(labels[r["model"]], r["weights"], r["module"], r["kind"], ARROWS[r["direction"]]),
-                *(
-                    f"{100 * r['added']:.3g} %",
-                    f"{r['delta']:.3g}",
-                    f"{r['delta_sd']:.3g}",
-                    f"{r['decay']:.4f}",
-                ),
-                "-" if r["likeness"] is None else f"{r['likeness']:.3f}",
-            ]
-            for r in records
-        ]
-        tables.show(HEADER, rows, right=range(5, len(HEADER)))
-        console.say(
-            "added: what the module adds over the stream it is added to; delta and its deviation over the image; "
-            f"decay: exp(delta A), {_which(state)}; likeness: cosine with the forward scan"
-        )
     if json_path is not None and str(json_path) != "-":
         put(json_path, "".join(json.dumps(record | told) + "\n" for record in records))
     if csv_path is not None:
@@ -90,6 +67,31 @@ def show(
         writer.writeheader()
         writer.writerows(records)
         put(csv_path, text.getvalue())
+
+
+def show(
+    looked: Sequence[Looked], state: int | None, told: Mapping[str, Any], json_path: Path | None
+) -> None:
+    """The table; with `--json -` the records on stdout instead."""
+    records = [record for each in looked for record in _records(each, state)]
+    labels = {each.model: each.label for each in looked}
+    if json_path is not None and str(json_path) == "-":
+        for record in records:
+            console.data(record | told)
+        return
+    rows = [
+        [
+            *(labels[r["model"]], r["weights"], r["module"], r["kind"], ARROWS[r["direction"]]),
+            *(f"{100 * r['added']:.3g} %", f"{r['delta']:.3g}", f"{r['delta_sd']:.3g}", f"{r['decay']:.4f}"),
+            "-" if r["likeness"] is None else f"{r['likeness']:.3f}",
+        ]
+        for r in records
+    ]
+    tables.show(HEADER, rows, right=range(5, len(HEADER)))
+    console.say(
+        "added: what the module adds over the stream it is added to; delta and its deviation over the image; "
+        f"decay: exp(delta A), {_which(state)}; likeness: cosine with the forward scan"
+    )
 
 
 def _records(looked: Looked, state: int | None) -> Iterator[dict[str, Any]]:

@@ -176,8 +176,8 @@ def command(
         if dry_run:
             return
         table = _run(plan, shape, repeats, memory)
-    report.show(table, json_path)
     report.write(table, files)
+    report.show(table, json_path)
     if report.print_failures(table):
         raise typer.Exit(1)
 

@@ -220,18 +220,18 @@ def command(
                 measured.append(result)
                 sheet = report.networks(bench.with_ratios(measured))
                 write(sheet)  # after every row, for runs that are stopped
+    write(sheet)
     where = _machine(place), console.given()
+    if plot is not None:
+        caption = report.draw(drawings, measured, *where)
+        write_text(plot.with_suffix(".txt"), f"{caption}\n")
+        console.say(caption)
     if to_stdout:
         sys.stdout.write(report.json_text(sheet, *where))
     else:
         tables.show(sheet.header, sheet.rows, right=sheet.figures)
         for note in sheet.notes:
             console.say(note)
-    write(sheet)
-    if plot is not None:
-        caption = report.draw(drawings, measured, *where)
-        write_text(plot.with_suffix(".txt"), f"{caption}\n")
-        console.say(caption)
 
 
 def _drawings(plot: Path | None) -> list[Path]:

@@ -131,11 +131,12 @@ def command(
         for name, (model, weights) in loaded.items():
             model.eval().requires_grad_(False)
             results += _measure((name, labels[name], weights), model, at, scanners, block, inputs, place, bar)
-    report.show(results, told, json_path, csv_path)
+    report.write(results, told, json_path, csv_path)
     if maps is not None:
         report.save_maps(maps, {f"{each.label}/{each.field.part}": each.field.map for each in results})
     if figures is not None:
         report.draw(figures, results, told["command"])
+    report.show(results, told, json_path)
     if failures:
         raise typer.Exit(1)
 

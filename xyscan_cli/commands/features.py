@@ -113,8 +113,9 @@ def command(
             bar.update(len(looked), name=name)
     command_line = console.given()
     told = {"photo": str(photo), "size": list(image.shape[2:]), "command": command_line}
-    report.show(looked, state, told, json_path, csv_path)
+    report.write(looked, state, told, json_path, csv_path)
     if maps is not None:
         save_maps(maps, report.arrays(looked))
     if figures is not None:
         report.draw(figures, looked, image[0].permute(1, 2, 0).numpy(), photo.name, state, command_line)
+    report.show(looked, state, told, json_path)
