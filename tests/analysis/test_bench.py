@@ -137,7 +137,7 @@ def test_forms_and_training_take_turns(tiny, monkeypatch):
             ["cpu"],
             forms=["unfused", "eager-loop"],
             batch=2,
-            train=True,
+            passes=[True],
             **options,
         )
     )
@@ -156,7 +156,7 @@ def test_forms_and_training_take_turns(tiny, monkeypatch):
 )
 def test_forms_that_cannot_be(tiny, form, train, error, message):
     with pytest.raises(error, match=message):
-        next(bench.run([str(tiny)], [(16, 16)], ["fp32"], ["cpu"], forms=[form], train=train))
+        next(bench.run([str(tiny)], [(16, 16)], ["fp32"], ["cpu"], forms=[form], passes=[train]))
 
 
 def test_a_graph_is_recorded_once_on_the_gpu_of_the_image(monkeypatch):

@@ -272,10 +272,14 @@ def test_json_without_infinities(tiny, monkeypatch):
         (["--plot", "no/where.png"], 2, "its folder does not exist"),
         (["--models", "no.safetensors"], 3, "no such checkpoint"),
         (["--csv", "no/where.csv"], 2, "its folder does not exist"),
+        (["--csv", "."], 2, "--csv .: is a folder"),
+        (["--trace", "."], 2, "--trace .: is a folder"),
+        (["--with-training", "--forms", "fused"], 2, "a training step has no fused form"),
         (["--repeats", "0"], 2, "--repeats"),
     ],
 )
-def test_wrong_options(arguments, code, message):
+def test_wrong_options(arguments, code, message, monkeypatch):
+    monkeypatch.setattr(bench, "compare", lambda *_: pytest.fail("measured before it was refused"))
     assert message in " ".join(run(*arguments, code=code).stderr.split())
 
 

@@ -14,7 +14,9 @@ from typer.testing import CliRunner
 
 from xyscan_cli.app import app
 from xyscan_cli.arguments import labels
+from xyscannet.analysis import erf
 from xyscannet.models import XYScanNetConfig, zoo
+from xyscannet.reports.figures import canvas
 
 SMALL = {"width": 8, "encoder_blocks": (0, 0, 0), "decoder_blocks": (1, 0, 0), "d_state": 4}
 SIZE = ["--size", 16, "--inputs", 3]
@@ -123,11 +125,21 @@ def test_a_photograph_that_is_too_small_is_told_and_the_others_are_used(tiny_wei
         (["--models", "xyscanet-s"], "xyscannet-s"),
         (["--models", "xyscannet-s:iner-only"], "'iner-only' is no variant"),
         (["--csv", "absent/a.csv"], "its folder does not exist"),
+        (["--csv", "."], "--csv .: is a folder"),
+        (["--figures", __file__], "is a file; name a folder"),
     ],
 )
-def test_what_is_refused(tiny_weights, photos, arguments, message):
+def test_what_is_refused_before_the_work(tiny_weights, photos, arguments, message, monkeypatch):
+    monkeypatch.setattr(erf, "gradient", lambda *_: pytest.fail("began"))
     models = [] if "--models" in arguments else ["--models", tiny_weights]
     assert message in run(photos, *models, *SIZE, *arguments, code=2).stderr
+
+
+def test_figures_without_matplotlib_are_refused_before_the_work(tiny_weights, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(erf, "gradient", lambda *_: pytest.fail("began"))
+    monkeypatch.setattr(canvas.importlib.util, "find_spec", lambda name: None)
+    arguments = [photos, "--models", tiny_weights, *SIZE, "--figures", tmp_path / "figures"]
+    assert "pip install 'xyscannet[figures]'" in run(*arguments, code=3).stderr
 
 
 def test_the_example_photographs_are_the_default(tiny_weights, tmp_path, monkeypatch):

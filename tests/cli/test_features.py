@@ -91,6 +91,8 @@ def test_one_way_beside_both_ways(tiny_weights, both_ways, photo, tmp_path):
         (["--state", 17], "has 16 states a channel"),
         (["--maps", "a.npy"], "are written as .npz"),
         (["--json", "absent/a.json"], "its folder does not exist"),
+        (["--csv", "."], "--csv .: is a folder"),
+        (["--figures", __file__], "is a file; name a folder"),
     ],
 )
 def test_what_is_refused(tiny_weights, photo, arguments, message):

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xyscan_cli import console, tables
+from xyscan_cli import console, outputs, tables
 from xyscannet.errors import ConfigError
 from xyscannet.files import write_bytes, write_text
 
@@ -38,24 +38,24 @@ def how(weights: str) -> str:
     return "random weights" if weights == "random" else f"weights {weights}"
 
 
-def check_outputs(*paths: Path | None) -> None:
-    """Raises ConfigError for a file whose folder does not exist."""
-    for path in paths:
-        if path is not None and str(path) != "-" and not path.absolute().parent.is_dir():
-            raise ConfigError(f"{path}: its folder does not exist")
+def check(json_path: Path | None, csv_path: Path | None, maps: Path | None, figures: Path | None) -> None:
+    """Before the work: raises what writing and drawing to these would raise after it."""
+    from xyscannet.reports.figures import canvas
+
+    for option, path in (("--json", json_path), ("--csv", csv_path), ("--maps", maps)):
+        outputs.file(option, path)
+    if maps is not None and maps.suffix != ".npz":
+        raise ConfigError(f"--maps {maps}: maps are written as .npz")
+    if figures is not None:
+        canvas.check_matplotlib()
+        if figures.is_file():
+            raise ConfigError(f"--figures {figures}: is a file; name a folder")
 
 
 def put(path: Path, text: str) -> None:
     """Write a text file in one step, and say so."""
     write_text(path, text)
     console.say(f"wrote {path}")
-
-
-def check_maps(path: Path | None) -> None:
-    """Raises ConfigError for a file of maps that is not called .npz, or whose folder does not exist."""
-    check_outputs(path)
-    if path is not None and path.suffix != ".npz":
-        raise ConfigError(f"--maps {path}: maps are written as .npz")
 
 
 def save_maps(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

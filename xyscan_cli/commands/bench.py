@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from xyscan_cli import console, machine, options, tables
+from xyscan_cli import console, machine, options, outputs, tables
 from xyscan_cli.arguments import listed, parse_size
 from xyscan_cli.commands import _bench_report as report
 from xyscan_cli.networks import pick_device
@@ -154,9 +154,9 @@ def command(
     if (ops or trace is not None) and (with_training or plot is not None):
         raise ConfigError("--with-training and --plot are for whole networks, not for --ops and --trace")
     to_stdout = str(json_path) == "-"
-    for path in (None if to_stdout else json_path, csv_path, markdown, trace, plot):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise ConfigError(f"{path}: its folder does not exist")
+    files = {"--json": json_path, "--csv": csv_path, "--markdown": markdown, "--trace": trace}
+    for option, path in [*files.items(), *(("--plot", drawing) for drawing in drawings)]:
+        outputs.file(option, path)
 
     os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # torch's profiler tells of itself otherwise
 
@@ -202,24 +202,22 @@ def command(
         )
     else:
         common |= {"batch": batch, "tell": console.say}
-        passes = [False, True] if with_training else [train]
         measured: list[bench.Result] = []
-        for each in passes:
-            results = bench.run(
-                networks,
-                shapes,
-                kinds,
-                names,
-                forms=execution,
-                memory=memory,
-                parity=parity,
-                train=each,
-                **common,
-            )
-            for result in results:
-                measured.append(result)
-                sheet = report.networks(bench.with_ratios(measured))
-                write(sheet)  # after every row, for runs that are stopped
+        results = bench.run(
+            networks,
+            shapes,
+            kinds,
+            names,
+            forms=execution,
+            memory=memory,
+            parity=parity,
+            passes=[False, True] if with_training else [train],
+            **common,
+        )
+        for result in results:
+            measured.append(result)
+            sheet = report.networks(bench.with_ratios(measured))
+            write(sheet)  # after every row, for runs that are stopped
     write(sheet)
     where = _machine(place), console.given()
     if plot is not None:

@@ -110,8 +110,7 @@ def command(
     console.set_quiet(quiet)
     if block is not None and not scanners:
         raise ConfigError("--block names the block of --scanners")
-    report.check_outputs(csv_path, json_path)
-    report.check_maps(maps)
+    report.check(json_path, csv_path, maps, figures)
 
     from xyscannet.analysis import cases, erf
 

@@ -10,7 +10,7 @@ import typer
 from xyscan_cli import console, options
 from xyscan_cli.arguments import labels, listed
 from xyscan_cli.commands import _features_report as report
-from xyscan_cli.commands._erf_report import check_maps, check_outputs, save_maps
+from xyscan_cli.commands._erf_report import check, save_maps
 from xyscan_cli.commands.erf import exact, out_of_memory
 from xyscan_cli.networks import pick_device
 from xyscan_cli.progress import Progress
@@ -83,8 +83,7 @@ def command(
     """
     console.set_quiet(quiet)
     chosen = listed(blocks, "--blocks") if blocks is not None else None
-    check_outputs(json_path, csv_path)
-    check_maps(maps)
+    check(json_path, csv_path, maps, figures)
 
     from xyscannet import images
     from xyscannet.analysis import cases, photographs

@@ -95,7 +95,7 @@ def run(
     *,
     forms: Sequence[str] | None = None,
     batch: int = 1,
-    train: bool = False,
+    passes: Sequence[bool] = (False,),
     device: torch.device | str = "cpu",
     repeats: int = 5,
     memory: bool = True,
@@ -104,24 +104,29 @@ def run(
 ) -> Iterator[Result]:
     """Measure every combination; all networks, types, forms and scans of a size take turns. `tell` hears each step.
 
-    The form is by default "fused", and "unfused" for training steps. Networks of other projects run in the forms that
-    they have; they have no parity, as there is no other definition of them here.
+    `passes` are forwards (False) and training steps (True), all of one before all of the other. The form is by default
+    "fused", and "unfused" for training steps. Networks of other projects run in the forms that they have; they have no
+    parity, as there is no other definition of them here.
 
     Raises:
-        ConfigError, UnavailableError: a network or form is unknown, does not suit, or cannot run here.
+        ConfigError, UnavailableError: a network or form is unknown, does not suit, or cannot run here. Before
+            anything is measured.
     """
     device = torch.device(device)
     networks = {name: load(name, device) for name in map(find, models)}
-    forms = forms or ["unfused" if train else "fused"]
-    parities: dict[Case, Parity] = {}
-    for height, width in sizes:
-        combined = itertools.product(networks, dtypes, forms, scans)
+    turns: list[list[Case]] = []
+    for train, (height, width) in itertools.product(passes, sizes):
+        used = forms or ["unfused" if train else "fused"]
         asked = [
-            Case(name, height, width, dtype, scan, form, batch, train) for name, dtype, form, scan in combined
+            Case(name, height, width, dtype, scan, form, batch, train)
+            for name, dtype, form, scan in itertools.product(networks, dtypes, used, scans)
         ]
-        cases = list(dict.fromkeys(suit(case, networks[case.model][0]) for case in asked))
-        for case in cases:
-            execution.check(case.form, networks[case.model][0], device, train)
+        turns.append(list(dict.fromkeys(suit(case, networks[case.model][0]) for case in asked)))
+    for case in itertools.chain(*turns):
+        execution.check(case.form, networks[case.model][0], device, case.train)
+    parities: dict[Case, Parity] = {}
+    for cases in turns:
+        height, width, train = cases[0].height, cases[0].width, cases[0].train
         complexities = {name: count(model, height, width, batch) for name, (model, _) in networks.items()}
         for case in cases:
             where = _anywhere(case)
