@@ -82,7 +82,7 @@ def test_cells_are_made_once_and_averaged(gopro, tmp_path, monkeypatch):
     assert figures["training time (s)"] == pytest.approx(figures["step seconds"] * 2103 / 2)
     assert figures["inference memory (GB)"] == 0.002 and figures["inference time (s)"] > 0
     assert any("iterations 4 (394312)" in note for note in table.notes)
-    assert table.gaps == {"hide psnr": "no hide was given"}
+    assert table.gaps == {"hide psnr": "no hide was given"} and table.higher == ["psnr"]
     again = ablation.collect(plan.folder, "slices")
     assert again.variants == table.variants and again.seeds == 2 and list(again.notes) == list(table.notes)
     assert {(c.variant, c.seed, c.values["gopro psnr"]) for c in again.cells} == {

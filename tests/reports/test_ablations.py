@@ -67,6 +67,12 @@ def test_a_row_that_the_paper_does_not_have_and_its_reference():
     assert [row[0] for row in grids.text_rows(ablations.grid(vssm))[1]] == ["paper: Reference"]
 
 
+def test_the_direction_is_the_metrics_whatever_the_set_is_called(table):
+    other = replace(table, metrics={"mypsnr niqe": "niqe", "mine psnr": "psnr"}, higher=["psnr"])
+    columns = {column.name: column.higher_is_better for column in ablations.grid(other).columns}
+    assert not columns["mypsnr niqe"] and columns["mine psnr"] and not columns["training time (s)"]
+
+
 def test_best_values_are_marked_among_ours_and_among_the_papers(table):
     text = ablations.markdown(table)
     assert "| **30.50 ± 0.71** |" in text and "| **32.18** |" in text and "<u>29.00</u>" in text

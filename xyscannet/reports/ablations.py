@@ -75,6 +75,7 @@ class Ablation:
         table: its number in the paper.
         metrics: registry name of the metric in each column of quality, the paper's columns and others.
         seeds: how many each variant should have been trained from.
+        higher: registry names of the metrics of which more is better.
         gaps: why a column is empty.
         notes: sentences below the table.
     """
@@ -85,6 +86,7 @@ class Ablation:
     cells: Sequence[Cell]
     metrics: Mapping[str, str]
     seeds: int
+    higher: Sequence[str] = ()
     gaps: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -117,9 +119,10 @@ def cell_from_json(text: str, source: str | Path) -> Cell:
 def grid(ablation: Ablation) -> Grid:
     """Every variant's mean and standard deviation over its seeds, and below it the paper's row."""
     table = printed.table(ablation.table)
-    others = [name for name in ablation.metrics if name not in table.columns]
-    directions = table.columns | {name: "higher" if "psnr" in name else "lower" for name in others}
-    columns = [Column(name, _title(name), "", way == "higher", "") for name, way in directions.items()]
+    others = {name: metric for name, metric in ablation.metrics.items() if name not in table.columns}
+    higher = {name: way == "higher" for name, way in table.columns.items()}
+    higher |= {name: metric in ablation.higher for name, metric in others.items()}
+    columns = [Column(name, _title(name), "", more, "") for name, more in higher.items()]
     made = Grid(columns, [], apart=True)
     notes = Notes(made)
     for column in columns:

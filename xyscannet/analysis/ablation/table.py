@@ -14,6 +14,7 @@ from xyscannet.analysis.ablation.settings import RECIPE, differences, told, trai
 from xyscannet.analysis.ablation.variants import STUDIES, network
 from xyscannet.data.sets import KNOWN
 from xyscannet.errors import ConfigError, UnavailableError
+from xyscannet.metrics import registry
 from xyscannet.models import XYScanNetConfig
 from xyscannet.reports import paper
 from xyscannet.reports.ablations import Ablation, Cell, Variant
@@ -64,6 +65,7 @@ def tabulate(
         cells=sorted(cells, key=lambda cell: (list(held.rows).index(cell.variant), cell.seed)),
         metrics=metrics,
         seeds=seeds,
+        higher=[name for name in dict.fromkeys(metrics.values()) if registry.info(name).higher_is_better],
         gaps={column: reason for column, reason in reasons.items() if column not in filled},
         notes=_notes(held.table, cells, record, seeds),
         **facts,
