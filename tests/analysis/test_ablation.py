@@ -248,6 +248,23 @@ def test_sets_that_are_not_here_and_metrics_that_cannot_be_computed(gopro, tmp_p
         ablation.find_sets("slices", {"hide": str(tmp_path / "mine" / "blur")})
 
 
+def test_realblur_is_measured_by_its_protocol(gopro, tmp_path, monkeypatch):
+    for role in ("blur", "sharp"):
+        picture(tmp_path / "realblur/test" / role / "1.png", seed=1)
+    given = {"realblur-j": str(tmp_path / "realblur")}
+    plan = make_plan(gopro, tmp_path / "runs", given=given, variants=("xyscannet",))
+    (test,) = plan.sets
+    assert dict(test.metrics) == {"realblur-j psnr-realblur": "psnr-realblur"}
+    (cell,) = ablation.run(plan)
+    assert "RealBlur's alignment" in cell.notes["realblur-j psnr-realblur"]
+    kept = plan.home("xyscannet", 0) / "evaluation/slices/realblur-j/evaluation.json"
+    assert json.loads(kept.read_text())["protocol"] == "realblur"
+    with monkeypatch.context() as patched:
+        patched.setattr(registry, "build", lambda name, **_: None)
+        (scan,), _ = ablation.find_sets("scan", given)
+    assert list(scan.metrics.values()) == ["psnr-realblur", "st-lpips"]
+
+
 def test_images_that_cannot_be_measured_are_told(gopro, tmp_path, monkeypatch):
     for role in ("blur", "sharp"):
         for name in ("1", "2"):

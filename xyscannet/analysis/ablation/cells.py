@@ -254,7 +254,7 @@ def _measured(plan: Plan, home: Path, cell: Cell, watcher: Watcher) -> Cell:
 def _evaluation(plan: Plan, home: Path, test: TestSet, source: Network, watcher: Watcher) -> Evaluation:
     folder, samples = home / "evaluation" / plan.study / test.name, test.dataset.samples
     metrics = registry.build_all(test.metrics.values(), device=str(plan.device), offline=plan.offline)
-    known = identity(samples, source, metrics, dataset=test.name, protocol="plain")
+    known = identity(samples, source, metrics, dataset=test.name, protocol=test.protocol)
     try:
         journal = Journal(folder, known)
     except ConfigError:
@@ -268,7 +268,7 @@ def _evaluation(plan: Plan, home: Path, test: TestSet, source: Network, watcher:
             metrics,
             journal,
             dataset=test.name,
-            protocol="plain",
+            protocol=test.protocol,
             expected=test.dataset.expected,
             settings=source.identity,
             progress=lambda done, name: watcher.on_image(name, done, len(samples)),

@@ -10,12 +10,14 @@ from typing import Any
 
 from xyscannet import images
 from xyscannet.addresses import Address, place_of
-from xyscannet.analysis.ablation.variants import STUDIES
+from xyscannet.analysis.ablation.variants import ALIGNED, STUDIES
 from xyscannet.data.sets import NAMES, Dataset
 from xyscannet.errors import ConfigError, UnavailableError
 from xyscannet.metrics import registry
 from xyscannet.training.config import PairsConfig
 from xyscannet.training.samples import find_pairs
+
+REALBLUR = "realblur"  # what the names of its two sets begin with
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,11 @@ class TestSet:
     name: str
     dataset: Dataset
     metrics: Mapping[str, str]
+
+    @property
+    def protocol(self) -> str:
+        """As `xyscan eval` calls it."""
+        return REALBLUR if self.name.startswith(REALBLUR) else "plain"
 
     def settings(self) -> dict[str, Any]:
         """What decides a network's values on it."""
@@ -99,8 +106,9 @@ def _find(name: str, given: Mapping[str, str]) -> Dataset:
 
 
 def _others(name: str, known: Sequence[tuple[str, str]]) -> dict[str, tuple[str, str]]:
-    """Columns of another set: every metric of images that the table has."""
-    metrics = dict.fromkeys(metric for _, metric in known)
+    """Columns of another set: every metric of images that the table has, for RealBlur as its protocol wants them."""
+    instead = ALIGNED if name.startswith(REALBLUR) else {}
+    metrics = dict.fromkeys(instead.get(metric, metric) for _, metric in known)
     return {f"{name} {metric}": (name, metric) for metric in metrics if registry.info(metric).kind == "image"}
 
 

@@ -35,6 +35,9 @@ METRICS = {"psnr": "psnr", "lpips": "lpips-alex", "niqe": "niqe", "kid": "kid", 
 
 SHIFT_TOLERANT = {"realblur-j lpips": "st-lpips"}
 
+ALIGNED = {"psnr": "psnr-realblur", "lpips-alex": "st-lpips"}
+"""Metrics -> what takes their place on a RealBlur that the table does not have, whose pairs are misaligned."""
+
 
 @dataclass(frozen=True)
 class Study:
