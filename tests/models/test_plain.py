@@ -137,6 +137,15 @@ def test_what_the_mixers_kernel_would_leave_out_is_refused(name, network):
         network(torch.rand(1, 3, 8, 8))
 
 
+@pytest.mark.parametrize("register", ["register_full_backward_hook", "register_full_backward_pre_hook"])
+@pytest.mark.parametrize("name", ["conv1d", "x_proj", "dt_proj"])
+def test_so_is_what_watches_gradients_there(name, register, network):
+    for module in _of(network, Mamba):
+        getattr(getattr(module, name), register)(lambda *_: None)
+    with pytest.raises(TypeError, match="hooks"):
+        network(torch.rand(1, 3, 8, 8))
+
+
 def test_a_hook_is_honoured_when_compiled(network):
     hooked(network)
     image = torch.rand(1, 3, 8, 8)

@@ -40,8 +40,17 @@ def is_plain(*modules: nn.Module) -> bool:
 
 def does_what_its_weights_say(part: nn.Module) -> bool:
     """Of one module, whose weights may be parametrised."""
-    if part._forward_hooks or part._forward_pre_hooks or "forward" in part.__dict__:
-        return False
-    if type(part).forward not in _FORWARDS:
+    if _is_more_than_its_class(part) or type(part).forward not in _FORWARDS:
         return False
     return not isinstance(part, tuple(_WITHOUT_BIAS)) or part.bias is None
+
+
+def is_as_made(part: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether to call a module is to run the forward of `kind`, and no more; what is in it is not asked."""
+    return isinstance(part, kind) and type(part).forward is kind.forward and not _is_more_than_its_class(part)
+
+
+def _is_more_than_its_class(part: nn.Module) -> bool:
+    """Whether somebody watches this one, in forwards or backwards, or has given it a forward of its own."""
+    hooks = part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks
+    return any(hooks) or "forward" in part.__dict__
