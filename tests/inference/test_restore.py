@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from xyscannet.errors import ConfigError, InputError
 from xyscannet.inference import plan_image, restore
 from xyscannet.inference.memory import peak_bytes
-from xyscannet.inference.plan import spans
+from xyscannet.inference.plan import plan_for, spans
 from xyscannet.inference.restore import ENSEMBLE, blend_weights, turned, turned_back
 from xyscannet.models import XYScanNet, XYScanNetConfig
 
@@ -135,6 +135,20 @@ def test_in_strips_as_planned(network: XYScanNet) -> None:
     assert seen == sorted(seen) and seen[-1] == pytest.approx(1)
     ensemble = restore(network, image, ensemble=True)
     assert (restore(network, image, plan, ensemble=True) - ensemble).abs().max() < 1e-6
+
+
+def test_not_in_strips_where_these_would_leave_a_hook_out(network: XYScanNet) -> None:
+    image = torch.rand(1, 3, 70, 90)
+    planned = plan_image(70, 90, network.config, device="cpu", dtype=torch.float32, memory=2**20, tile="none")
+    assert planned.mode == "strips"
+    network.decoder_level1.register_forward_hook(lambda module, inputs, output: 3 * output)
+    network.decoder_level1[0].vssm1 = nn.Sequential(network.decoder_level1[0].vssm1)
+    plan = plan_for(network, 70, 90, dtype=torch.float32, memory=2**20, tile="none")
+    assert plan.whole and "hooks" in plan.reason and plan.memory_bytes > planned.memory_bytes
+    with torch.no_grad():
+        wanted = network(image).clamp(0, 1)
+    for given in (plan, planned, None):
+        assert (restore(network, image, given) - wanted).abs().max() < 1e-6
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import torch
 
 from xyscannet.errors import ConfigError
 from xyscannet.models import XYScanNet, XYScanNetConfig
-from xyscannet.models.strips import Strips
+from xyscannet.models.strips import Strips, may_be_taken_apart
 
 SMALLEST = 1  # elements: every strip is one row, or column, of the smallest map
 
@@ -80,3 +80,44 @@ def test_progress_rises_to_one() -> None:
 def test_sequences_of_the_whole_map_are_refused() -> None:
     with pytest.raises(ConfigError, match="ss2d"):
         Strips(network(scanners=("ss2d", "ss2d")))
+
+
+def own_forward(module: torch.nn.Module) -> None:
+    module.forward = lambda x: x
+
+
+@pytest.mark.parametrize("change", [lambda module: module.register_forward_hook(print), own_forward])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "encoder_level1",
+        "encoder_level2.0",
+        "decoder_level1.0",
+        "decoder_level3.0.vssm1",
+        "decoder_level2.0.vssm2.scanner",
+        "fusion_level1",
+    ],
+)
+def test_what_strips_would_leave_out_is_seen(name, change) -> None:
+    model = network()
+    assert may_be_taken_apart(model) and may_be_taken_apart(model.fuse())
+    change(model.get_submodule(name))
+    assert not may_be_taken_apart(model) and not may_be_taken_apart(model.fuse())
+    with pytest.raises(ConfigError, match="hooks"):
+        Strips(model)
+
+
+@pytest.mark.parametrize("name", ["decoder_level1.0", "decoder_level1.0.vssm1", "fusion_level2"])
+def test_so_is_what_was_replaced(name) -> None:
+    model = network()
+    parent, _, last = name.rpartition(".")
+    setattr(model.get_submodule(parent), last, torch.nn.Sequential(model.get_submodule(name)))
+    assert not may_be_taken_apart(model)
+
+
+def test_what_a_step_calls_may_have_hooks() -> None:
+    model = network()
+    model.decoder_level1[0].ffn1.register_forward_hook(lambda module, given, made: 2 * made)
+    assert may_be_taken_apart(model)
+    assert differ(model, torch.rand(1, 3, 18, 23, dtype=torch.float64)) < 1e-10

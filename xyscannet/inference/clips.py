@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from xyscannet.files import replacing
-from xyscannet.inference.plan import ImagePlan, plan_image
+from xyscannet.inference.plan import ImagePlan, plan_for
 from xyscannet.inference.scales import restore_at_scales
 from xyscannet.inference.stages import Ahead, Behind
 from xyscannet.video import Clip, Coding, Segment, SegmentWriter, decode, pixels
@@ -78,8 +78,7 @@ def restore_segment(
         return SegmentTimes()
     started = time.perf_counter()
     info = clip.info
-    device = next(model.parameters()).device
-    plan, together = plan_frames(clip, model, device, dtype, tile, sharing)
+    plan, together = plan_frames(clip, model, dtype, tile, sharing)
     samples = Samples(coding.layout, info.colour[3], info.colour[0] == FULL_RANGE, info.height)
     warm_up = min(WARM_UP, segment.first - clip.segments[0].first) if clip.options.deflicker else 0
     done = -warm_up
@@ -127,16 +126,16 @@ def restore_segment(
 def plan_frames(
     clip: Clip,
     model: nn.Module,
-    device: torch.device,
     dtype: torch.dtype,
     tile: str | int,
     sharing: int,
 ) -> tuple[ImagePlan, int]:
     """How each frame is restored, and how many go through the network together."""
     height, width = clip.info.height, clip.info.width
+    device = next(model.parameters()).device
 
     def plan(rows: int) -> ImagePlan:
-        return plan_image(rows, width, model.config, device=device, dtype=dtype, tile=tile, sharing=sharing)
+        return plan_for(model, rows, width, dtype=dtype, tile=tile, sharing=sharing)
 
     one = plan(height)
     together = min(BATCH_PIXELS.get(device.type, 0) // (height * width), _MOST_FRAMES)

@@ -36,6 +36,11 @@ class _Captured:
         return self._graph(x).clone(memory_format=torch.preserve_format)
 
 
+def without_graphs(network: nn.Module) -> nn.Module:
+    """The network that is replayed, or the one that is not."""
+    return network.network if isinstance(network, CudaGraphs) else network
+
+
 def _pixels(shape: Sequence[int]) -> int:
     return shape[0] * shape[-2] * shape[-1]
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from xyscannet import checkpoint
 from xyscannet.errors import ConfigError
-from xyscannet.inference.plan import plan_image
+from xyscannet.inference.plan import plan_for
 from xyscannet.inference.scales import restore_at_scales
 from xyscannet.models import XYScanNet
 
@@ -90,8 +90,7 @@ class Restorer(XYScanNet):
             raise ConfigError(
                 f"a floating image must lie in [0, 1]; this one goes to {float(pixels.abs().max()):g}"
             )
-        device = next(self.parameters()).device
-        plan = plan_image(*batch.shape[2:], self.config, device=device, dtype=dtype, tile=tile)
+        plan = plan_for(self, *batch.shape[2:], dtype=dtype, tile=tile)
         restored, _ = restore_at_scales(
             self, pixels, plan, scales=scales, tile=tile, ensemble=ensemble, dtype=dtype
         )

@@ -29,10 +29,11 @@ def peak_bytes(
     dtype: torch.dtype,
     device: torch.device | str,
     strips: int = 0,
+    as_made: bool = True,
 ) -> int:
     """Estimated peak memory, in bytes, of one pass of the network over a (height, width) image.
 
-    `strips` is channels x pixels of the strips that it works through, 0 for none.
+    `strips` is channels x pixels of the strips that it works through, 0 for none; `as_made` as for `plan_image`.
 
     What lives at the peak is counted exactly (see `live_numbers`, `live_numbers_in_strips`); on a CPU gaps in the heap
     come on top, in float32 up to 48 MiB, in strips 8 MiB and eight times a strip, and where the processor has no
@@ -41,7 +42,7 @@ def peak_bytes(
     """
     multiple = config.size_multiple
     height, width = (math.ceil(n / multiple) * multiple for n in (height, width))
-    tiled = runs_in_strips(config) and steps_in_cache(dtype, device)
+    tiled = as_made and runs_in_strips(config) and steps_in_cache(dtype, device)
     if strips:
         numbers = live_numbers_in_strips(height, width, config, strips, tiled)
     else:

@@ -7,11 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
+from torch import nn
 
 from xyscannet.errors import ConfigError, InputError, UnavailableError
+from xyscannet.inference.graphs import without_graphs
 from xyscannet.inference.memory import available_memory, mebibytes, peak_bytes
 from xyscannet.models import XYScanNetConfig
-from xyscannet.models.strips import ELEMENTS, FEW_ELEMENTS, runs_in_strips
+from xyscannet.models.strips import ELEMENTS, FEW_ELEMENTS, may_be_taken_apart, runs_in_strips
 from xyscannet.ops.hardware import bf16_is_fast
 
 OVERLAP = 96  # pixels that neighbouring tiles share
@@ -71,6 +73,7 @@ def plan_image(
     tile: str | int = "auto",
     memory: int | None = None,
     sharing: int = 1,
+    as_made: bool = True,
 ) -> ImagePlan:
     """Plan the restoration of a (height, width) image.
 
@@ -81,6 +84,8 @@ def plan_image(
             map as one sequence ("ss2d") do not run in strips.
         memory: bytes that the restoration may take; by default a share of what is free on `device` now.
         sharing: number of networks among which they are divided.
+        as_made: whether the network is as it was made; one whose blocks have hooks, or were replaced, does not run in
+            strips either.
 
     Raises:
         ConfigError: `tile` is neither of these.
@@ -94,9 +99,11 @@ def plan_image(
     memory //= sharing
 
     def peak(tile_height: int, tile_width: int, strips: int) -> int:
-        return peak_bytes(tile_height, tile_width, config, dtype=dtype, device=device, strips=strips)
+        return peak_bytes(
+            tile_height, tile_width, config, dtype=dtype, device=device, strips=strips, as_made=as_made
+        )
 
-    in_strips = runs_in_strips(config)
+    in_strips = as_made and runs_in_strips(config)
     whole, fast, small = (
         ImagePlan(strips, (height, width), (1, 1), 0, peak(height, width, strips), "")
         for strips in (0, ELEMENTS, FEW_ELEMENTS)
@@ -117,8 +124,10 @@ def plan_image(
         return replace(strips, reason=reason)
     if in_strips:
         reason += f"; in strips of its feature maps {mebibytes(small.memory_bytes)}"
-    else:
+    elif as_made:
         reason += "; a scan of the map as one sequence (ss2d) does not run in strips"
+    else:
+        reason += "; with hooks on its blocks, or other blocks, a network does not run in strips"
     if tile == "none":
         return replace(least, reason=f"{reason}; tiles are switched off")
     grid = _smallest_grid(height, width, lambda h, w: peak(h, w, least.strips) <= memory)
@@ -129,6 +138,22 @@ def plan_image(
             f"only {have} may be used: free some memory or take a smaller network"
         )
     return _tiled(least, grid, OVERLAP, peak, reason)
+
+
+def plan_for(
+    model: nn.Module,
+    height: int,
+    width: int,
+    *,
+    dtype: torch.dtype,
+    tile: str | int = "auto",
+    memory: int | None = None,
+    sharing: int = 1,
+) -> ImagePlan:
+    """`plan_image` for a network on its device, as it is."""
+    place = {"device": next(model.parameters()).device, "as_made": may_be_taken_apart(without_graphs(model))}
+    given = {"dtype": dtype, "tile": tile, "memory": memory, "sharing": sharing}
+    return plan_image(height, width, model.config, **place, **given)
 
 
 def _allowance(pixels: int, device: torch.device) -> int:

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from xyscannet.errors import ConfigError, InputError
-from xyscannet.inference.graphs import CudaGraphs
+from xyscannet.inference.graphs import CudaGraphs, without_graphs
 from xyscannet.inference.memory import mebibytes
-from xyscannet.inference.plan import OVERLAP, ImagePlan, plan_image, spans
+from xyscannet.inference.plan import OVERLAP, ImagePlan, plan_for, spans
 from xyscannet.inference.precision import arithmetic
-from xyscannet.models.strips import Strips
+from xyscannet.models.strips import Strips, may_be_taken_apart
 from xyscannet.models.xyscannet import block_shares
 from xyscannet.ops.packing import kept
 
@@ -48,7 +48,7 @@ def restore(
     Args:
         model: an `XYScanNet` in eval mode.
         image: (B, 3, H, W), RGB in [0, 1], on any device.
-        plan: whole or in tiles; by default what `plan_image` says of the model's device.
+        plan: whole or in tiles; by default what `plan_for` says.
         ensemble: average the results for the eight flips and rotations of the image.
         dtype: float32, or bfloat16 or float16 by autocast; by default float32. Weights in float64 compute in float64.
         tell: called with each thing the user should hear of; by default logged as a warning.
@@ -70,7 +70,7 @@ def restore(
     if dtype not in (*DTYPES, weights):
         raise ConfigError(f"dtype must be one of {', '.join(map(str, DTYPES))}, not {dtype}")
     if plan is None:
-        plan = plan_image(*image.shape[2:], model.config, device=device, dtype=dtype)
+        plan = plan_for(model, *image.shape[2:], dtype=dtype)
     with torch.inference_mode():
         image = image.float()
         if not bool(torch.isfinite(image).all()):
@@ -85,24 +85,21 @@ def restore(
                     raise
             if isinstance(model, CudaGraphs):
                 model.forget()
-            plan = _halved(plan, image, model, device, dtype)
+            plan = _halved(plan, image, model, dtype)
             tell(f"memory ran out: restoring it in {plan.describe()}")
             if device.type == "cuda":
                 torch.cuda.empty_cache()
 
 
 def _in_form(model: nn.Module, plan: ImagePlan) -> nn.Module:
-    """The model as the plan runs it."""
-    if not plan.strips:
-        return model
-    return Strips(model.network if isinstance(model, CudaGraphs) else model, plan.strips)
+    """The model as the plan runs it; as it is where strips would leave out what it has become."""
+    network = without_graphs(model)
+    return Strips(network, plan.strips) if plan.strips and may_be_taken_apart(network) else model
 
 
-def _halved(
-    plan: ImagePlan, image: Tensor, model: nn.Module, device: torch.device, dtype: torch.dtype
-) -> ImagePlan:
+def _halved(plan: ImagePlan, image: Tensor, model: nn.Module, dtype: torch.dtype) -> ImagePlan:
     """A plan that takes half of the memory of one that took too much, or the smallest. InputError if it was that."""
-    anew = partial(plan_image, *image.shape[2:], model.config, device=device, dtype=dtype)
+    anew = partial(plan_for, model, *image.shape[2:], dtype=dtype)
     try:
         return anew(memory=plan.memory_bytes // 2)
     except InputError:

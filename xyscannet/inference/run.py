@@ -18,7 +18,7 @@ from xyscannet.inference.clip_runs import refuse_existing, restore_clip
 from xyscannet.inference.graphs import CudaGraphs
 from xyscannet.inference.jobs import Job
 from xyscannet.inference.pipeline import Item, Pipeline
-from xyscannet.inference.plan import ImagePlan, plan_image
+from xyscannet.inference.plan import ImagePlan, plan_for
 from xyscannet.inference.precision import arithmetic
 from xyscannet.inference.records import Record, Settings
 from xyscannet.inference.scales import restore_at_scales
@@ -169,15 +169,8 @@ def _restore(
 
 def plan_of(height: int, width: int, model: nn.Module, settings: Settings) -> ImagePlan:
     """How a (height, width) image is restored by a network under these settings."""
-    return plan_image(
-        height,
-        width,
-        model.config,
-        device=next(model.parameters()).device,
-        dtype=settings.dtype,
-        tile=settings.tile,
-        sharing=settings.sharing,
-    )
+    given = {"dtype": settings.dtype, "tile": settings.tile, "sharing": settings.sharing}
+    return plan_for(model, height, width, **given)
 
 
 def _restore_clip(

@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xyscannet.errors import ConfigError, InputError
-from xyscannet.inference.plan import ImagePlan, plan_image
+from xyscannet.inference.plan import ImagePlan, plan_for
 from xyscannet.inference.restore import logger, restore
 
 SCALES = 4  # at most: 1, 1/2, 1/4 and 1/8 of the size
@@ -69,7 +69,7 @@ def restore_at_scales(
 
     Args:
         scales: "auto", or a number from 1, the full size only, to 4, from an eighth of it up.
-        plan: at the full size; by default what `plan_image` says.
+        plan: at the full size; by default what `plan_for` says.
         tile, sharing: as for `plan_image`, at the other scales.
         model, image, ensemble, dtype, tell, progress: as for `restore`.
 
@@ -86,9 +86,7 @@ def restore_at_scales(
         raise ConfigError(f"an image must be of shape (B, 3, H, W), not {tuple(image.shape)}")
     home, weight = image.device, next(model.parameters())
     dtype = torch.float64 if weight.dtype == torch.float64 else dtype or torch.float32
-    planned = partial(
-        plan_image, config=model.config, device=weight.device, dtype=dtype, tile=tile, sharing=sharing
-    )
+    planned = partial(plan_for, model, dtype=dtype, tile=tile, sharing=sharing)
     plan = plan or planned(*image.shape[2:])
     told: set[str] = set()
     reached = 0.0

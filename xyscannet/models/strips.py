@@ -17,11 +17,18 @@ from torch import Tensor, nn
 from xyscannet.errors import ConfigError
 from xyscannet.models import steps
 from xyscannet.models.config import XYScanNetConfig
-from xyscannet.models.fusion import AFF, KLFF
+from xyscannet.models.fusion import AFF, FUSIONS, KLFF
 from xyscannet.models.layers import GDFN, LayerNorm2d
-from xyscannet.models.scanners import IntraScanner
+from xyscannet.models.plain import is_as_made, is_plain
+from xyscannet.models.scanners import SCANNERS, IntraScanner
 from xyscannet.models.vssm import VSSM
-from xyscannet.models.xyscannet import XYScanNet, block_shares, pad_to_multiple
+from xyscannet.models.xyscannet import (
+    DecoderBlock,
+    EncoderBlock,
+    XYScanNet,
+    block_shares,
+    pad_to_multiple,
+)
 from xyscannet.ops.hardware import widest
 from xyscannet.ops.kl_gate.reference import kl_divergence, resize_nearest
 from xyscannet.ops.line_means import line_means
@@ -71,6 +78,27 @@ def runs_in_strips(config: XYScanNetConfig) -> bool:
     return "ss2d" not in config.scanners
 
 
+def may_be_taken_apart(network: nn.Module) -> bool:
+    """Whether what strips go through instead of calling it is as it was made, so that nothing is left out."""
+    return is_plain() and all(is_as_made(module, kind) for module, kind in _taken_apart(network))
+
+
+def _taken_apart(network: nn.Module) -> Iterator[tuple[nn.Module, type[nn.Module]]]:
+    """What strips go through, and what it is made as; each is there if those before it are as they were made."""
+    yield network, XYScanNet
+    for level in (1, 2, 3):
+        for side, kind in (("encoder", EncoderBlock), ("decoder", DecoderBlock)):
+            blocks = getattr(network, f"{side}_level{level}")
+            yield blocks, nn.Sequential
+            yield from ((block, kind) for block in blocks)
+            for block in blocks if kind is DecoderBlock else ():
+                for vssm, scanner in zip((block.vssm1, block.vssm2), network.config.scanners):
+                    yield vssm, VSSM
+                    yield vssm.scanner, SCANNERS[scanner]
+    for fusion in (network.fusion_level1, network.fusion_level2):
+        yield fusion, FUSIONS[network.config.fusion]
+
+
 class Strips(nn.Module):
     """An `XYScanNet`, fused or not, run in strips: input and output as the network's, equal but for rounding.
 
@@ -83,7 +111,7 @@ class Strips(nn.Module):
         progress: called with the share of a forward that is done.
 
     Raises:
-        ConfigError: the network scans a map as one sequence ("ss2d").
+        ConfigError: the network scans a map as one sequence ("ss2d"), or `may_be_taken_apart` says no.
     """
 
     def __init__(
@@ -96,6 +124,10 @@ class Strips(nn.Module):
         super().__init__()
         if not runs_in_strips(network.config):
             raise ConfigError("a network that scans a map as one sequence (ss2d) does not run in strips")
+        if not may_be_taken_apart(network):
+            raise ConfigError(
+                "a network with hooks on its blocks, or with other blocks, does not run in strips"
+            )
         self.network, self.elements, self.least, self.progress = network, elements, least, progress
         self._done = self._pass = 0.0
         self._spare: Tensor | None = None
