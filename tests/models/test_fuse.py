@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -53,6 +54,43 @@ def test_what_is_foldable_is_folded_and_the_network_itself_is_left_as_it_was():
     after = network.state_dict()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
     assert all(parameter.requires_grad for parameter in network.parameters())
+
+
+def tied(network: torch.nn.Module) -> None:
+    """One mixer for two scanners, of which one can be folded."""
+    network.decoder_level1[0].vssm2.scanner.mamba = network.decoder_level1[0].vssm1.scanner.mamba
+
+
+def hooked(name: str) -> Callable[[torch.nn.Module], None]:
+    return lambda network: network.get_submodule(name).register_forward_hook(
+        lambda module, inputs, output: 0.5 * output + 0.3
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        tied,
+        *map(hooked, ("decoder_level1.0.vssm1.scanner.mamba", "fusion_level1", "up2_1", "reduce_level2")),
+    ],
+)
+def test_what_does_more_than_its_weights_say_is_not_folded(change):
+    network = trained(TINY)
+    image = torch.rand(1, 3, 12, 16)
+    with torch.inference_mode():
+        before = network(image)
+        change(network)
+        changed = network(image)
+        assert not torch.equal(changed, before)
+        torch.testing.assert_close(network.fuse()(image), changed, rtol=0, atol=1e-5)
+
+
+def test_an_up_sampling_that_was_replaced_is_not_folded():
+    network = trained(TINY)
+    network.up2_1 = torch.nn.Sequential(network.up2_1)
+    image = torch.rand(1, 3, 12, 16)
+    with torch.inference_mode():
+        torch.testing.assert_close(network.fuse()(image), network(image), rtol=0, atol=1e-5)
 
 
 def test_fusing_twice_changes_nothing_more():

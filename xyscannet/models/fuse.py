@@ -6,18 +6,21 @@ Exact but for rounding; products are taken in float64 where the device has it. W
   the feature map. (conv_in into in_proj would cost a third more multiply-accumulates.)
 - Skips: the two halves of the reducing 1x1 convolution into the convolution of the up-sampling and into the last
   convolution of the fusion. What remains is a sum; 4 C^2 multiply-accumulates a pixel are saved.
+
+Modules with hooks or in the place of these, and mixers that two scanners share, stay as they are.
 """
 
 from __future__ import annotations
 
 import copy
+from collections import Counter
 
 import torch
 from torch import Tensor, nn
 
 from xyscannet.models.fusion import AFF, KLFF
-from xyscannet.models.layers import pointwise
-from xyscannet.models.plain import is_plain, plain
+from xyscannet.models.layers import Upsample, pointwise
+from xyscannet.models.plain import is_as_made, is_plain, plain
 from xyscannet.models.scanners import IntraScanner
 from xyscannet.models.xyscannet import XYScanNet
 from xyscannet.ops.hardware import widest
@@ -55,13 +58,17 @@ class Sum(nn.Module):
 def fuse(network: XYScanNet) -> XYScanNet:
     """A copy of the network with linear maps folded; same output, no gradients, cannot be saved as a checkpoint."""
     network = copy.deepcopy(network).eval().requires_grad_(False)
+    owners = Counter(part for module in network.modules() for part in module.children())
     for module in network.modules():
-        if type(module) is IntraScanner and is_plain(module.conv_out, module.mamba.out_proj):
+        alone = type(module) is IntraScanner and owners[module.mamba] == 1
+        if alone and is_plain(module.conv_out, module.mamba):
             _fold_out_proj(module)
     for level, up in ((1, network.up2_1), (2, network.up3_2)):
         fusion, reduce = getattr(network, f"fusion_level{level}"), getattr(network, f"reduce_level{level}")
-        last = getattr(fusion, _LAST[type(fusion)]) if type(fusion) in _LAST else None
-        if last is not None and is_plain(reduce, up.conv, last):
+        if not (type(fusion) in _LAST and is_as_made(fusion, type(fusion)) and is_as_made(up, Upsample)):
+            continue
+        last = getattr(fusion, _LAST[type(fusion)])
+        if is_plain(reduce, up.conv, last):
             decoder, skip = reduce.weight.chunk(2, dim=1)  # (C, C, 1, 1) each
             _follow(up.conv, decoder)
             _follow(last, skip)
