@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +107,18 @@ def test_weights_of_a_lower_type(weights: torch.dtype, tmp_path: Path) -> None:
     model, small = xyscannet.load("xyscannet-s", dtype=weights), image(8, 12)
     away = (model.restore(small) - xyscannet.load("xyscannet-s").restore(small)).abs().max()
     assert away < 0.02 if weights == torch.bfloat16 else away == 0
+
+
+@pytest.mark.parametrize("weights", [torch.bfloat16, torch.float16])
+def test_weights_of_a_lower_type_compute_in_float32_too(weights: torch.dtype) -> None:
+    model, small = xyscannet.load("xyscannet-s", dtype=weights), image(8, 12)
+    wanted = copy.deepcopy(model).float().restore(small)
+    assert torch.equal(model.restore(small, dtype=torch.float32), wanted)
+    model.output.register_forward_hook(
+        lambda module, given, made: made if made.dtype == torch.float32 else made * torch.inf
+    )
+    assert torch.equal(model.restore(small), wanted)  # where the lower type overflows
+    assert model.output.weight.dtype == weights
 
 
 @pytest.mark.parametrize(

@@ -160,7 +160,11 @@ class _Pass:
         if dtype == torch.float64:  # what the weights are in
             return self.model(tile.double()).float()
         with arithmetic(self.device.type, dtype):
-            return self.model(tile).float()
+            if dtype != torch.float32 or next(self.model.parameters()).dtype == torch.float32:
+                return self.model(tile).float()
+            network = without_graphs(self.model)  # graphs would keep the wider weights' addresses
+            wide = {name: weight.float() for name, weight in network.named_parameters()}
+            return torch.func.functional_call(network, wide, (tile,))
 
 
 def _in_tiles(run: _Pass, image: Tensor, plan: ImagePlan, progress: Callable[[float], None] | None) -> Tensor:
