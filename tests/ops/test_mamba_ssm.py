@@ -100,6 +100,23 @@ def _either(given, sequence_inputs):
     return selective_scan_fn(**inputs, delta_softplus=True, return_last_state=True)
 
 
+def test_a_gradient_through_the_last_state_is_refused_for_it_would_be_missing(package):
+    """The package's backward leaves it out."""
+
+    def forgetful(*tensors, return_last_state, **options):
+        out, last = package_scan(*tensors, return_last_state=True, **options)
+        return out, last.detach()
+
+    package(forgetful)
+    u = torch.randn(1, 4, 8, requires_grad=True)
+    others = torch.rand(1, 4, 8), -torch.rand(4, 2), torch.randn(1, 2, 8), torch.randn(1, 2, 8)
+    with use_backend("mamba_ssm"):
+        out, last = selective_scan_fn(u, *others, return_last_state=True)
+        assert torch.autograd.grad(out.sum(), u, retain_graph=True)[0].abs().min() > 0
+        with pytest.raises(UnavailableError, match="last state"):
+            torch.autograd.grad(out.sum() + last.sum(), u)
+
+
 def test_only_the_scan_is_its(package):
     package()
     with use_backend("mamba_ssm"):

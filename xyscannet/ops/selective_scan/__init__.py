@@ -128,8 +128,9 @@ def selective_scan_fn(
 
     u, delta, z: (B, D, L); A: (D, N) real; B, C: constant (D, N), (B, N, L) or grouped (B, G, N, L); D, delta_bias:
     (D,). Returns (B, D, L) in u's dtype, and with return_last_state also the last state (B, D, N) in float32
-    (float64 if u is). Differentiable in every input and through both results. Constant B or C run one channel per
-    group, which is slow. Raises TypeError for what is no real tensor, ValueError where shapes or devices do not fit.
+    (float64 if u is). Differentiable in every input and through both results (with the backend mamba_ssm through the
+    first). Constant B or C run one channel per group, which is slow. Raises TypeError for what is no real tensor,
+    ValueError where shapes or devices do not fit.
     """
     if u.dim() != 3 or A.dim() != 2:
         raise ValueError(f"u must be (B, D, L) and A (D, N), not {tuple(u.shape)} and {tuple(A.shape)}")

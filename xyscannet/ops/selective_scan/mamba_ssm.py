@@ -110,6 +110,20 @@ def _call(
     return (out.flip(-1) if reverse else out).transpose(1, 2), last
 
 
+class _LastState(torch.autograd.Function):
+    """The last states. The package's backward takes no notice of their gradient, which would be missing."""
+
+    @staticmethod
+    def forward(ctx, last: Tensor, out: Tensor) -> Tensor:
+        return last.clone()
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[None, None]:
+        raise UnavailableError(
+            "mamba-ssm has no gradient through the last state: use the backend cpu, triton or reference"
+        )
+
+
 def scan(
     u: Tensor,
     delta: Tensor,
@@ -122,10 +136,11 @@ def scan(
     delta_softplus: bool,
     directions: Sequence[str],
 ) -> tuple[Tensor, Tensor]:
-    """As `reference.scan`, by the package's kernel, differentiable by its own backward.
+    """As `reference.scan`, by the package's kernel, differentiable by its own backward: through the output alone.
 
     Raises:
-        UnavailableError: the package cannot be imported, gives wrong results, or does not take float64.
+        UnavailableError: the package cannot be imported, gives wrong results, or does not take float64; in the
+            backward, where a gradient comes through the last states.
     """
     if u.dtype not in TYPES:
         raise UnavailableError(f"mamba-ssm takes float32, bfloat16 and float16, not {u.dtype}")
@@ -140,4 +155,5 @@ def scan(
         )
         outputs.append(from_rows(out, u.shape, direction))
         lasts.append(last)
-    return torch.stack(outputs, dim=3), torch.cat(lasts)
+    out = torch.stack(outputs, dim=3)
+    return out, _LastState.apply(torch.cat(lasts), out)
