@@ -102,6 +102,21 @@ def test_the_reference_backend_takes_the_definition(dtype):
     assert torch.equal(found[2], silu_gate_reference(x, both[:, :24]))
 
 
+def test_the_definition_has_every_derivative():
+    torch.manual_seed(0)
+    x, weight = maps(torch.float64, 4, (1, 2, 2)), torch.ones(2, dtype=torch.float64)
+
+    def layers(x):
+        x = layer_norm(silu_gate(x), weight, weight)
+        return silu_mul(x, x)
+
+    with use_backend("reference"):
+        assert torch.autograd.gradgradcheck(layers, (x,))
+        along = torch.func.jvp(layers, (x.detach(),), (torch.ones_like(x),))[1]
+        jacobian = torch.func.jacrev(layers)(x.detach())
+    torch.testing.assert_close(along, jacobian.sum((4, 5, 6, 7)))
+
+
 def _layers(x, weight, bias):
     """Both operators under a name each: (B, 2C, H, W) -> (B, C, H, W)."""
     return silu_mul(layer_norm(silu_gate(x), weight, bias), x.chunk(2, dim=1)[1])

@@ -6,6 +6,7 @@ stored type.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from xyscannet.ops.backends import own_backend
@@ -17,9 +18,15 @@ __all__ = ["silu_gate", "silu_gate_reference", "silu_mul"]
 
 def silu_gate(x: Tensor) -> Tensor:
     """`silu(first half) * second half` of the channels: (B, 2C, H, W) -> (B, C, H, W), channels-last."""
-    return operator.silu_gate(x, own_backend(x.device.type))
+    backend = own_backend(x.device.type)
+    if backend == "reference":
+        return silu_mul(*x.chunk(2, dim=1))
+    return operator.silu_gate(x, backend)
 
 
 def silu_mul(gate: Tensor, value: Tensor) -> Tensor:
     """`silu(gate) * value` for two maps (B, C, H, W) of any strides; the result is channels-last."""
-    return operator.silu_mul(gate, value, own_backend(value.device.type))
+    backend = own_backend(value.device.type)
+    if backend == "reference":
+        return silu_gate_reference(gate, value).to(value.dtype, memory_format=torch.channels_last)
+    return operator.silu_mul(gate, value, backend)

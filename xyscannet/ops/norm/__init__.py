@@ -21,4 +21,7 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Te
 
     Statistics are float32 (float64 for float64) whatever the type of x, which is also the type of the result.
     """
-    return operator.layer_norm(x, weight, bias, eps, own_backend(x.device.type))
+    backend = own_backend(x.device.type)
+    if backend == "reference":
+        return layer_norm_reference(x, weight.to(x.dtype), bias.to(x.dtype), eps).to(x.dtype)
+    return operator.layer_norm(x, weight, bias, eps, backend)
