@@ -62,8 +62,9 @@ def same_beside_the_pixels(one: dict, other: dict) -> None:
         ("a.mkv", {"codec": "ffv1"}),
         ("a.mkv", {"codec": "ffv1", "pixel_format": "yuv422p10le", "colour": (2, 9, 16, 9)}),
         ("a.mkv", {"codec": "ffv1", "pixel_format": "bgr0", "colour": (0, 1, 1, 0)}),
+        ("a.mkv", {"codec": "ffv1", "pixel_format": "gray"}),
     ],
-    ids=["yuv420p", "10 bit, full range, BT.2020", "rgb"],
+    ids=["yuv420p", "10 bit, full range, BT.2020", "rgb", "grey"],
 )
 def test_what_the_network_leaves_alone_comes_out_bit_for_bit(
     tmp_path: Path, name: str, settings: dict

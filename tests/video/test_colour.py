@@ -105,6 +105,7 @@ def test_every_format_has_planes() -> None:
         ("rgb48le", "gbrp16le"),
         ("yuvj444p", "yuv444p"),
         ("gray", "gray"),
+        ("ya8", "gbrap"),
         ("pal8", "gbrp"),
     ):
         assert pixels.planar(av.VideoFormat(name)).name == planes
@@ -118,3 +119,15 @@ def test_frames_come_back_as_they_were() -> None:
         frame = pixels.from_planes(planes, layout)
         for before, after in zip(planes, pixels.to_planes(frame, layout)):
             assert np.array_equal(before, after)
+
+
+def test_the_opacity_of_grey_is_kept() -> None:
+    av = pytest.importorskip("av")
+    frame = av.VideoFrame(32, 8, "ya8")
+    pairs = np.frombuffer(frame.planes[0], np.uint8)
+    pairs[:] = np.random.default_rng(0).integers(0, 256, len(pairs))
+    layout = pixels.planar(frame.format)
+    again = pixels.converted(pixels.from_planes(pixels.to_planes(frame, layout), layout), "ya8")
+    assert np.array_equal(
+        pairs.reshape(8, -1)[:, :64], np.frombuffer(again.planes[0], np.uint8).reshape(8, -1)[:, :64]
+    )

@@ -177,7 +177,7 @@ def _restored(planes: Planes, model: nn.Module, samples: Samples, plan: ImagePla
     device = next(model.parameters()).device
     with torch.inference_mode():
         coded = [torch.from_numpy(_signed(plane)).to(device) for plane in planes]
-        rgb = samples.to_rgb(coded).clamp_(0, 1)
+        rgb = samples.to_rgb(coded).clamp(0, 1)
         return _Restored(coded, rgb, restore_at_scales(model, rgb, plan, **how)[0] - rgb)
 
 

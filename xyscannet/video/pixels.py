@@ -71,9 +71,10 @@ def planar(format: Any) -> Layout:
     bits = max(component.bits for component in format.components)
     depth = "" if bits <= 8 else f"{next(depth for depth in (10, 12, 16) if bits <= depth)}le"
     alpha = "a" if any(component.is_alpha for component in format.components) else ""
-    if format.is_rgb or format.has_palette:
+    grey = all(component.is_luma or component.is_alpha for component in format.components)
+    if format.is_rgb or format.has_palette or (grey and alpha):  # no planar format is grey with opacity
         name = f"gbr{alpha}p{depth}"
-    elif all(component.is_luma or component.is_alpha for component in format.components):
+    elif grey:
         name = f"gray{depth}"
     else:
         across, down = format.chroma_width(64), format.chroma_height(64)
