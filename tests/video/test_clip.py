@@ -39,6 +39,16 @@ def test_the_index_has_every_frame(source: Path) -> None:
     assert index.between(float(first) - 1e-4, float(first) + 1e-4, clips.TICKS) == range(7, 8)
 
 
+@pytest.mark.parametrize("rate", [10, 25])
+def test_decimal_times_are_exact(rate: int) -> None:
+    index = clip_module.FrameIndex(tuple(range(50)), (0,), (0,), (1,) * 50, 50)
+    for tenths in range(1, 20):
+        first = -(-tenths * rate // 10)
+        seconds = clip_module.seconds_of(f"0:00:0{tenths / 10}")
+        assert index.between(tenths / 10, 2, Fraction(1, rate)) == range(first, 2 * rate)
+        assert index.between(0, seconds, Fraction(1, rate)) == range(first)
+
+
 def test_segments_begin_at_key_frames(source: Path) -> None:
     clip = video.plan_clip(source)
     assert [(each.first, each.frames) for each in clip.segments] == [(0, 60), (60, 70)]

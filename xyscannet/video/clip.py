@@ -95,7 +95,8 @@ class FrameIndex:
     def between(self, start: float, end: float, time_base: Fraction) -> range:
         """Numbers of the frames that are shown from `start` on and before `end`, in seconds from the first."""
         ticks = [
-            math.inf if math.isinf(at) else self.times[0] + Fraction(at) / time_base for at in (start, end)
+            math.inf if math.isinf(at) else self.times[0] + Fraction(str(at)) / time_base
+            for at in (start, end)
         ]
         first, last = (bisect_left(self.times, at) for at in ticks)
         return range(first, last)
@@ -221,4 +222,4 @@ def seconds_of(text: str | float) -> float:
         parts = []
     if not 1 <= len(parts) <= 3 or any(part < 0 or not math.isfinite(part) for part in parts):
         raise ConfigError(f"{text!r} is not a time: give seconds, or h:mm:ss")
-    return sum(part * 60**i for i, part in enumerate(reversed(parts)))
+    return float(sum(Fraction(str(part)) * 60**i for i, part in enumerate(reversed(parts))))
