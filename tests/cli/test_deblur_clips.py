@@ -92,7 +92,8 @@ def test_what_was_interrupted_goes_on(deblur, clip: Path, monkeypatch: pytest.Mo
     assert result.exit_code == 130 and json.loads(result.stdout)["status"] == "interrupted"
     assert "--exist skip" in result.stderr
     folder = "out/.a.mp4.segments"
-    assert left_over("out") == [f"{folder}/000000", f"{folder}/fingerprint"]
+    (segment,) = left_over("out")
+    assert segment.startswith(folder) and segment.endswith("-000000")
     result = deblur("a.mp4", "out", "--exist", "skip", "--json", "-")
     assert result.exit_code == 0 and "60 of them found restored" in result.stderr
     assert json.loads(result.stdout)["clip"]["frames_found"] == 60
@@ -112,6 +113,26 @@ def test_segments_of_other_settings_are_not_mixed_in(
     assert "segments of an earlier run with other settings are made again" in result.stderr
     assert deblur("a.mp4", "fresh.mp4", "--crf", "10").exit_code == 0
     assert Path("fresh.mp4").read_bytes() == Path("out/a.mp4").read_bytes()
+
+
+def test_a_second_run_on_one_output_is_refused(deblur, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With other settings, while the first is at its second segment."""
+    put(clip, "a.mp4")
+    seconds = []
+
+    def meanwhile(clip, segment, *arguments, **options):
+        if segment.number == 1 and not seconds:
+            seconds.append(None)
+            before = left_over()
+            seconds[0] = deblur("a.mp4", "b.mp4", "--crf", "40")
+            assert left_over() == before
+        return restore_segment(clip, segment, *arguments, **options)
+
+    monkeypatch.setattr(clip_runs, "restore_segment", meanwhile)
+    assert deblur("a.mp4", "b.mp4", "--crf", "10").exit_code == 0
+    assert seconds[0].exit_code == 2, seconds[0].output
+    assert "another run is writing to" in seconds[0].stderr and ".b.mp4.segments" in seconds[0].stderr
+    assert left_over() == ["a.mp4", "b.mp4"]
 
 
 def test_a_dry_run_plans_clips(deblur, clip: Path) -> None:
@@ -192,7 +213,7 @@ def test_a_full_disk_keeps_what_is_finished(deblur, clip: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert result.exit_code == 1 and "cannot be written" in result.stderr, result.output
-    assert not [path for path in left_over("out") if not path.endswith("fingerprint")]
+    assert left_over("out") == []
 
 
 def test_the_tiny_network_is_deterministic(tiny_weights: Path) -> None:

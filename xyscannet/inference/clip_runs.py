@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,14 +15,12 @@ from torch import nn
 import xyscannet
 from xyscannet.addresses import Address, exists
 from xyscannet.errors import InputError
-from xyscannet.files import reason, replacing, shown
+from xyscannet.files import held, reason, shown
 from xyscannet.inference.clips import SegmentTimes, restore_segment
 from xyscannet.video import Clip, Coding, Segment, choose_coding, join, plan_clip
 
 if TYPE_CHECKING:
     from xyscannet.inference.records import Settings
-
-_MARK = "fingerprint"
 
 
 @dataclass(frozen=True)
@@ -59,17 +58,43 @@ class OpenedClip:
     """A clip, and the hidden folder beside the output where its finished segments stay until it is joined.
 
     Attributes:
-        notes: what the user should hear of.
+        mark: tells segments of the same clip, network and settings from others.
     """
 
     clip: Clip
     coding: Coding
     output: Path
-    notes: tuple[str, ...]
+    mark: str
 
     @property
     def folder(self) -> Path:
-        return _folder(self.output)
+        return self.output.with_name(f".{self.output.name}.segments")
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[tuple[str, ...]]:
+        """While entered, as it must be for the work, no other run makes this output; gives notes for the user.
+
+        Segments that an earlier run has finished are kept, those of another clip, network or settings are removed.
+        Raises ConfigError while another run makes it.
+        """
+        notes = self.coding.notes
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{shown(self.folder)}: cannot be made: {reason(error)}") from error
+        try:
+            with held(self.folder):
+                others = [
+                    path for path in self.folder.iterdir() if not path.name.startswith((self.mark, "."))
+                ]
+                for path in others:
+                    path.unlink()
+                if others:
+                    notes += ("segments of an earlier run with other settings are made again",)
+                yield notes
+        finally:
+            with contextlib.suppress(OSError):  # it holds segments, or is gone
+                self.folder.rmdir()
 
     def restore(
         self,
@@ -110,19 +135,18 @@ class OpenedClip:
         return ClipTimes(frames, frames - restored, len(parts), seconds, waiting)
 
     def _file(self, segment: Segment) -> Path:
-        return self.folder / f"{segment.number:06}"
+        return self.folder / f"{self.mark}-{segment.number:06}"
 
 
 def open_clip(source: Path, output: Path, model: nn.Module, settings: Settings) -> OpenedClip:
-    """Plan a clip's segments, and keep those that an earlier run of the same clip, network and settings has finished.
+    """Plan a clip's segments; nothing is written.
 
     Raises:
-        InputError: the clip is damaged or cannot be coded, the output has come to be, or files cannot be written.
+        InputError: the clip is damaged or cannot be coded, or the output has come to be.
     """
     refuse_existing(output, settings.overwrite)
     clip = plan_clip(source, settings.clip)
     coding = choose_coding(clip, output)
-    notes = list(coding.notes)
     how = {
         "dtype": settings.dtype,
         "scales": settings.scales,
@@ -130,9 +154,7 @@ def open_clip(source: Path, output: Path, model: nn.Module, settings: Settings) 
         "ensemble": settings.ensemble,
     }
     mark = clip.fingerprint(xyscannet.__version__, coding, _digest(model), how)
-    if not _prepare(_folder(output), mark):
-        notes.append("segments of an earlier run with other settings are made again")
-    return OpenedClip(clip, coding, output, tuple(notes))
+    return OpenedClip(clip, coding, output, mark[:16])
 
 
 def restore_clip(
@@ -155,24 +177,26 @@ def restore_clip(
 
     Raises:
         InputError: the clip is damaged or cannot be coded, or files cannot be written.
+        ConfigError: another run makes this output.
     """
     opened = open_clip(source, output, model, settings)
-    for note in opened.notes:
-        tell(note)
     frames, done, parts = opened.clip.frames, 0, []
-    for segment in opened.clip.segments:
-        part = opened.restore(
-            segment,
-            model,
-            settings,
-            tell=tell,
-            progress=lambda count, done=done: progress((done + count) / frames),
-        )
-        parts.append(part)
-        done += segment.frames
-        progress(done / frames)
-    for note in opened.join(settings.overwrite):
-        tell(note)
+    with opened.held() as notes:
+        for note in notes:
+            tell(note)
+        for segment in opened.clip.segments:
+            part = opened.restore(
+                segment,
+                model,
+                settings,
+                tell=tell,
+                progress=lambda count, done=done: progress((done + count) / frames),
+            )
+            parts.append(part)
+            done += segment.frames
+            progress(done / frames)
+        for note in opened.join(settings.overwrite):
+            tell(note)
     return opened.times(parts)
 
 
@@ -180,29 +204,6 @@ def refuse_existing(output: Path | Address, overwrite: bool) -> None:
     """Raise InputError where an output has come to be since the jobs were made."""
     if not overwrite and exists(output):
         raise InputError(f"{shown(output)}: appeared while the work went on, and is left as it is")
-
-
-def _folder(output: Path) -> Path:
-    return output.with_name(f".{output.name}.segments")
-
-
-def _prepare(folder: Path, mark: str) -> bool:
-    """Make the folder for segments; False if it held those of other settings, which are removed."""
-    try:
-        before = (folder / _MARK).read_text()
-    except OSError:
-        before = None
-    if before == mark:
-        return True
-    try:
-        if folder.exists():
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True)
-    except OSError as error:
-        raise InputError(f"{shown(folder)}: cannot be made: {reason(error)}") from error
-    with replacing(folder / _MARK) as temporary:
-        temporary.write_text(mark)
-    return before is None
 
 
 def _digest(model: nn.Module) -> str:

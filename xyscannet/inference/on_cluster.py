@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import socket
@@ -18,7 +19,7 @@ from torch import nn
 import xyscannet
 from xyscannet import ops
 from xyscannet.addresses import exists
-from xyscannet.errors import UnavailableError
+from xyscannet.errors import InputError, UnavailableError
 from xyscannet.files import remove_leftovers, shown
 from xyscannet.inference.clip_runs import OpenedClip
 from xyscannet.inference.clips import SegmentTimes
@@ -108,6 +109,8 @@ def run_on_cluster(
     A photograph or segment whose worker is lost is restored by another. Files are written in one step, so that none is
     ever half there, whatever is lost or interrupted; one that was written before its worker was lost is kept.
 
+    Raises ConfigError while another run makes the same clip.
+
     Args:
         model: on the CPU; the workers get it through Ray's object store.
         scan: the scan backend that every worker runs.
@@ -133,6 +136,8 @@ def run_on_cluster(
             if not settings.overwrite and not job.error and exists(job.output):
                 finished(Record(job, "done"))
         raise
+    finally:
+        run.close()
 
 
 def _in_segments(job: Job) -> bool:
@@ -168,12 +173,16 @@ class _Run:
             reason = f"given up: {MOST_LOSSES} workers were lost over it, perhaps for want of memory"
             result = Failure(f"{shown(job.input)}: {reason}")
         if isinstance(result, Failure):
-            clip = self._clips.pop(key, None)
+            clip = self._clips.get(key)
             return self._end(key, Record(job, "failed", plan=clip and clip.plan, error=result.error))
         if isinstance(unit, Whole):
             return self._end(key, result)
         if isinstance(unit, Opening):
-            self._clips[key] = clip = _Clip(*result, list(result[0].notes))
+            self._clips[key] = clip = _Clip(*result)
+            try:
+                clip.notes += clip.stack.enter_context(clip.opened.held())
+            except InputError as error:
+                return self._end(key, Record(job, "failed", plan=clip.plan, error=str(error)))
             return [Part(job, clip.opened, segment) for segment in clip.opened.clip.segments]
         clip = self._clips[key]
         if isinstance(unit, Part):
@@ -193,9 +202,15 @@ class _Run:
             note = f"{losses} worker{'s were' if losses > 1 else ' was'} lost over it before"
             record = replace(record, notes=(*record.notes, note))
         self._tell(self.left[key], 1.0)
-        self._clips.pop(key, None)
+        if key in self._clips:
+            self._clips.pop(key).stack.close()
         del self.left[key]
         self._finished(record)
+
+    def close(self) -> None:
+        """Let go of what is held for clips that are not over."""
+        for clip in self._clips.values():
+            clip.stack.close()
 
     def _tell(self, job: Job, share: float) -> None:
         if self._progress:
@@ -208,6 +223,7 @@ class _Clip:
 
     opened: OpenedClip
     plan: ImagePlan
-    notes: list[str]
+    notes: list[str] = field(default_factory=list)
+    stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     parts: list[SegmentTimes] = field(default_factory=list)
     frames: int = 0
