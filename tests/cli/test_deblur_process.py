@@ -108,10 +108,12 @@ def test_a_full_disk_fails_what_does_not_fit(tmp_path: Path, start) -> None:
 
 
 def test_paths_without_rights(tmp_path: Path, start) -> None:
-    for name in ("in/a.png", "in/secret.png", "in/closed/b.png"):
+    for name in ("in/a.png", "in/secret.png", "in/closed/b.png", "in/listed/c.png"):
         picture(tmp_path / name, 16, 16)
+    (tmp_path / "in/link.png").symlink_to("closed/b.png")
     (tmp_path / "in/secret.png").chmod(0)
     (tmp_path / "in/closed").chmod(0)
+    (tmp_path / "in/listed").chmod(0o444)  # its names may be read, no more
     (tmp_path / "locked").mkdir(mode=0o555)
 
     def without_privilege() -> None:
@@ -129,5 +131,7 @@ def test_paths_without_rights(tmp_path: Path, start) -> None:
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 1, stderr
     assert os.listdir(tmp_path / "out") == ["a.png"]
-    failures = stderr.split("2 failed:")[1]
-    assert "in/secret.png" in failures and "in/closed" in failures and "Traceback" not in stderr
+    failures = stderr.split("4 failed:")[1]
+    for name in ("in/secret.png", "in/closed", "in/listed", "in/link.png"):
+        assert f" {name}: " in failures
+    assert "Traceback" not in stderr

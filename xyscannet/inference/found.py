@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import stat
@@ -90,18 +91,25 @@ def _find_pattern(text: str, found: Found) -> None:
     if not matches:
         raise ConfigError(f"no file matches the pattern {shown(text)}")
     for path in matches:
-        if not path.is_dir():
-            _take(path, path.relative_to(fixed), found)
-        elif "**" not in parts:
+        if _is_folder(path, path.relative_to(fixed), found) and "**" not in parts:
             _walk(path, path.relative_to(fixed), found)
 
 
-def _take(path: Path, place: Path, found: Found) -> None:
-    """Take a file met in a folder, if its name is an image's or a clip's."""
-    if (path.suffix.lower() in SUFFIXES or is_clip(path)) and path.is_file():
+def _is_folder(path: Path, place: Path, found: Found) -> bool:
+    """Whether what was met is a folder; a file is taken, if its name is an image's or a clip's."""
+    mode = 0
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ELOOP):  # as of links that lead nowhere
+            reason = f"{shown(path)}: cannot be reached: {error.strerror}"
+            found.unreadable.append((path, place, reason))
+            return False
+    if stat.S_ISREG(mode) and (path.suffix.lower() in SUFFIXES or is_clip(path)):
         found.files.append((path, place))
-    else:
+    elif not stat.S_ISDIR(mode):
         found.ignored += 1
+    return stat.S_ISDIR(mode)
 
 
 def _walk(root: Path, place: Path, found: Found) -> None:
@@ -110,7 +118,7 @@ def _walk(root: Path, place: Path, found: Found) -> None:
     while waiting or links:
         folder, place = waiting.pop() if waiting else links.pop(0)
         try:
-            status = folder.stat()
+            status = os.stat(os.path.join(folder, "."))  # refused without the right to enter it, too
             if (status.st_dev, status.st_ino) in found.folders and folder != root:
                 continue
             found.folders[status.st_dev, status.st_ino] = folder
@@ -124,8 +132,6 @@ def _walk(root: Path, place: Path, found: Found) -> None:
             if entry.name.startswith("."):
                 continue
             path = folder / entry.name
-            if path.is_dir():
+            if _is_folder(path, place / entry.name, found):
                 (links if path.is_symlink() else inner).append((path, place / entry.name))
-            else:
-                _take(path, place / entry.name, found)
         waiting += reversed(inner)
