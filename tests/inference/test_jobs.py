@@ -67,6 +67,24 @@ def test_patterns_keep_the_place_under_their_fixed_part(here: Path) -> None:
     assert sorted(pairs(make_jobs(["in/*"], "out"))) == both
 
 
+def test_patterns_follow_links_once(here: Path) -> None:
+    picture("in/a.png"), picture("in/s/b.png"), picture("in/s/.hidden/c.png"), picture("outside/d.png")
+    for link in ("in/again", "in/s/again"):
+        Path(link).symlink_to(here / "in")
+    Path("in/link").symlink_to("../outside")
+    all_of_it = [
+        ("in/a.png", "out/a.png"),
+        ("in/link/d.png", "out/link/d.png"),
+        ("in/s/b.png", "out/s/b.png"),
+    ]
+    for pattern in ("in/**/*.png", "in/**", "in/**/[a-d].png"):
+        assert pairs(make_jobs([pattern], "out")) == all_of_it
+    assert pairs(make_jobs(["in/**/s/*.png"], "out")) == all_of_it[2:]
+    assert pairs(make_jobs(["in/**/s/**/b*"], "out")) == all_of_it[2:]
+    assert pairs(make_jobs(["i*/**/.h*/*.png"], "out")) == [("in/s/.hidden/c.png", "out/in/s/.hidden/c.png")]
+    assert {job.input.stem for job in make_jobs(["**/?.png"], "out").jobs} == set("abd")
+
+
 def test_a_name_with_brackets_is_a_name(here: Path) -> None:
     picture("a[1].png")
     assert pairs(make_jobs(["a[1].png"], "out")) == [("a[1].png", "out/a[1].png")]

@@ -6,6 +6,7 @@ import errno
 import glob
 import os
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -87,16 +88,29 @@ def _find_address(address: Address, found: Found) -> None:
 def _find_pattern(text: str, found: Found) -> None:
     parts = Path(text).parts
     fixed = Path(*parts[: next(i for i, part in enumerate(parts) if glob.has_magic(part))])
-    matches = [Path(match) for match in sorted(glob.glob(text, recursive=True))]
+    matches = sorted(set(_matches(parts, fixed, found)))
     if not matches:
         raise ConfigError(f"no file matches the pattern {shown(text)}")
     for path in matches:
-        if _is_folder(path, path.relative_to(fixed), found) and "**" not in parts:
+        if not os.path.isdir(path):
+            _take(path, path.relative_to(fixed), found)
+        elif "**" not in parts:
             _walk(path, path.relative_to(fixed), found)
 
 
-def _is_folder(path: Path, place: Path, found: Found) -> bool:
-    """Whether what was met is a folder; a file is taken, if its name is an image's or a clip's."""
+def _matches(parts: tuple[str, ...], fixed: Path, found: Found) -> Iterator[Path]:
+    """What glob finds, except that a ** is the folders of a walk, so that links do not lead in circles."""
+    if "**" not in parts:
+        yield from map(Path, glob.iglob(os.path.join(*parts)))
+        return
+    at = parts.index("**")
+    for root in map(Path, glob.glob(os.path.join(*parts[:at], "")) if at else [""]):
+        for folder, _, _ in _folders(root, root.relative_to(fixed), {}, found):
+            yield from _matches((glob.escape(str(folder)), *(parts[at + 1 :] or "*")), fixed, found)
+
+
+def _take(path: Path, place: Path, found: Found) -> None:
+    """Take a file met in a folder, if its name is an image's or a clip's."""
     mode = 0
     try:
         mode = path.stat().st_mode
@@ -104,34 +118,44 @@ def _is_folder(path: Path, place: Path, found: Found) -> bool:
         if error.errno not in (errno.ENOENT, errno.ELOOP):  # as of links that lead nowhere
             reason = f"{shown(path)}: cannot be reached: {error.strerror}"
             found.unreadable.append((path, place, reason))
-            return False
+            return
     if stat.S_ISREG(mode) and (path.suffix.lower() in SUFFIXES or is_clip(path)):
         found.files.append((path, place))
-    elif not stat.S_ISDIR(mode):
+    else:
         found.ignored += 1
-    return stat.S_ISDIR(mode)
 
 
 def _walk(root: Path, place: Path, found: Found) -> None:
-    """Walk a folder; linked folders come last, and no folder is walked twice."""
+    for _, inside, files in _folders(root, place, found.folders, found):
+        for path in files:
+            _take(path, inside / path.name, found)
+
+
+def _folders(
+    root: Path, place: Path, walked: dict[tuple[int, int], Path], found: Found
+) -> Iterator[tuple[Path, Path, list[Path]]]:
+    """Walk a folder: each one in it, its place and its files; linked ones come last, and none comes twice."""
     waiting, links = [(root, place)], []
     while waiting or links:
         folder, place = waiting.pop() if waiting else links.pop(0)
         try:
             status = os.stat(os.path.join(folder, "."))  # refused without the right to enter it, too
-            if (status.st_dev, status.st_ino) in found.folders and folder != root:
+            if (status.st_dev, status.st_ino) in walked and folder != root:
                 continue
-            found.folders[status.st_dev, status.st_ino] = folder
+            walked[status.st_dev, status.st_ino] = folder
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError as error:
             reason = f"{shown(folder)}: the folder cannot be read: {error.strerror}"
             found.unreadable.append((folder, place, reason))
             continue
-        inner = []
+        inner, files = [], []
         for entry in entries:
             if entry.name.startswith("."):
                 continue
             path = folder / entry.name
-            if _is_folder(path, place / entry.name, found):
+            if not os.path.isdir(path):
+                files.append(path)
+            else:
                 (links if path.is_symlink() else inner).append((path, place / entry.name))
+        yield folder, place, files
         waiting += reversed(inner)
