@@ -196,6 +196,31 @@ def test_out_of_memory_halves_down_to_the_smallest_tiles(network: XYScanNet) -> 
         restore(network, image)
 
 
+def test_as_many_images_at_once_as_memory_allows(network: XYScanNet, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch, sizes, shares = torch.rand(5, 3, 40, 60), [], []
+    whole = restore(network, batch)
+    need = peak_bytes(40, 60, network.config, device="cpu", dtype=torch.float32)
+    monkeypatch.setattr("xyscannet.inference.plan.available_memory", lambda device: 4 * need)
+    network.patch_embed.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    plan = plan_image(40, 60, network.config, device="cpu", dtype=torch.float32)
+    assert (restore(network, batch, plan, progress=shares.append) - whole).abs().max() < 1e-6
+    assert sizes == [2, 2, 1]
+    assert shares == sorted(shares) and shares[-1] == pytest.approx(1)
+
+
+def test_out_of_memory_goes_on_with_one_image_at_a_time(network: XYScanNet) -> None:
+    batch, said = torch.rand(3, 3, 40, 60), []
+    whole = restore(network, batch)
+
+    def fail_above(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if len(inputs[0]) > 1:
+            raise MemoryError
+
+    network.patch_embed.register_forward_pre_hook(fail_above)
+    assert (restore(network, batch, tell=said.append) - whole).abs().max() < 1e-6
+    assert said == ["memory ran out: restoring one image at a time"]
+
+
 def test_other_errors_pass() -> None:
     class Broken(Toy):
         def forward(self, x: Tensor) -> Tensor:

@@ -95,7 +95,7 @@ def plan_image(
     if tile not in ("auto", "none") and (isinstance(tile, bool) or not isinstance(tile, int)):
         raise ConfigError(f"tile must be auto, none or a number of pixels, not {tile!r}")
     if memory is None:
-        memory = _allowance(height * width, device)
+        memory = allowance(height * width, device)
     memory //= sharing
 
     def peak(tile_height: int, tile_width: int, strips: int) -> int:
@@ -156,8 +156,8 @@ def plan_for(
     return plan_image(height, width, model.config, **place, **given)
 
 
-def _allowance(pixels: int, device: torch.device) -> int:
-    """What a pass may take: a share of the free memory that the image's own copies leave."""
+def allowance(pixels: int, device: torch.device) -> int:
+    """Bytes that a pass may take: a share of the free memory that the copies of so many pixels leave."""
     held, share = (IMAGE_BYTES, CPU_SHARE) if device.type == "cpu" else (SCALES_BYTES, GPU_SHARE)
     return max(int((available_memory(device) - pixels * held) * share), 0)
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from xyscannet.errors import ConfigError, InputError
 from xyscannet.inference.graphs import CudaGraphs, without_graphs
 from xyscannet.inference.memory import mebibytes
-from xyscannet.inference.plan import OVERLAP, ImagePlan, plan_for, spans
+from xyscannet.inference.plan import OVERLAP, ImagePlan, allowance, plan_for, spans
 from xyscannet.inference.precision import arithmetic
 from xyscannet.models.strips import Strips, may_be_taken_apart
 from xyscannet.models.xyscannet import block_shares
@@ -40,15 +40,15 @@ def restore(
     tell: Callable[[str], None] = logger.warning,
     progress: Callable[[float], None] | None = None,
 ) -> Tensor:
-    """Deblur an image.
+    """Deblur an image, or a batch of them, as many at once as memory allows.
 
     A pass whose output is not finite is computed again in float32. If memory runs out, the image is restored anew
-    in half of it, again and again: in strips, in tiles, in smaller tiles.
+    in half of it, again and again: in strips, in tiles, in smaller tiles; of a batch first one at a time.
 
     Args:
         model: an `XYScanNet` in eval mode.
         image: (B, 3, H, W), RGB in [0, 1], on any device.
-        plan: whole or in tiles; by default what `plan_for` says.
+        plan: of each image, whole or in tiles; by default what `plan_for` says.
         ensemble: average the results for the eight flips and rotations of the image.
         dtype: float32, or bfloat16 or float16 by autocast; by default float32. Weights in float64 compute in float64.
         tell: called with each thing the user should hear of; by default logged as a warning.
@@ -75,18 +75,26 @@ def restore(
         image = image.float()
         if not bool(torch.isfinite(image).all()):
             raise InputError("the image holds values that are not finite")
+        at_once = len(image)
+        if at_once > 1:
+            fitting = allowance(image[:, 0].numel(), device) // plan.memory_bytes
+            at_once = max(min(at_once, fitting), 1)
         while True:
             run = _Pass(_in_form(model, plan), device, dtype, ensemble, tell)
             try:
                 with kept():
-                    return _in_tiles(run, image, plan, progress)
+                    return _in_parts(run, image, plan, at_once, progress)
             except (RuntimeError, MemoryError) as error:
                 if not _out_of_memory(error):
                     raise
             if isinstance(model, CudaGraphs):
                 model.forget()
-            plan = _halved(plan, image, model, dtype)
-            tell(f"memory ran out: restoring it in {plan.describe()}")
+            if at_once > 1:
+                at_once = 1
+                tell("memory ran out: restoring one image at a time")
+            else:
+                plan = _halved(plan, image, model, dtype)
+                tell(f"memory ran out: restoring it in {plan.describe()}")
             if device.type == "cuda":
                 torch.cuda.empty_cache()
 
@@ -167,6 +175,21 @@ class _Pass:
             return torch.func.functional_call(network, wide, (tile,))
 
 
+def _in_parts(
+    run: _Pass, image: Tensor, plan: ImagePlan, at_once: int, progress: Callable[[float], None] | None
+) -> Tensor:
+    """A batch, `at_once` of its images at a time."""
+    if len(image) == at_once:
+        return _in_tiles(run, image, plan, progress)
+    parts = image.split(at_once)
+    return torch.cat(
+        [
+            _in_tiles(run, part, plan, progress and partial(_report, progress, i, len(parts)))
+            for i, part in enumerate(parts)
+        ]
+    )
+
+
 def _in_tiles(run: _Pass, image: Tensor, plan: ImagePlan, progress: Callable[[float], None] | None) -> Tensor:
     if plan.mode != "tiles":
         return run(image, progress).to(image.device).clamp_(0, 1)
@@ -244,5 +267,5 @@ def _watched(
 
 
 def _report(progress: Callable[[float], None], done: int, count: int, share: float) -> None:
-    """A share of the tile number `done` as a share of all `count` tiles."""
+    """A share of the tile (or part) number `done` as a share of all `count`."""
     progress((done + share) / count)
