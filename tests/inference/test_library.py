@@ -12,7 +12,7 @@ import torch
 import xyscannet
 from xyscannet import checkpoint
 from xyscannet.errors import ConfigError, InputError
-from xyscannet.inference import restore
+from xyscannet.inference import restore, restore_at_scales
 from xyscannet.models import XYScanNet, XYScanNetConfig
 
 
@@ -105,8 +105,11 @@ def test_options(model) -> None:
 @pytest.mark.parametrize("weights", [torch.bfloat16, torch.float32])
 def test_weights_of_a_lower_type(weights: torch.dtype, tmp_path: Path) -> None:
     model, small = xyscannet.load("xyscannet-s", dtype=weights), image(8, 12)
-    away = (model.restore(small) - xyscannet.load("xyscannet-s").restore(small)).abs().max()
+    restored = model.restore(small)
+    away = (restored - xyscannet.load("xyscannet-s").restore(small)).abs().max()
     assert away < 0.02 if weights == torch.bfloat16 else away == 0
+    assert torch.equal(restore(model, small[None])[0], restored)
+    assert torch.equal(restore_at_scales(model, small[None])[0][0], restored)
 
 
 @pytest.mark.parametrize("weights", [torch.bfloat16, torch.float16])

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from xyscannet import checkpoint
 from xyscannet.errors import ConfigError
-from xyscannet.inference.plan import plan_for
 from xyscannet.inference.scales import restore_at_scales
 from xyscannet.models import XYScanNet
 
@@ -53,8 +52,6 @@ class Restorer(XYScanNet):
             ConfigError: no such picture, by its shape, type or range, or `scales` or a `tile` that are none.
             InputError: the image holds numbers that are not finite, or memory runs out in tiles too.
         """
-        weights = self.patch_embed.weight.dtype
-        dtype = torch.float64 if weights == torch.float64 else dtype or weights
         if isinstance(image, np.ndarray):
             if image.ndim != 3 or image.shape[2] != 3:
                 raise ConfigError(f"an array must be of shape (H, W, 3), RGB, not {image.shape}")
@@ -75,7 +72,7 @@ class Restorer(XYScanNet):
         return self._restored(batch, scales, tile, ensemble, dtype).reshape(image.shape)
 
     def _restored(
-        self, batch: Tensor, scales: str | int, tile: str | int, ensemble: bool, dtype: torch.dtype
+        self, batch: Tensor, scales: str | int, tile: str | int, ensemble: bool, dtype: torch.dtype | None
     ) -> Tensor:
         """(B, 3, H, W) of any supported type on any device, into the same."""
         if batch.dtype not in _WHITE and not batch.is_floating_point():
@@ -90,9 +87,8 @@ class Restorer(XYScanNet):
             raise ConfigError(
                 f"a floating image must lie in [0, 1]; this one goes to {float(pixels.abs().max()):g}"
             )
-        plan = plan_for(self, *batch.shape[2:], dtype=dtype, tile=tile)
         restored, _ = restore_at_scales(
-            self, pixels, plan, scales=scales, tile=tile, ensemble=ensemble, dtype=dtype
+            self, pixels, scales=scales, tile=tile, ensemble=ensemble, dtype=dtype
         )
         restored = restored * white
         return (restored if white == 1 else restored.round_()).to(batch.dtype)

@@ -50,7 +50,8 @@ def restore(
         image: (B, 3, H, W), RGB in [0, 1], on any device.
         plan: of each image, whole or in tiles; by default what `plan_for` says.
         ensemble: average the results for the eight flips and rotations of the image.
-        dtype: float32, or bfloat16 or float16 by autocast; by default float32. Weights in float64 compute in float64.
+        dtype: float32, or bfloat16 or float16 by autocast; by default the type of the weights.
+            Weights in float64 compute in float64.
         tell: called with each thing the user should hear of; by default logged as a warning.
         progress: called with the fraction of the work that is done.
 
@@ -66,7 +67,7 @@ def restore(
         raise ConfigError(f"an image must be of shape (B, 3, H, W), not {tuple(image.shape)}")
     device = next(model.parameters()).device
     weights = next(model.parameters()).dtype
-    dtype = torch.float64 if weights == torch.float64 else dtype or torch.float32
+    dtype = torch.float64 if weights == torch.float64 else dtype or weights
     if dtype not in (*DTYPES, weights):
         raise ConfigError(f"dtype must be one of {', '.join(map(str, DTYPES))}, not {dtype}")
     if plan is None:

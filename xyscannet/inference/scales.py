@@ -85,7 +85,7 @@ def restore_at_scales(
     if image.ndim != 4 or image.shape[1] != 3 or 0 in image.shape:
         raise ConfigError(f"an image must be of shape (B, 3, H, W), not {tuple(image.shape)}")
     home, weight = image.device, next(model.parameters())
-    dtype = torch.float64 if weight.dtype == torch.float64 else dtype or torch.float32
+    dtype = torch.float64 if weight.dtype == torch.float64 else dtype or weight.dtype
     planned = partial(plan_for, model, dtype=dtype, tile=tile, sharing=sharing)
     plan = plan or planned(*image.shape[2:])
     told: set[str] = set()
