@@ -175,7 +175,7 @@ class Trainer:
         with contextlib.closing(self.feed.from_step(self.step)) as batches:
             while self.progress() < 1:
                 begin, stage = time.perf_counter(), config.stage_at(self.progress())
-                batch = next(batches)
+                batch = self.processes.agree(lambda: next(batches))
                 waited = time.perf_counter() - begin
                 record = self.train_step(batch)
                 seconds = time.perf_counter() - begin
@@ -253,13 +253,15 @@ class Trainer:
             if len(examples) < SHOWN:
                 examples[name] = torch.cat([centre(image) for image in images], 2)
 
-        measured = evaluate(
-            self.ema.module,
-            self.validation,
-            device=self.device,
-            precision=self.update.precision,
-            share=(self.processes.rank, self.processes.count),
-            keep=keep if self._report.board else None,
+        measured = self.processes.agree(
+            lambda: evaluate(
+                self.ema.module,
+                self.validation,
+                device=self.device,
+                precision=self.update.precision,
+                share=(self.processes.rank, self.processes.count),
+                keep=keep if self._report.board else None,
+            )
         )
         records = self.processes.gather(list(measured.records))
         figures = Measured(tuple(records), tuple(self.processes.gather(list(measured.kept)))).figures()

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
-from xyscannet.errors import ConfigError, UnavailableError
+from xyscannet.errors import ConfigError, UnavailableError, XYScanError
+
+T = TypeVar("T")
 
 
 class Processes:
@@ -72,6 +75,17 @@ class Processes:
         from accelerate.utils import gather_object
 
         return gather_object(items)
+
+    def agree(self, work: Callable[[], T]) -> T:
+        """What `work` gives; where it raises an XYScanError in any process, all raise that, and none waits for it."""
+        try:
+            result, failure = work(), None
+        except XYScanError as error:
+            result, failure = None, error
+        if self.any(failure is not None):
+            first, *_ = self.gather([failure] if failure else [])
+            raise failure or first
+        return result
 
     def end(self) -> None:
         """Leave the other processes; nothing can be trained here afterwards."""
