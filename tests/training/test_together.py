@@ -13,11 +13,12 @@ import torch
 from tests.training.conftest import DrawnPairs
 from tests.training.test_going_on import Broken, names, stop_at
 from tests.training.test_loop import drawn_validation
-from xyscannet.errors import InputError
+from xyscannet.errors import ConfigError, InputError
 from xyscannet.training.config import TrainConfig
 from xyscannet.training.loop import Trainer
 from xyscannet.training.processes import Processes
 from xyscannet.training.recipes import parse_config
+from xyscannet.training.state import find_state, save_state
 from xyscannet.training.validate import ValidationSet
 
 
@@ -100,3 +101,22 @@ def test_a_file_that_one_cannot_validate_on_costs_no_step_that_was_done(
 
     assert [str(error) for error in together(monkeypatch, train)] == ["second.png: truncated"] * 2
     assert "state-0000003.pt" in names(run_folder, "state-*.pt")
+
+
+def test_processes_that_do_not_see_the_same_run_are_refused(
+    begun: TrainConfig, run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begin(folders: tuple[Path, Path]) -> list[object]:
+        return together(
+            monkeypatch,
+            lambda rank: Trainer(begun, folders[rank], samples=DrawnPairs(), resume="auto").step,
+        )
+
+    told = "begin from one state (steps 1, 0)"
+    assert [told in str(error) for error in begin((run_folder, tmp_path / "absent"))] == [True, True]
+    state = find_state("auto", run_folder)
+    state["model"]["output.weight"] += 1e-6
+    (tmp_path / "other").mkdir()
+    save_state(tmp_path / "other" / "state-0000001.pt", state)
+    assert all(isinstance(error, ConfigError) for error in begin((run_folder, tmp_path / "other")))
+    assert begin((run_folder, run_folder)) == [1, 1]

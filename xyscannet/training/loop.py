@@ -23,6 +23,7 @@ from xyscannet.training.deterministic import deterministic
 from xyscannet.training.feed import Feed, Ready, rates, rendered_together
 from xyscannet.training.processes import Processes
 from xyscannet.training.record import Event, Report
+from xyscannet.training.resuming import begun_with, check_alike
 from xyscannet.training.samples import Batch, SampleSource, source_of
 from xyscannet.training.state import (
     STATE_VERSION,
@@ -103,6 +104,7 @@ class Trainer:
         self._changed: list[str] = []  # settings that differ from those of the run that is resumed
         if state is not None:
             self._restore(state)
+        check_alike(self.processes, self.step, self.model)
         self.samples = samples if samples is not None else source_of(config, self.device)
         self.validation = validation if validation is not None else validation_of(config)
         if self.validation is not None:
@@ -303,16 +305,7 @@ class Trainer:
         }
 
     def _restore(self, state: dict[str, Any]) -> None:
-        then = TrainConfig.model_validate(state["config"])
-        if network_config(then.model) != self.network_config:
-            raise ConfigError("the state to resume is of another network than the configuration's")
-        if then.seed != self.config.seed:
-            raise ConfigError(f"the state to resume has seed {then.seed}, not {self.config.seed}")
-        kinds = then.optimiser.kind, self.config.optimiser.kind
-        if "muon" in kinds and kinds[0] != kinds[1]:
-            raise ConfigError(
-                f"the state to resume is of {kinds[0]}, whose momenta {kinds[1]} cannot take over"
-            )
+        then = begun_with(state, self.config)
         self._changed = changes(then, self.config)
         self.model.load_state_dict(state["model"])
         self.ema.module.load_state_dict(state["ema"])

@@ -1,0 +1,45 @@
+"""What has to hold for a run to go on from a state."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+from torch import nn
+
+from xyscannet.errors import ConfigError
+from xyscannet.training.config import TrainConfig, network_config
+from xyscannet.training.processes import Processes
+
+
+def begun_with(state: dict[str, Any], config: TrainConfig) -> TrainConfig:
+    """The configuration of the run that a state is of. Raises ConfigError where `config` cannot go on with it."""
+    then = TrainConfig.model_validate(state["config"])
+    if network_config(then.model) != network_config(config.model):
+        raise ConfigError("the state to resume is of another network than the configuration's")
+    if then.seed != config.seed:
+        raise ConfigError(f"the state to resume has seed {then.seed}, not {config.seed}")
+    kinds = then.optimiser.kind, config.optimiser.kind
+    if "muon" in kinds and kinds[0] != kinds[1]:
+        raise ConfigError(f"the state to resume is of {kinds[0]}, whose momenta {kinds[1]} cannot take over")
+    return then
+
+
+def check_alike(processes: Processes, step: int, model: nn.Module) -> None:
+    """Raises ConfigError, in every process, where they have not found the same state."""
+    if processes.count == 1:
+        return
+    begun = processes.gather([(step, _checksum(model))])
+    if len(set(begun)) > 1:
+        steps = ", ".join(str(step) for step, _ in begun)
+        raise ConfigError(
+            f"the processes do not begin from one state (steps {steps}): put the run's folder where all of them read "
+            "the same files"
+        )
+
+
+def _checksum(model: nn.Module) -> int:
+    checksum = 0
+    for value in model.state_dict().values():
+        checksum = zlib.crc32(value.cpu().contiguous().numpy(), checksum)
+    return checksum
