@@ -134,6 +134,17 @@ def test_two_folders_image_by_image(folder):
     assert "two sources" in run("a", "--paired", "--pairs", "blur", "sharp", code=2).stderr
 
 
+def test_files_are_written_though_stdout_is_gone(folder, monkeypatch):
+    def gone(*_, **__):
+        raise BrokenPipeError
+
+    monkeypatch.setattr("xyscan_cli.tables.show", gone)
+    files = ["t.csv", "t.md", "t.tex", "t.jsonl"]
+    options = [*zip(["--csv", "--markdown", "--latex", "--json"], files, strict=True)]
+    CliRunner().invoke(app, ["eval", "a", "--pairs", "blur", "sharp", "--out", "out", *sum(options, ())])
+    assert all(Path(name).stat().st_size for name in [*files, "out/a/evaluation.json"])
+
+
 def test_labels_of_one_folder_name(folder):
     Path("a").rename("b c"), Path("b").rename("b-c")
     run("b c", "b-c", "sharp", "--pairs", "blur", "sharp", "--out", "out")

@@ -38,12 +38,12 @@ def print_set(found: Dataset, count: int, protocol: str) -> None:
 
 
 def show(
-    evaluations: Sequence[Evaluation], comparison: Comparison | None, paper: bool, json_place: Place | None
+    evaluations: Sequence[Evaluation], comparison: Comparison | None, paper: bool, as_json: bool
 ) -> None:
-    """The table and its notes, and the records of `--json`; with `--json -` these on stdout instead."""
+    """The table and its notes on stdout; or the records of `--json`."""
     from xyscannet.reports import tables as grids
 
-    if str(json_place) == "-":
+    if as_json:
         sys.stdout.write(_json(evaluations, comparison))
         return
     header, rows, notes = grids.terminal_rows(evaluations, paper)
@@ -57,8 +57,6 @@ def show(
         tables.show(header, rows, right=[1, 2])
         for note in notes:
             console.say(note)
-    if json_place is not None:
-        outputs.put(json_place, _json(evaluations, comparison))
 
 
 def _print_worst(evaluation: Evaluation) -> None:
@@ -70,24 +68,26 @@ def _print_worst(evaluation: Evaluation) -> None:
 
 def write(
     evaluations: Sequence[Evaluation],
+    comparison: Comparison | None,
     paper: bool,
     files: Mapping[str, Place | None],
     figures: Place | None,
     homes: Sequence[Path],
 ) -> None:
-    """The results in each evaluation's folder, and the files that were asked for, but for `--json`."""
+    """The results in each evaluation's folder, and the files that were asked for."""
     from xyscannet.reports import tables as grids
     from xyscannet.reports.results import to_json
 
     for evaluation, home in zip(evaluations, homes, strict=True):
         write_text(home / "evaluation.json", to_json(evaluation))
     makers = {
+        "--json": lambda: _json(evaluations, comparison),
         "--csv": lambda: grids.csv_text(evaluations),
         "--markdown": lambda: grids.markdown(evaluations, paper),
         "--latex": lambda: grids.latex(evaluations, paper),
     }
     for option, make in makers.items():
-        if (place := files[option]) is not None:
+        if (place := files[option]) is not None and str(place) != "-":
             outputs.put(place, make())
             console.say(f"wrote {place}")
     if (place := files["--report"]) is not None:
