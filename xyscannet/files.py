@@ -144,8 +144,8 @@ def write_bytes(path: str | Path, data: bytes) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """`write_bytes` of UTF-8."""
-    write_bytes(path, text.encode())
+    """`write_bytes` of UTF-8; undecodable bytes of names are escaped, in JSON such that they are read back."""
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 @contextlib.contextmanager

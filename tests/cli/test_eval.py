@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import cv2
@@ -143,6 +144,37 @@ def test_files_are_written_though_stdout_is_gone(folder, monkeypatch):
     options = [*zip(["--csv", "--markdown", "--latex", "--json"], files, strict=True)]
     CliRunner().invoke(app, ["eval", "a", "--pairs", "blur", "sharp", "--out", "out", *sum(options, ())])
     assert all(Path(name).stat().st_size for name in [*files, "out/a/evaluation.json"])
+
+
+def test_names_that_are_not_utf_8(folder):
+    pytest.importorskip("matplotlib")
+    name = os.fsdecode(b"r\xff")
+    try:
+        Path("b").rename(name)
+    except OSError:
+        pytest.skip("the file system takes UTF-8 alone")
+    for kind in ("blur", "sharp", name):
+        Path(kind, "1.png").rename(Path(kind, os.fsdecode(b"caf\xe9.png")))
+    files = {
+        "--csv": "t.csv",
+        "--markdown": "t.md",
+        "--latex": "t.tex",
+        "--report": "p.html",
+        "--figures": "f",
+    }
+    options = [*sum(files.items(), ()), "--json", "t.jsonl"]
+    run(name, "--pairs", "blur", "sharp", "--out", "out", *options)
+    for text in (Path("t.jsonl").read_text(), Path("out/r/evaluation.json").read_text()):
+        found = from_json(text)
+        assert found.label == name and [image.name for image in found.images][-1] == os.fsdecode(b"caf\xe9")
+    assert [row["image"] for row in csv.DictReader(Path("t.csv").read_text().splitlines())][3] == r"caf\udce9"
+    assert (
+        r"**r\\udcff**" in Path("t.md").read_text() and r"r\textbackslash{}udcff" in Path("t.tex").read_text()
+    )
+    assert (
+        r"<title>r\udcff on" in Path("p.html").read_text()
+        and r"r\udcff" in Path("f/captions.txt").read_text()
+    )
 
 
 def test_labels_of_one_folder_name(folder):

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from xyscannet.files import shown
 from xyscannet.reports.results import Column
 
 _DIGITS = {"psnr": 2, "ssim": 4, "lpips": 4, "st": 4, "niqe": 3, "fid": 2, "kid": 5, "dists": 4}
@@ -121,7 +122,7 @@ def latex(made: Grid, caption: str, notes: Sequence[str] = ()) -> str:
 
 
 def _md(text: str) -> str:
-    return re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", text.replace("\n", " "))
+    return re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", shown(text.replace("\n", " ")))
 
 
 _TEX = {
@@ -143,4 +144,4 @@ _TEX = {
 
 
 def _tex(text: str) -> str:
-    return "".join(_TEX.get(c, c) for c in text.replace("\n", " "))
+    return "".join(_TEX.get(c, c) for c in shown(text.replace("\n", " ")))

@@ -122,7 +122,7 @@ class Comparison:
 def to_json(evaluation: Evaluation, indent: int | None = 1) -> str:
     """Standard JSON, on one line if `indent` is None: an infinite value is the string "inf"; NaN cannot occur."""
     data = {"format": FORMAT, **asdict(evaluation)}
-    return json.dumps(portable(data), indent=indent, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(portable(data), indent=indent, allow_nan=False) + "\n"
 
 
 def from_json(text: str, source: str | Path = "the text") -> Evaluation:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xyscannet.errors import ConfigError, InputError, UnavailableError
-from xyscannet.files import write_bytes
+from xyscannet.files import shown, write_bytes, write_text
 
 if TYPE_CHECKING:
     from matplotlib.axis import Axis
@@ -102,7 +102,7 @@ def folder_of(folder: Path | str) -> Path:
 def write_captions(folder: Path, captions: Mapping[str, str]) -> Path:
     """Write `captions.txt`: of each figure its file's stem and its caption. Raises InputError."""
     path = folder / "captions.txt"
-    write_bytes(path, "\n".join(wrapped(stem, caption) for stem, caption in captions.items()).encode())
+    write_text(path, "\n".join(wrapped(stem, caption) for stem, caption in captions.items()))
     return path
 
 
@@ -140,7 +140,7 @@ def legend(figure: Figure, handles: Sequence[object], labels: Sequence[str], col
 
 def shortened(text: str, length: int) -> str:
     """The text on one line, its beginning cut where it is longer: the ends of file names differ."""
-    text = " ".join(text.split())
+    text = shown(" ".join(text.split()))
     return text if len(text) <= length else "…" + text[1 - max(length, 2) :]
 
 
