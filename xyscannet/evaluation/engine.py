@@ -256,4 +256,4 @@ def _columns(
 
 
 def _median(seconds: Sequence[float]) -> float | None:
-    return statistics.median(seconds) if seconds else None
+    return statistics.median_low(seconds) if seconds else None
