@@ -113,6 +113,10 @@ def test_what_cannot_be_drawn_is_told(tmp_path):
     written = figures.write_all(tmp_path / "f", BOTH[:1], read=read)
     assert not any("radar" in path.name for path in written)
     assert "Not drawn" in (tmp_path / "f/captions.txt").read_text()
+    figures.write_all(tmp_path / "f", BOTH, read=lambda path: read(path)[: 72 if "network" in path else 80])
+    assert "images of different sizes: Blurred 120x80, network 120x72" in " ".join(
+        (tmp_path / "f/captions.txt").read_text().split()
+    )
     with pytest.raises(ConfigError, match="three metrics"):
         figures.radar(tmp_path / "a.png", BOTH, metrics=["niqe"])
     with pytest.raises(ConfigError, match="two evaluations"):

@@ -70,6 +70,8 @@ def qualitative_grid(
     """
     paths = canvas.check_paths(path)
     headings = _headings(samples)
+    for sample in samples:
+        _check_sizes(sample)
     chosen = [list(boxes) for boxes in crops] if crops is not None else None
     if chosen is None:
         chosen = [pick_crops(sample, count) for sample in samples]
@@ -130,12 +132,15 @@ def _headings(samples: Sequence[Sample]) -> list[str]:
     return headings
 
 
-def _check(sample: Sample, boxes: Sequence[Box]) -> None:
+def _check_sizes(sample: Sample) -> None:
     sizes = {heading: image.shape[:2] for heading, image in sample.columns().items()}
     if len(set(sizes.values())) > 1:
         told = ", ".join(f"{heading} {width}x{height}" for heading, (height, width) in sizes.items())
         raise ConfigError(f"{sample.name}: images of different sizes: {told}")
-    height, width = next(iter(sizes.values()))
+
+
+def _check(sample: Sample, boxes: Sequence[Box]) -> None:
+    height, width = next(iter(sample.columns().values())).shape[:2]
     for box in boxes:
         inside = 0 <= box.top <= height - box.height and 0 <= box.left <= width - box.width
         if not inside or min(box.height, box.width) < 1:
