@@ -144,6 +144,13 @@ def test_what_is_missing_is_told(tmp_path):
         write_page(tmp_path / "no/such/folder.html", [evaluation()], read=pixels)
 
 
+def test_restored_images_alone_go_by_their_name(tmp_path):
+    given = evaluation("theirs")
+    images = tuple(replace(image, restored=image.blur) for image in given.images)
+    _, data = made(tmp_path / "p.html", replace(given, images=images))
+    assert [p["label"] for p in data["images"][0]["view"]["pictures"]] == ["theirs", "Sharp"]
+
+
 @pytest.fixture(scope="module")
 def browser():
     if CHROMIUM is None:

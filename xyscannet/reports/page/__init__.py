@@ -150,8 +150,10 @@ def _view(name: str, evaluations: Sequence[Evaluation], read: Read) -> dict[str,
     """The pictures of an image: a list of {label, whole, detail}, and what could not be shown."""
     results = {e.label: image for e in evaluations for image in e.images if image.name == name}
     known = next(iter(results.values()))
-    files = {"Blurred": known.blur}
-    files |= {label: image.restored for label, image in results.items() if image.restored != known.blur}
+    alone = len(evaluations) == 1  # its images may stand in the blurred ones' place
+    methods = {label: i.restored for label, i in results.items() if alone or i.restored != known.blur}
+    files = {} if known.blur in methods.values() else {"Blurred": known.blur}
+    files |= methods
     files["Sharp"] = known.sharp
     pixels: dict[str, np.ndarray] = {}
     problems = []
