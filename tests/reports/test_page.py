@@ -144,6 +144,15 @@ def test_what_is_missing_is_told(tmp_path):
         write_page(tmp_path / "no/such/folder.html", [evaluation()], read=pixels)
 
 
+def test_the_papers_rows_are_not_marked_as_measured(tmp_path):
+    _, data = made(
+        tmp_path / "p.html", evaluation("XYScanNet", dataset="gopro"), evaluation("DSR", dataset="gopro")
+    )
+    rows = data["summary"]["rows"]
+    assert [row["cells"][0].rstrip("*†‡§¶#") for row in rows if row["measured"]] == ["XYScanNet", "DSR"]
+    assert any(row["cells"][0].startswith("DSR-SA") for row in rows)
+
+
 def test_restored_images_alone_go_by_their_name(tmp_path):
     given = evaluation("theirs")
     images = tuple(replace(image, restored=image.blur) for image in given.images)

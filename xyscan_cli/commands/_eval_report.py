@@ -93,9 +93,8 @@ def write(
     if (place := files["--report"]) is not None:
         from xyscannet.reports.page import write_page
 
-        rows = grids.terminal_rows(evaluations, paper)
         with stored(place) as path:
-            write_page(path, evaluations, read=_pixels, paper_rows=rows)
+            write_page(path, evaluations, read=_pixels, paper=paper)
         console.say(f"wrote {place}")
     if figures is not None:
         from xyscannet.reports import figures as drawing

@@ -17,10 +17,11 @@ from PIL import Image
 
 from xyscannet.errors import ConfigError
 from xyscannet.files import write_text
-from xyscannet.reports import tables
+from xyscannet.reports import grids, tables
 from xyscannet.reports.results import Evaluation, ImageResult
 
 Read = Callable[[str], np.ndarray]
+IMAGES = 24  # whose pictures are embedded
 SIDE = 1024  # pixels of an embedded image's longer side at most
 DETAIL = 256  # pixels of the window that is embedded in full size
 QUALITY, DETAIL_QUALITY = 86, 95
@@ -31,20 +32,18 @@ def write_page(
     evaluations: Sequence[Evaluation],
     *,
     read: Read,
-    title: str | None = None,
-    paper_rows: tuple[list[str], list[list[str]], list[str]] | None = None,
-    images: int = 24,
+    paper: bool = True,
 ) -> None:
     """Write the page, at once or not at all.
 
-    Every image is in its table; of `images` of them, the worst by the last evaluation's first metric, the best, and
+    Every image is in its table; of 24 of them, the worst by the last evaluation's first metric, the best, and
     others evenly between, the pictures are embedded: scaled to 1024 pixels, and 256 x 256 pixels in full size where
     the restored image differs most from the sharp one.
 
     Args:
         evaluations: of one set, e.g. the blurred input and one or more networks.
         read: the 8-bit RGB pixels (H, W, 3) of a file; what it raises is shown in the picture's place.
-        paper_rows: header, rows and footnotes of the table on top (`tables.terminal_rows`); made here if None.
+        paper: whether the paper's rows are in the table on top.
 
     Raises:
         ConfigError: there are no evaluations, or they are of different sets.
@@ -52,10 +51,10 @@ def write_page(
     """
     if not evaluations:
         raise ConfigError("a page needs an evaluation at least")
-    data = _data(evaluations, paper_rows or tables.terminal_rows(evaluations))
-    heading = title or f"{evaluations[-1].label} on {evaluations[-1].dataset}"
+    data = _data(evaluations, paper)
+    heading = f"{evaluations[-1].label} on {evaluations[-1].dataset}"
     data["title"] = heading
-    chosen = _chosen(evaluations[-1], images)
+    chosen = _chosen(evaluations[-1], IMAGES)
     data["embedded"] = len(chosen)
     views = {name: _view(name, evaluations, read) for name in chosen}
     for image in data["images"]:
@@ -63,11 +62,10 @@ def write_page(
     write_text(Path(path), _page(heading, data))
 
 
-def _data(
-    evaluations: Sequence[Evaluation], summary: tuple[list[str], list[list[str]], list[str]]
-) -> dict[str, Any]:
+def _data(evaluations: Sequence[Evaluation], paper: bool) -> dict[str, Any]:
     """Everything on the page but its pictures, as plain values."""
-    header, rows, footnotes = summary
+    summary = tables.grid(evaluations, paper)
+    header, rows, footnotes = grids.text_rows(summary)
     labels = [evaluation.label for evaluation in evaluations]
     columns = {c.name: c for evaluation in evaluations for c in evaluation.columns if not c.of_set}
     names = list(dict.fromkeys(image.name for evaluation in evaluations for image in evaluation.images))
@@ -87,7 +85,8 @@ def _data(
         "summary": {
             "header": header,
             "rows": [
-                {"cells": row, "measured": any(row[0].startswith(label) for label in labels)} for row in rows
+                {"cells": cells, "measured": row.measured}
+                for cells, row in zip(rows, summary.rows, strict=True)
             ],
             "notes": footnotes,
         },
