@@ -52,6 +52,16 @@ def test_the_measured_row_stands_among_the_papers():
     assert sign and any(note.startswith(f"{sign} 3 of") for note in notes)
 
 
+def test_values_of_two_scales_are_neither_ranked_nor_sorted_together():
+    lower = replace(evaluation("other"), summaries={"fid": Summary(10.0, None, None, None, 3)})
+    grid = tables.grid([replace(each, columns=(FID,)) for each in (evaluation(), lower)])
+    assert [row.label for row in grid.rows[:2]] == ["ours", "other"]
+    assert [grid.rank(row, FID) for row in grid.rows[:2]] == [2, 1]
+    ranks = [grid.rank(row, FID) for row in grid.rows[2:]]
+    assert 1 in ranks and 2 in ranks
+    assert tables.grid([evaluation(columns=(FID, PSNR))]).rows[0].label != "ours"  # sorted by PSNR
+
+
 def test_the_papers_digits():
     printed = [tables.number(name, value, printed=True) for name, value in (("niqe", 4.05), ("niqe", 3.546))]
     assert printed == ["4.05", "3.546"]

@@ -29,7 +29,8 @@ class Row:
 class Grid:
     """A table before it is written in some language. `signs` of columns and rows refer to the footnotes.
 
-    The best two values of a column are marked, with `apart` those of the measured and of the printed rows each.
+    The best two values of a column are marked, with `apart` those of the measured and of the printed rows each; so are
+    those of the columns `unlike`, whose printed values are of another scale.
     """
 
     columns: list[Column]
@@ -37,6 +38,7 @@ class Grid:
     signs: dict[str, str] = field(default_factory=dict)
     footnotes: list[str] = field(default_factory=list)
     apart: bool = False
+    unlike: frozenset[str] = frozenset()
 
     def heading(self, column: Column) -> str:
         arrow = "↑" if column.higher_is_better else "↓"
@@ -47,7 +49,8 @@ class Grid:
 
     def rank(self, row: Row, column: Column) -> int | None:
         """1 for the best finite value of a column, 2 for the second-best; None for the others and the ground truth."""
-        rivals = [each for each in self.rows if not self.apart or each.measured == row.measured]
+        apart = self.apart or column.name in self.unlike
+        rivals = [each for each in self.rows if not apart or each.measured == row.measured]
         values = {each.values.get(column.name) for each in rivals if each.label != "Ground truth"}
         finite = {value for value in values if value is not None and math.isfinite(value)}
         best = sorted(finite, reverse=column.higher_is_better)[:2]

@@ -21,6 +21,8 @@ _COLUMNS = {
     "fid": ("fid", "the paper's FID is normalised to [0, 1] by a rule that is not given: not comparable"),
     "kid": ("kid", "the paper's KID is normalised to [0, 1] by a rule that is not given: not comparable"),
 }
+UNLIKE = frozenset({"fid", "kid"})
+"""Registry names of the metrics whose values in the paper are of another scale."""
 _TABLES = {"gopro": 1, "hide": 2, "rwbi": 3, "realblur-j": 4, "realblur-r": 4}
 _ORIGINS = {
     "reported": "as that method's own paper reports it",

@@ -24,7 +24,7 @@ def grid(evaluations: Sequence[Evaluation], paper: bool = True) -> Grid:
     for evaluation in evaluations:
         for column in evaluation.columns:
             columns.setdefault(column.name, column)
-    made = Grid(list(columns.values()), [])
+    made = Grid(list(columns.values()), [], unlike=printed.UNLIKE)
     notes = Notes(made)
     for evaluation in evaluations:
         texts = {name: value_text(name, summary) for name, summary in evaluation.summaries.items()}
@@ -143,8 +143,11 @@ def provenance(evaluations: Sequence[Evaluation]) -> list[str]:
 
 
 def _sort(made: Grid) -> None:
-    """By the first column that most rows have a value of, the best last; rows without one first."""
-    column = max(made.columns, key=lambda c: sum(row.values.get(c.name) is not None for row in made.rows))
+    """By the first column that most rows have a value of, on one scale, the best last; rows without one first."""
+    columns = [column for column in made.columns if column.name not in made.unlike]
+    if not columns:
+        return
+    column = max(columns, key=lambda c: sum(row.values.get(c.name) is not None for row in made.rows))
 
     def place(row: Row) -> tuple[bool, bool, float]:
         value = row.values.get(column.name)
