@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -161,6 +162,19 @@ def test_other_settings_are_refused(gopro, tmp_path, monkeypatch):
     path.write_text(json.dumps(held | {"variant": "intra-only"}))
     with pytest.raises(ConfigError, match="do not belong in one table.*training.iterations"):
         ablation.collect(plan.folder, "slices")
+
+
+def test_cells_of_several_machines_are_of_the_same_images_wherever_they_lie(gopro, tmp_path, monkeypatch):
+    plan = make_plan(gopro, tmp_path / "runs", variants=("xyscannet",))
+    (cell,) = ablation.run(plan)
+    other = Path(shutil.copytree(gopro, tmp_path / "elsewhere" / "GoPro"))
+    found, _ = ablation.find_sets("slices", {"gopro": str(other)})
+    forbid(monkeypatch)
+    assert next(ablation.run(replace(plan, sets=found))).values == cell.values
+    picture(other / "test/b/blur/1.png", size=(32, 20), seed=9)
+    found, _ = ablation.find_sets("slices", {"gopro": str(other)})
+    with pytest.raises(ConfigError, match="measured with other settings.*samples_sha256"):
+        next(ablation.run(replace(plan, sets=found)))
 
 
 def test_an_unfinished_cell_of_other_settings_or_data_is_refused(gopro, tmp_path):

@@ -87,7 +87,7 @@ class Plan:
             network=dict(config.model),
             settings={
                 "training": training_settings(config),
-                "evaluation": {test.name: test.settings() for test in self.sets},
+                "evaluation": {test.name: test.settings for test in self.sets},
             },
             gaps=dict(self.gaps),
             **self.facts,

@@ -6,6 +6,8 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from xyscannet import images
@@ -35,14 +37,23 @@ class TestSet:
         """As `xyscan eval` calls it."""
         return REALBLUR if self.name.startswith(REALBLUR) else "plain"
 
+    @cached_property
     def settings(self) -> dict[str, Any]:
-        """What decides a network's values on it."""
-        names = [(sample.name, str(sample.blur), str(sample.sharp)) for sample in self.dataset.samples]
+        """What decides a network's values on it, wherever it lies: the samples' names and their files' sizes."""
+        samples = [(each.name, _size(each.blur), _size(each.sharp)) for each in self.dataset.samples]
         return {
-            "images": len(names),
+            "images": len(samples),
             "metrics": dict(self.metrics),
-            "samples_sha256": hashlib.sha256(repr(names).encode("utf-8", "surrogateescape")).hexdigest(),
+            "samples_sha256": hashlib.sha256(repr(samples).encode()).hexdigest(),
         }
+
+
+def _size(file: Path | Address | None) -> int | None:
+    """Bytes of a file of this machine; None where they are not known."""
+    try:
+        return file.stat().st_size if isinstance(file, Path) else None
+    except OSError:  # this image will fail by itself
+        return None
 
 
 def find_sets(
