@@ -201,8 +201,34 @@ def test_costs_are_measured_anew_under_other_conditions(gopro, tmp_path, monkeyp
     assert ablation.profile(plan, (16, 16), repeats=1, memory=False, tell=told.append) == first and not told
     ablation.profile(plan, (16, 24), repeats=1, memory=False, tell=told.append)
     assert told
+    told.clear()
+    updated = replace(plan, facts=plan.facts | {"versions": {"torch": "99"}})
+    record = ablation.profile(updated, (16, 24), repeats=1, memory=False, tell=told.append)
+    assert told and record["conditions"]["versions"] == {"torch": "99"}
     costs_file(tmp_path, "slices").write_text("{")
     assert costs.read(costs_file(tmp_path, "slices")) is None
+
+
+def test_costs_of_variants_that_are_measured_one_by_one_are_kept_together(gopro, tmp_path, monkeypatch):
+    measured = []
+
+    def measure(networks, conditions, tell):
+        measured.append((*networks,))
+        return {name: {"step seconds": len(measured)} for name in networks}
+
+    monkeypatch.setattr(costs, "measure", measure)
+    plan = make_plan(gopro, tmp_path)
+    for variants in (["inter-only"], ["xyscannet"], ["inter-only"], ["inter-only", "xyscannet"]):
+        record = ablation.profile(replace(plan, variants=variants), (16, 16))
+    assert (
+        measured == [("inter-only",), ("xyscannet",)] and costs.read(costs_file(tmp_path, "slices")) == record
+    )
+    assert {name: each["step seconds"] for name, each in record["figures"].items()} == {
+        "inter-only": 1,
+        "xyscannet": 2,
+    }
+    record = ablation.profile(replace(plan, variants=["xyscannet"]), (16, 24))
+    assert set(record["figures"]) == {"xyscannet"}
 
 
 def test_parts_of_a_step_are_counted(monkeypatch):

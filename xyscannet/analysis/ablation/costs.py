@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,8 @@ class Conditions:
         height, width: of the image of an inference.
         dtype: "fp32" or "bf16".
         device: torch's name of it.
-        machine: its name, as measurements of two machines are not mixed.
+        machine, versions: its name, and those of the packages: measurements of two machines, or before and after an
+            update, are not mixed.
         repeats: the median of so many is taken.
         memory: measure peak memory too.
     """
@@ -48,6 +49,7 @@ class Conditions:
     dtype: str
     device: str
     machine: str
+    versions: Mapping[str, str] = field(default_factory=dict)
     repeats: int = 5
     memory: bool = True
 
@@ -101,10 +103,18 @@ def counted(network: XYScanNetConfig, columns: Mapping[str, str]) -> dict[str, f
 
 
 def keep(
-    path: Path, networks: Mapping[str, XYScanNetConfig], conditions: Conditions, found: Any
+    path: Path, networks: Mapping[str, XYScanNetConfig], conditions: Conditions, found: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Write what was measured, and of what; the record is returned. Raises InputError."""
-    record = {**_identity(networks, conditions), "figures": found}
+    """Write what was measured, and of what, beside what is kept of other variants under the same conditions.
+
+    The record is returned. Raises InputError.
+    """
+    record = {"networks": {}, "conditions": asdict(conditions), "figures": {}}
+    before = read(path)
+    if before is not None and before["conditions"] == record["conditions"]:
+        record = before
+    record["networks"] |= {name: network.to_dict() for name, network in networks.items()}
+    record["figures"] |= found
     write_text(path, json.dumps(record, indent=1) + "\n")
     return record
 
@@ -113,21 +123,17 @@ def read(path: Path) -> dict[str, Any] | None:
     """What `keep` wrote; None where there is nothing."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        return record if record["figures"] and record["conditions"] else None
+        return record if all(record[key] for key in ("networks", "conditions", "figures")) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def is_of(record: Mapping[str, Any], networks: Mapping[str, XYScanNetConfig], conditions: Conditions) -> bool:
-    """Whether a record is of exactly these networks under these conditions."""
-    return {k: record[k] for k in ("networks", "conditions")} == _identity(networks, conditions)
-
-
-def _identity(networks: Mapping[str, XYScanNetConfig], conditions: Conditions) -> dict[str, Any]:
-    return {
-        "networks": {name: network.to_dict() for name, network in networks.items()},
-        "conditions": asdict(conditions),
-    }
+def holds(record: Mapping[str, Any], networks: Mapping[str, XYScanNetConfig], conditions: Conditions) -> bool:
+    """Whether a record has these networks under these conditions."""
+    kept = record["networks"]
+    return record["conditions"] == asdict(conditions) and all(
+        kept.get(name) == network.to_dict() for name, network in networks.items()
+    )
 
 
 def _case(path: Path, at: Conditions, kind: str) -> Case:

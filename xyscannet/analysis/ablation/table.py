@@ -105,7 +105,7 @@ def profile(
     memory: bool = True,
     tell: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """What the variants of a plan cost on its device: measured, or what an earlier run kept of the same.
+    """What the variants of a plan cost on its device: measured in turn, or what an earlier run kept of the same.
 
     Args:
         size: height and width of the image of an inference.
@@ -120,6 +120,7 @@ def profile(
         dtype=plan.recipe.precision,
         device=str(plan.device),
         machine=plan.facts.get("machine", ""),
+        versions=plan.facts.get("versions", {}),
         repeats=repeats,
         memory=memory,
     )
@@ -127,7 +128,7 @@ def profile(
     networks = {name: network(name, size_of) for name in plan.variants}
     path = costs_file(plan.folder, plan.study)
     record = costs.read(path)
-    if record is None or not costs.is_of(record, networks, conditions):
+    if record is None or not costs.holds(record, networks, conditions):
         found = costs.measure(networks, conditions, tell)
         record = costs.keep(path, networks, conditions, found)
     return record
@@ -189,6 +190,6 @@ def _of_costs(at: Mapping[str, Any]) -> str:
         f"Training time: {EPOCH} crops, as many as GoPro has training images, at the speed of {step}{parts} (forward, "
         f"Charbonnier loss, backward, Adam), {at['dtype']}; the paper does not say what its training seconds are of. "
         f"Inference: one image of {at['height']}x{at['width']} pixels. Memory: 10^9 bytes that a step or an inference "
-        f"adds to the weights. Median of {at['repeats']}, the variants in turn, warm, on {at['machine']}; the paper's "
-        "are of one RTX 3090."
+        f"adds to the weights. Median of {at['repeats']}, a run's variants in turn, warm, on {at['machine']}; the "
+        "paper's are of one RTX 3090."
     )
