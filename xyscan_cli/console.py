@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from xyscan_cli.streams import Stderr, drop
@@ -112,6 +113,14 @@ def data(record: Any) -> None:
     except OSError as failure:  # a full disk
         drop(sys.stdout)
         lose_data(f"stdout cannot be written, its records are lost: {failure.strerror}")
+
+
+def finite(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record with None for infinities and NaN, which JSON does not have."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in record.items()
+    }
 
 
 def lose_data(text: str) -> None:

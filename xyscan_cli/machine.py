@@ -149,7 +149,8 @@ def import_elsewhere(modules: list[str]) -> dict[str, str | None]:
         try:
             run = subprocess.run(
                 [sys.executable, "-c", code, *waiting],
-                capture_output=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
                 text=True,
                 timeout=IMPORT_SECONDS,
                 env=environment,

@@ -94,6 +94,15 @@ def test_wrong_results_are_a_problem(monkeypatch):
     assert "self-check: cpu on cpu gives wrong results" in result.stderr
 
 
+def test_results_that_are_not_finite_are_null_in_json(monkeypatch):
+    monkeypatch.setattr(bench, "compare", lambda *_: bench.Parity(float("inf"), float("nan")))
+    result = run("--json")
+    assert result.exit_code == 3
+    for check in json.loads(result.stdout, parse_constant=pytest.fail)["self_check"]:
+        assert check["max_error"] is None and check["psnr"] is None and not check["right"]
+    assert "nan dB against the definition: WRONG" in run().stdout
+
+
 def test_failing_parts_do_not_stop_the_rest(monkeypatch):
     def fail(*_):
         raise UnavailableError("no kernels today")
@@ -107,7 +116,7 @@ def test_failing_parts_do_not_stop_the_rest(monkeypatch):
 
 
 def test_imports_that_go_wrong(monkeypatch, tmp_path):
-    (tmp_path / "fine_one.py").write_text("print('noise')")
+    (tmp_path / "fine_one.py").write_text("import os; print('noise'); os.write(2, b'\\xff noise')")
     (tmp_path / "raising.py").write_text("raise ImportError('undefined symbol: x\\nmore')")
     (tmp_path / "leaving.py").write_text("raise SystemExit(5)")
     (tmp_path / "dying.py").write_text("import os; os._exit(7)")

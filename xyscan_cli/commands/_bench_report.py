@@ -7,12 +7,12 @@ import dataclasses
 import io
 import itertools
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xyscan_cli import console
 from xyscan_cli.arguments import labels
 from xyscannet.reports.figures.costs import Cost, cost_curves
 
@@ -139,12 +139,7 @@ def traced(trace: Trace) -> Sheet:
 
 
 def _plain(result: Result | OperatorResult) -> dict[str, Any]:
-    """For JSON, which has no infinity (an error of zero) and no NaN (a result that is not finite)."""
-    record = dataclasses.asdict(result)
-    return {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in record.items()
-    }
+    return console.finite(dataclasses.asdict(result))
 
 
 def _figure(value: float | None, form: str, unit: float = 1) -> str | None:

@@ -23,7 +23,7 @@ def command(
     """
     report = examine()
     if as_json:
-        console.data(report)
+        console.data(report | {"self_check": [console.finite(check) for check in report["self_check"]]})
     else:
         _print(report)
     if report["problems"]:
