@@ -77,6 +77,29 @@ def test_what_the_network_leaves_alone_comes_out_bit_for_bit(
     same_beside_the_pixels(before, after)
 
 
+@pytest.mark.parametrize(
+    ("before", "options", "after", "colour"),
+    [
+        (("png", "rgb24", (2, 1, 1, 0)), {"codec": "h264"}, "yuv444p", (1, 1, 1, 6)),
+        (("png", "rgb24", (2, 1, 1, 0)), {"codec": "mjpeg"}, "yuvj444p", (2, 1, 1, 6)),
+        (("libx264rgb", "rgb24", (2, 1, 1, 0)), {}, "gbrp", (2, 1, 1, 0)),
+        (("libx264", "yuv444p", (1, 1, 1, 1)), {"codec": "libx264rgb"}, "gbrp", (2, 1, 1, 0)),
+    ],
+)
+def test_rgb_and_yuv_have_the_same_colours(
+    tmp_path: Path, before: tuple, options: dict, after: str, colour: tuple
+) -> None:
+    reds = np.zeros((3, 32, 48, 3), np.uint8) + np.array([200, 40, 90], np.uint8)
+    codec, pixel_format, tags = before
+    source = clips.write(
+        tmp_path / "a.mov", reds, codec=codec, pixel_format=pixel_format, colour=tags, sound=False
+    )
+    restored(source, tmp_path / "b.mov", Gain(), **options)
+    found = clips.read(tmp_path / "b.mov")
+    assert (found["pixel_format"], found["colour"]) == (after, colour)
+    assert np.abs(found["pixels"].astype(int) - reds).max() <= 4
+
+
 def test_ten_bits_are_restored_as_ten_bits(tmp_path: Path) -> None:
     """A ramp finer than 8 bits, halved, still has its 10-bit steps."""
     ramp = np.tile(np.arange(256, dtype=np.uint16)[None, :, None] * 128 + 16384, (16, 1, 3))

@@ -94,6 +94,20 @@ def test_chroma_moves_nowhere() -> None:
     assert torch.allclose(out[5:8], out[9:12].flip(0), atol=1e-6)
 
 
+def test_rgb_becomes_yuv_by_the_matrix_that_the_height_decides_and_back() -> None:
+    pytest.importorskip("av")
+    for height, yuv in ((96, (91, 104, 198)), (720, (80, 112, 198))):
+        rgb, coded = (
+            [np.full((height, 32), value, np.uint8) for value in values] for values in ((40, 40, 200), yuv)
+        )
+        frame = pixels.from_planes(rgb, pixels.layout("gbrp"))
+        found = pixels.to_planes(frame, pixels.layout("yuv444p"))
+        assert [int(plane[5, 5]) for plane in found] == pytest.approx(yuv, abs=1)
+        frame = pixels.from_planes(coded, pixels.layout("yuv444p"))
+        found = pixels.to_planes(frame, pixels.layout("gbrp"))
+        assert [int(plane[5, 5]) for plane in found] == pytest.approx((40, 40, 200), abs=3)
+
+
 def test_every_format_has_planes() -> None:
     av = pytest.importorskip("av")
     for name, planes in (

@@ -18,7 +18,6 @@ from xyscannet.inference.plan import ImagePlan, plan_for
 from xyscannet.inference.scales import restore_at_scales
 from xyscannet.inference.stages import Ahead, Behind
 from xyscannet.video import Clip, Coding, Segment, SegmentWriter, decode, pixels
-from xyscannet.video.clip import FULL_RANGE
 from xyscannet.video.colour import Samples
 from xyscannet.video.deflicker import WARM_UP, Deflicker
 
@@ -77,9 +76,10 @@ def restore_segment(
     if path.exists():
         return SegmentTimes()
     started = time.perf_counter()
-    info = clip.info
     plan, together = plan_frames(clip, model, dtype, tile, sharing)
-    samples = Samples(coding.layout, info.colour[3], info.colour[0] == FULL_RANGE, info.height)
+    samples = Samples(
+        coding.layout, coding.colour[3], coding.colour[0] == pixels.FULL_RANGE, clip.info.height
+    )
     warm_up = min(WARM_UP, segment.first - clip.segments[0].first) if clip.options.deflicker else 0
     done = -warm_up
     with replacing(path, parents=True) as temporary:

@@ -14,6 +14,7 @@ from typing import Any
 from ..errors import ConfigError, InputError
 from ..files import shown
 from ..images.formats import BadImage, check_size
+from .pixels import FULL_RANGE
 from .pyav import opened
 
 SUFFIXES: dict[str, str] = {
@@ -35,7 +36,6 @@ SUFFIXES: dict[str, str] = {
 }
 """Suffixes of clips, and the container that is written under each."""
 
-FULL_RANGE = 2  # the number of the range in which samples use all values
 _SLACK = 1.0  # seconds that a whole file may end before its header says
 _TYPES_IN_TIME = ("video", "audio")
 

@@ -43,6 +43,7 @@ _NAMES |= {"prores": "prores_ks", "flv1": "flv"}
 _VPX = (("deadline", "good"), ("cpu-used", "4"))
 _ENCODERS = {
     "libx264": _Encoder("crf", 17, (4, 34)),
+    "libx264rgb": _Encoder("crf", 17, (4, 34)),
     "libx265": _Encoder("crf", 19, (4, 36), options=(("x265-params", "log-level=none"),)),
     "libvpx": _Encoder("crf", 8, (4, 50), 12, (*_VPX, ("b", "100M"))),
     "libvpx-vp9": _Encoder("crf", 20, (4, 50), 10, (*_VPX, ("b", "0"), ("row-mt", "1"))),
@@ -93,7 +94,8 @@ def choose_coding(clip: Clip, output: str | os.PathLike[str]) -> Coding:
     """
     check_options(clip.options)
     info, options = clip.info, clip.options
-    encoder = _encoder(options.codec or info.codec)
+    rgb = (info.codec, info.pixel_format, options.pixel_format) == ("h264", "gbrp", None)
+    encoder = _encoder(options.codec or ("libx264rgb" if rgb else info.codec))
     if encoder is None:
         raise InputError(
             f"{shown(info.path)}: its codec, {info.codec}, can be read but not written: choose another by --codec "
@@ -124,6 +126,7 @@ def choose_coding(clip: Clip, output: str | os.PathLike[str]) -> Coding:
         codec=encoder.canonical_name,
         pixel_format=pixel_format,
         layout=pixels.planar(load().VideoFormat(pixel_format)),
+        colour=pixels.colour_in(pixel_format, info.pixel_format, info.colour, info.height),
         rate=_rate(encoder, info.rate),
         gop=_gop(clip),
         options=more,
@@ -193,6 +196,8 @@ def _pixel_format(encoder: Any, clip: Clip) -> tuple[str, tuple[str, ...]]:
         )
 
     nearest = min(offered, key=loss)
+    if pixels.planar(load().VideoFormat(nearest)) == wanted:  # the same samples in other places
+        return nearest, ()
     return nearest, (f"pixel format {source} becomes {nearest}: {encoder.name} has none that is nearer",)
 
 
@@ -269,5 +274,5 @@ def _bytes(sample: list[list], clip: Clip, coding: Coding) -> int:
     configure(context, clip, coding)
     total = 0
     for number, planes in enumerate(sample):
-        total += sum(packet.size for packet in context.encode(frame_of(planes, number, clip, coding)))
+        total += sum(packet.size for packet in context.encode(frame_of(planes, number, coding)))
     return max(total + sum(packet.size for packet in context.encode(None)), 1)

@@ -12,19 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .pixels import Layout
-
-# Kr, Kb of ITU-T H.273, table 4, by the number of the matrix
-_LUMA = {
-    1: (0.2126, 0.0722),  # BT.709
-    4: (0.30, 0.11),  # FCC
-    5: (0.299, 0.114),  # BT.601, 625 lines
-    6: (0.299, 0.114),  # BT.601, 525 lines
-    7: (0.212, 0.087),  # SMPTE 240M
-    9: (0.2627, 0.0593),  # BT.2020
-    10: (0.2627, 0.0593),  # BT.2020, constant luminance, taken for the other
-}
-_HD = 720  # rows from which a clip without a matrix is BT.709, as players have it
+from .pixels import LUMA, Layout, matrix_of
 
 
 class Samples:
@@ -39,7 +27,7 @@ class Samples:
 
     def __init__(self, layout: Layout, matrix: int, full_range: bool, height: int) -> None:
         self.layout = layout
-        self.red, self.blue = _LUMA.get(matrix) or _LUMA[1 if height >= _HD else 6]
+        self.red, self.blue = LUMA[matrix_of(matrix, height)]
         unit = 2 ** (layout.bits - 8)
         full = full_range or layout.kind == "rgb"
         self.black = 0 if full else 16 * unit

@@ -38,6 +38,7 @@ class Coding:
         encoder, codec: FFmpeg's names.
         pixel_format: of the encoder.
         layout: planes that the frames are restored in.
+        colour: what their samples mean; see `ClipInfo`.
         rate: frames per second that the encoder counts with.
         gop: frames between key frames at most.
         scale: what the quality is given by: "crf" (constant rate factor), "qscale" (fixed quantiser) or nothing.
@@ -51,6 +52,7 @@ class Coding:
     codec: str
     pixel_format: str
     layout: pixels.Layout
+    colour: tuple[int, int, int, int]
     rate: Fraction
     gop: int
     scale: str = ""
@@ -70,7 +72,7 @@ def configure(context: Any, clip: Clip, coding: Coding) -> None:
     context.thread_type = "AUTO"
     if clip.info.aspect:
         context.sample_aspect_ratio = clip.info.aspect
-    tag_colour(context, clip)
+    tag_colour(context, coding)
     options = dict(coding.options)
     if coding.scale == "crf":
         options["crf"] = f"{coding.quality:g}"
@@ -83,15 +85,15 @@ def configure(context: Any, clip: Clip, coding: Coding) -> None:
     context.flags = context.flags | flag if apart else context.flags & ~flag
 
 
-def tag_colour(coded: Any, clip: Clip) -> None:
-    """Say what the samples of a context or a frame mean, as the source does."""
-    coded.color_range, coded.color_primaries, coded.color_trc, coded.colorspace = clip.info.colour
+def tag_colour(coded: Any, coding: Coding) -> None:
+    """Say what the samples of a context or a frame mean."""
+    coded.color_range, coded.color_primaries, coded.color_trc, coded.colorspace = coding.colour
 
 
-def frame_of(planes: Sequence[np.ndarray], number: int, clip: Clip, coding: Coding) -> Any:
+def frame_of(planes: Sequence[np.ndarray], number: int, coding: Coding) -> Any:
     """The frame for the encoder, given by planes (h, w) of the coding's layout and its number from 0."""
     frame = pixels.from_planes(planes, coding.layout)
-    tag_colour(frame, clip)
+    tag_colour(frame, coding)
     if coding.pixel_format.replace("yuvj", "yuv") != coding.layout.name:
         frame = pixels.converted(frame, coding.pixel_format)
     frame.pts, frame.time_base = number, 1 / coding.rate
@@ -124,7 +126,7 @@ class SegmentWriter:
 
     def write(self, planes: Sequence[np.ndarray]) -> None:
         """Encode the next frame, given by planes (h, w) of the coding's layout."""
-        self._mux(frame_of(planes, self._frames, self._clip, self._coding))
+        self._mux(frame_of(planes, self._frames, self._coding))
         self._frames += 1
 
     def close(self) -> None:

@@ -121,7 +121,7 @@ class _Joined:
         stream = self._out.add_stream_from_template(template, opaque=True)
         context = stream.codec_context
         context.framerate = info.rate
-        tag_colour(context, self._clip)
+        tag_colour(context, self._coding)
         if info.aspect:
             context.sample_aspect_ratio = info.aspect
         if self._coding.codec == "hevc" and self._format in ("mp4", "mov"):

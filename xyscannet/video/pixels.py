@@ -17,6 +17,24 @@ _SUBSAMPLING = {
     "411": (4, 1),
     "410": (4, 4),
 }
+LUMA = {
+    1: (0.2126, 0.0722),  # BT.709
+    4: (0.30, 0.11),  # FCC
+    5: (0.299, 0.114),  # BT.601, 625 lines
+    6: (0.299, 0.114),  # BT.601, 525 lines
+    7: (0.212, 0.087),  # SMPTE 240M
+    9: (0.2627, 0.0593),  # BT.2020
+    10: (0.2627, 0.0593),  # BT.2020, constant luminance, taken for the other
+}
+"""Kr, Kb of ITU-T H.273, table 4, by the number of the matrix."""
+
+_HD = 720  # rows from which a clip without a matrix is BT.709, as players have it
+LIMITED_RANGE, FULL_RANGE = 1, 2  # numbers of the ranges of samples
+
+
+def matrix_of(number: int, height: int) -> int:
+    """The number of a matrix in ITU-T H.273; where it is none of YUV that is known, the picture's height decides."""
+    return number if number in LUMA else 1 if height >= _HD else 6
 
 
 @dataclass(frozen=True)
@@ -24,11 +42,12 @@ class Layout:
     """The planes of a planar pixel format.
 
     Attributes:
-        name: FFmpeg's name, without the "j" that once marked full range.
+        name: FFmpeg's name, without the "j" that marks full range.
         kind: "yuv", "rgb" (planes in the order G, B, R) or "grey".
         bits: bits per sample; more than 8 are held in 16.
         across, down: luma samples per chroma sample.
         alpha: a last plane holds the opacity.
+        full: YUV has full range by its name.
     """
 
     name: str
@@ -37,6 +56,7 @@ class Layout:
     across: int = 1
     down: int = 1
     alpha: bool = False
+    full: bool = False
 
     @property
     def dtype(self) -> type:
@@ -50,7 +70,7 @@ class Layout:
 
 def layout(name: str) -> Layout | None:
     """The planes of a pixel format; None for one that is not planar little-endian YUV, RGB or grey."""
-    name = name.replace("yuvj", "yuv")
+    full, name = name.startswith("yuvj"), name.replace("yuvj", "yuv")
     match = _PLANAR.fullmatch(name)
     if match is None:
         return None
@@ -59,7 +79,7 @@ def layout(name: str) -> Layout | None:
     if bits > 8 and not name.endswith("le"):
         return None
     if yuv:
-        return Layout(name, "yuv", bits, *_SUBSAMPLING[subsampling], alpha=yuv == "yuva")
+        return Layout(name, "yuv", bits, *_SUBSAMPLING[subsampling], yuv == "yuva", full)
     return Layout(name, "rgb" if rgb else "grey", bits, alpha=rgb == "gbrap")
 
 
@@ -86,18 +106,43 @@ def planar(format: Any) -> Layout:
 def to_planes(frame: Any, wanted: Layout) -> list[np.ndarray]:
     """The planes of a frame in the wanted layout: (h, w) arrays that share the frame's memory where they can.
 
-    Colours stay as they are coded: matrix and range do not change.
+    Colours stay as they are coded, matrix and range do not change, unless one of the two is RGB; see `colour_in`.
     """
     if frame.format.name.replace("yuvj", "yuv") != wanted.name:
-        frame = converted(frame, wanted.name)
+        frame = converted(frame, wanted.name, wanted.full)
     return [_array(plane, wanted.dtype) for plane in frame.planes]
 
 
-def converted(frame: Any, name: str) -> Any:
-    """A frame in another pixel format; its range stays, unless one of the two is RGB."""
-    full = frame.format.name.startswith("yuvj")
-    kept = 2 if full else frame.color_range
-    return frame.reformat(format=name, src_color_range=kept, dst_color_range=kept)
+def converted(frame: Any, name: str, full: bool = False) -> Any:
+    """A frame in another pixel format; matrix and range stay. RGB becomes YUV of full range or not."""
+    kept = FULL_RANGE if frame.format.name.startswith("yuvj") else frame.color_range
+    becomes = (FULL_RANGE if full else LIMITED_RANGE) if is_rgb(frame.format.name) else kept
+    matrix = matrix_of(frame.colorspace, frame.height)
+    return frame.reformat(
+        format=name,
+        src_colorspace=matrix,
+        dst_colorspace=matrix,
+        src_color_range=kept,
+        dst_color_range=becomes,
+    )
+
+
+def is_rgb(name: str) -> bool:
+    """Whether a pixel format's samples are red, green and blue."""
+    from .pyav import load
+
+    format = load().VideoFormat(name)
+    return format.is_rgb or format.has_palette
+
+
+def colour_in(name: str, source: str, colour: tuple[int, ...], height: int) -> tuple[int, ...]:
+    """What samples of the pixel format `name` mean that are made of `source`: numbers as in `ClipInfo.colour`."""
+    if is_rgb(name) == is_rgb(source):
+        return colour
+    if is_rgb(name):
+        return FULL_RANGE, *colour[1:3], 0
+    full = name.startswith(("yuvj", "gray", "ya"))
+    return FULL_RANGE if full else LIMITED_RANGE, *colour[1:3], matrix_of(colour[3], height)
 
 
 def from_planes(planes: list[np.ndarray], wanted: Layout) -> Any:
