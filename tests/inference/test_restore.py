@@ -196,6 +196,18 @@ def test_out_of_memory_halves_down_to_the_smallest_tiles(network: XYScanNet) -> 
         restore(network, image)
 
 
+def test_out_of_memory_where_tiles_are_switched_off(network: XYScanNet) -> None:
+    said = []
+
+    def fail(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        raise MemoryError
+
+    network.patch_embed.register_forward_pre_hook(fail)
+    with pytest.raises(InputError, match="in whole, in strips.*tiles are switched off"):
+        restore(network, torch.rand(1, 3, 300, 300), tile="none", tell=said.append)
+    assert set(said) == {"memory ran out: restoring it in whole, in strips"}
+
+
 def test_as_many_images_at_once_as_memory_allows(network: XYScanNet, monkeypatch: pytest.MonkeyPatch) -> None:
     batch, sizes, shares = torch.rand(5, 3, 40, 60), [], []
     whole = restore(network, batch)

@@ -35,6 +35,7 @@ def restore(
     image: Tensor,
     plan: ImagePlan | None = None,
     *,
+    tile: str | int = "auto",
     ensemble: bool = False,
     dtype: torch.dtype | None = None,
     tell: Callable[[str], None] = logger.warning,
@@ -49,6 +50,7 @@ def restore(
         model: an `XYScanNet` in eval mode.
         image: (B, 3, H, W), RGB in [0, 1], on any device.
         plan: of each image, whole or in tiles; by default what `plan_for` says.
+        tile: as for `plan_image`; with "none" there are no tiles where memory runs out either.
         ensemble: average the results for the eight flips and rotations of the image.
         dtype: float32, or bfloat16 or float16 by autocast; by default the type of the weights.
             Weights in float64 compute in float64.
@@ -60,7 +62,7 @@ def restore(
 
     Raises:
         InputError: the image holds numbers that are not finite, or so does the result in float32 too, or memory
-            runs out in the smallest tiles too.
+            runs out in the smallest tiles (or strips) too.
         ConfigError: no 3-channel image, or another dtype.
     """
     if image.ndim != 4 or image.shape[1] != 3 or 0 in image.shape:
@@ -71,7 +73,7 @@ def restore(
     if dtype not in (*DTYPES, weights):
         raise ConfigError(f"dtype must be one of {', '.join(map(str, DTYPES))}, not {dtype}")
     if plan is None:
-        plan = plan_for(model, *image.shape[2:], dtype=dtype)
+        plan = plan_for(model, *image.shape[2:], dtype=dtype, tile=tile)
     with torch.inference_mode():
         image = image.float()
         if not bool(torch.isfinite(image).all()):
@@ -94,7 +96,7 @@ def restore(
                 at_once = 1
                 tell("memory ran out: restoring one image at a time")
             else:
-                plan = _halved(plan, image, model, dtype)
+                plan = _halved(plan, image, model, dtype, tile)
                 tell(f"memory ran out: restoring it in {plan.describe()}")
             if device.type == "cuda":
                 torch.cuda.empty_cache()
@@ -106,18 +108,21 @@ def _in_form(model: nn.Module, plan: ImagePlan) -> nn.Module:
     return Strips(network, plan.strips) if plan.strips and may_be_taken_apart(network) else model
 
 
-def _halved(plan: ImagePlan, image: Tensor, model: nn.Module, dtype: torch.dtype) -> ImagePlan:
+def _halved(
+    plan: ImagePlan, image: Tensor, model: nn.Module, dtype: torch.dtype, tile: str | int
+) -> ImagePlan:
     """A plan that takes half of the memory of one that took too much, or the smallest. InputError if it was that."""
     anew = partial(plan_for, model, *image.shape[2:], dtype=dtype)
     try:
-        return anew(memory=plan.memory_bytes // 2)
+        smaller = anew(memory=plan.memory_bytes // 2, tile="none" if tile == "none" else "auto")
     except InputError:
-        smallest = anew(tile=SMALLEST_TILE)
-    if smallest.memory_bytes < plan.memory_bytes:
-        return smallest
+        smaller = anew(tile=SMALLEST_TILE)
+    if smaller.memory_bytes < plan.memory_bytes:
+        return smaller
+    last = "tiles are switched off" if tile == "none" else "no smaller tiles are left"
     raise InputError(
-        f"memory ran out in {plan.describe()}, estimated at {mebibytes(plan.memory_bytes)}, and no smaller tiles are "
-        "left: free some memory or take a smaller network"
+        f"memory ran out in {plan.describe()}, estimated at {mebibytes(plan.memory_bytes)}, and {last}: free some "
+        "memory or take a smaller network"
     )
 
 

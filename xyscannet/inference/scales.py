@@ -70,7 +70,7 @@ def restore_at_scales(
     Args:
         scales: "auto", or a number from 1, the full size only, to 4, from an eighth of it up.
         plan: at the full size; by default what `plan_for` says.
-        tile, sharing: as for `plan_image`, at the other scales.
+        tile, sharing: as for `plan_image`, at the other scales; `tile` also where memory runs out.
         model, image, ensemble, dtype, tell, progress: as for `restore`.
 
     Returns:
@@ -104,7 +104,9 @@ def restore_at_scales(
         part = progress and (lambda share: progress(begin + share * (end - begin)))
         here = plan if picture.shape == image.shape else planned(*picture.shape[2:])
         reached = end
-        return restore(model, picture, here, ensemble=ensemble, dtype=dtype, tell=tell_once, progress=part)
+        return restore(
+            model, picture, here, tile=tile, ensemble=ensemble, dtype=dtype, tell=tell_once, progress=part
+        )
 
     with torch.inference_mode():
         if plan.mode != "tiles":
