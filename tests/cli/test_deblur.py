@@ -162,6 +162,14 @@ def test_records_behind_a_link(deblur) -> None:
         assert Path("records").read_text().count("\n") == 1 and Path("so").is_symlink()
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_records_that_cannot_be_written_do_not_go_elsewhere(deblur) -> None:
+    picture("in/a.png"), picture("in/b.png"), picture("in/c.png")
+    result = deblur("in", "out", "--json", "/dev/full")
+    assert result.exit_code == 1 and result.stdout == ""
+    assert result.stderr.count("its records are lost") == 1 and len(left_over("out")) == 3
+
+
 def test_records_in_place_of_a_folder_are_refused_before_the_work(deblur) -> None:
     picture("in/a.png")
     Path("folder").mkdir()

@@ -227,7 +227,9 @@ class Records:
         return self
 
     def add(self, record: Record) -> None:
-        if self._file is not None and not self._lost:
+        if self._lost:
+            return
+        if self._file is not None:
             try:
                 self._file.write(json.dumps(record.to_dict()) + "\n")
                 self._file.flush()
