@@ -265,9 +265,13 @@ _XMP_PARTS = re.compile(
 _LIST, _LIST_END = b"<Container:Directory>", b"</Container:Directory>"
 
 
-def xmp_upright(xmp: bytes) -> bytes:
-    """An XMP packet (UTF-8) with its orientation, if it gives one, set to 1, and of this picture alone."""
-    return _without_lists(_XMP_PARTS.sub(b"", _XMP_ORIENTATION.sub(rb"\g<1>1", xmp)))
+def xmp_upright(xmp: bytes, turned: bool) -> bytes:
+    """An XMP packet (UTF-8) of this picture alone, with its orientation, if it gives one, set to 1 where it was turned.
+
+    What XMP alone says turns no picture, here as in viewers, and stays.
+    """
+    upright = _XMP_ORIENTATION.sub(rb"\g<1>1", xmp) if turned else xmp
+    return _without_lists(_XMP_PARTS.sub(b"", upright))
 
 
 def _without_lists(xmp: bytes) -> bytes:

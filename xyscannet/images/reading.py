@@ -115,7 +115,7 @@ def _upright(decoded: Decoded, format: str, path: Path) -> Photo:
     metadata = replace(
         metadata,
         exif=block,
-        xmp=None if metadata.xmp is None else exif.xmp_upright(metadata.xmp),
+        xmp=None if metadata.xmp is None else exif.xmp_upright(metadata.xmp, turned != 1),
         dpi=dpi,
         suffix=path.suffix.lower(),
     )
