@@ -103,6 +103,19 @@ def test_strip_metadata_keeps_the_colour_profile_alone(tmp_path, format):
     assert stripped.metadata.jpeg == photo.metadata.jpeg
 
 
+@pytest.mark.parametrize(
+    "field",
+    [struct.pack("<HIBxH", 1, 1, 6, 0), struct.pack("<HIHH", 3, 2, 6, 1), struct.pack("<HII", 4, 1, 6)],
+    ids=["byte", "two shorts", "long"],
+)
+def test_an_orientation_of_any_type_is_applied_once(tmp_path, field):
+    block = b"II*\0" + struct.pack("<IHH", 8, 1, 0x0112) + field + bytes(4)
+    Image.fromarray(stored(picture(), 6)).save(tmp_path / "x.webp", exif=block, lossless=True)
+    for _ in range(2):
+        assert np.array_equal(read(tmp_path / "x.webp").rgb, picture())
+        write(read(tmp_path / "x.webp"), tmp_path / "x.webp")
+
+
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_thumbnail_of_the_blurred_picture_is_dropped(order):
     block = exif(1, order=order, thumbnail=THUMBNAIL)

@@ -248,10 +248,9 @@ def made_upright(blob: bytes, width: int, height: int, turned: bool = False) -> 
 
 
 def _put(blob: bytearray, entry: Entry | None, layout: Layout, value: int) -> None:
-    if entry is not None and entry.count == 1 and entry.type in (3, 4):
-        code = "H" if entry.type == 3 and value <= 0xFFFF else "I" if entry.type == 4 else None
-        if code:
-            struct.pack_into(layout.order + code, blob, entry.at, value)
+    """Put a value in place of the first of an integer field, if there is one and it is large enough."""
+    if entry is not None and entry.type in _INTEGERS and value < 256 ** TYPE_BYTES[entry.type]:
+        struct.pack_into(layout.order + _INTEGERS[entry.type], blob, entry.at, value)
 
 
 _XMP_ORIENTATION = re.compile(rb"(tiff:Orientation(?:\s*=\s*[\"']|>)\s*)[1-8]")
