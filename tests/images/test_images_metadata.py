@@ -240,6 +240,12 @@ def test_png_refuses_a_profile_of_other_channels_aloud(tmp_path):
     assert read(tmp_path / "x.png").metadata.icc == grey_profile()
 
 
+def test_webp_refuses_a_profile_for_grey_aloud(tmp_path):
+    grey = Photo(picture(grey=True), grey=True, metadata=Metadata(icc=grey_profile()))
+    assert any("profile dropped" in note for note in write(grey, tmp_path / "x.webp"))
+    assert read(tmp_path / "x.webp").metadata.icc is None
+
+
 def test_oversized_blocks_leave_a_jpeg_with_a_note(tmp_path):
     photo = Photo(
         picture(), format="jpeg", metadata=Metadata(exif=exif(1) + bytes(70_000), xmp=b"x" * 70_000)

@@ -18,7 +18,7 @@ from PIL import Image, WebPImagePlugin  # noqa: F401 - the plugin registers what
 
 from ..opencv import cv2
 from . import exif as exif_block
-from .decoded import Decoded, Header
+from .decoded import Decoded, Header, profile_space
 from .formats import BadImage, check_size
 from .photo import Photo
 
@@ -120,11 +120,15 @@ def encode(photo: Photo, quality: int | None) -> tuple[bytes, list[str]]:
         options = {"lossless": True, "quality": 75, "exact": True}
     elif photo.alpha is not None:
         options["exact"] = True
-    for name, block in (("exif", metadata.exif), ("icc_profile", metadata.icc), ("xmp", metadata.xmp)):
+    notes = ["WebP has no grey pictures: written as RGB"] if photo.grey else []
+    icc = metadata.icc
+    if icc is not None and profile_space(icc) != "RGB":
+        icc = None
+        notes.append("colour profile dropped: WebP allows only one for RGB")
+    for name, block in (("exif", metadata.exif), ("icc_profile", icc), ("xmp", metadata.xmp)):
         if block is not None:
             options[name] = block
     pixels = photo.rgb if photo.alpha is None else np.dstack([photo.rgb, photo.alpha])
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "WEBP", **options)
-    notes = ["WebP has no grey pictures: written as RGB"] if photo.grey else []
     return buffer.getvalue(), notes
