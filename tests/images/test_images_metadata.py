@@ -6,6 +6,7 @@ import io
 import struct
 import time
 import zlib
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -274,6 +275,8 @@ def test_iptc_and_comments_of_a_jpeg(tmp_path):
     assert read(tmp_path / "y.jpg").metadata.comments == (b"remark",)
     write(photo, tmp_path / "y.tif")
     assert read(tmp_path / "y.tif").metadata.photoshop == iptc
+    write(replace(photo, metadata=Metadata(photoshop=iptc + thumbnail)), tmp_path / "z.tif")
+    assert read(tmp_path / "z.tif").metadata.photoshop == iptc
     notes = write(photo, tmp_path / "y.png")
     assert any("IPTC" in note and "comments" in note for note in notes)
     for cut in range(len(iptc)):

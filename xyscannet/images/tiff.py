@@ -10,6 +10,7 @@ import numpy as np
 
 from .decoded import Decoded, Header
 from .exif import LAYERS, ORIENTATION, Layout, Reader, ifd_resolution, pack_tree
+from .jpeg import without_thumbnails
 from .tiff_page import COMPRESSION, DROPPED, ICC, PHOTOSHOP, RESOLUTION, XMP, Page, read_page
 from .tiff_pixels import decode_pixels
 
@@ -45,7 +46,7 @@ def decode(data: bytes) -> Decoded:
         decoded.metadata,
         icc=_bytes(page, ICC),
         xmp=_bytes(page, XMP),
-        photoshop=_bytes(page, PHOTOSHOP),
+        photoshop=without_thumbnails(_bytes(page, PHOTOSHOP) or b"") or None,
         dpi=ifd_resolution(page.fields, page.layout),
         tiff_compression=_COMPRESSIONS.get(page.value(COMPRESSION, 1), "deflate"),
     )
