@@ -90,6 +90,8 @@ def test_a_number_bounds_the_tile() -> None:
     assert plan(1000, 1500, tile=512, memory=GIB // 4).strips
     assert plan(300, 500, tile=512).whole
     assert max(plan(2001, 2003, tile=64).tile) <= 64
+    assert max(plan(20_000, 3000, tile=66).tile) <= 66
+    assert plan(66, 65, tile=66).whole
 
 
 @pytest.mark.parametrize("tile", [0, 63, "some"])

@@ -169,13 +169,9 @@ def _in_tiles_of(
     if side < MIN_TILE:
         raise ConfigError(f"a tile must be at least {MIN_TILE} pixels, not {side}")
     height, width = whole.tile
-    overlap = min(OVERLAP, side // 4 // 4 * 4)
-    rows, columns = (
-        max(1, math.ceil((n - overlap) / (side - overlap))) if n > side else 1 for n in whole.tile
-    )
-    # a size rounded up to a multiple of 4 may exceed the side asked for
-    rows += spans(height, rows, overlap)[0] > side
-    columns += spans(width, columns, overlap)[0] > side
+    most = side // 4 * 4  # as the size of spans is a multiple of 4
+    overlap = min(OVERLAP, most // 16 * 4)
+    rows, columns = (math.ceil((n - overlap) / (most - overlap)) if n > side else 1 for n in whole.tile)
     tile = spans(height, rows, overlap)[0], spans(width, columns, overlap)[0]
     planned = replace(whole, strips=0 if fits(*tile) else FEW_ELEMENTS)
     if rows == columns == 1:
