@@ -79,6 +79,17 @@ def test_changed_settings_are_told_and_kept(tiny: dict, run_folder: Path):
     assert Trainer(parse_config(other_images), run_folder, samples=DrawnPairs(), resume="auto").best < 0
 
 
+def test_a_run_that_another_start_has_gone_on_with_is_left_alone(tiny_config: TrainConfig, run_folder: Path):
+    stop_at(Trainer(tiny_config, run_folder, samples=DrawnPairs()), 2)
+    first, second = (Trainer(tiny_config, run_folder, samples=DrawnPairs(), resume="auto") for _ in range(2))
+    stop_at(first, 4)
+    before = names(run_folder, "*")
+    with pytest.raises(ConfigError, match="gone on meanwhile"):
+        second.run()
+    assert names(run_folder, "*") == before and len(log_of(run_folder, "start")) == 2
+    assert Trainer(tiny_config, run_folder, samples=DrawnPairs(), resume="auto").step == 4
+
+
 class Broken(DrawnPairs):
     def make(self, step: int, *rest) -> Batch:
         if step == 4:

@@ -84,8 +84,9 @@ class Trainer:
         self.device = self.processes.device
         self._check_parts()
         self._should_stop = should_stop
+        self._states = states(self.output)  # before one of them is read: what comes later is another run's
         state = None if resume is None else find_state(resume, self.output)
-        if states(self.output) and (resume is None or not is_of(resume, self.output)):
+        if self._states and (resume is None or not is_of(resume, self.output)):
             raise ConfigError(
                 f"{self.output} holds a run already: --resume auto goes on with it, --output elsewhere"
             )
@@ -151,6 +152,8 @@ class Trainer:
     def _open(self, stack: contextlib.ExitStack) -> None:
         """Prepare the run's folder, which no other run may write to meanwhile."""
         stack.enter_context(held(self.output))
+        if states(self.output) != self._states:
+            raise ConfigError(f"the run in {self.output} has gone on meanwhile: give the same command again")
         facts = {
             "network": self.network_config.to_dict(),
             "precision": self.update.precision,
