@@ -140,6 +140,23 @@ def test_every_stage_leaves_its_weights(tiny: dict, run_folder: Path) -> None:
     assert steps == ["3", "6"]
 
 
+def test_a_kill_after_a_state_costs_no_stages_weights(tiny: dict, run_folder: Path) -> None:
+    stages = [{"until": 0.5, "patch": 16, "batch": 2}, {"until": 1, "patch": 32, "batch": 2}]
+    config = parse_config({**tiny, "stages": stages})
+    killed = Trainer(config, run_folder, samples=DrawnPairs())
+    save = killed.save
+
+    def save_and_end(**options: bool) -> None:
+        save(**options)
+        raise SystemExit
+
+    killed.save = save_and_end
+    with pytest.raises(SystemExit):
+        killed.run()
+    Trainer(config, run_folder, samples=DrawnPairs(), resume="auto").run()
+    assert checkpoint.read(run_folder / "stage-1.safetensors").metadata["step"] == "3"
+
+
 def test_tensorboard_gets_numbers_and_restored_images(tiny: dict, run_folder: Path) -> None:
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     from tests.training.test_loop import drawn_validation

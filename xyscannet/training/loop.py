@@ -176,10 +176,10 @@ class Trainer:
         total, done = config.iterations, self.step
         parameters = sum(p.numel() for p in self.model.parameters())
         self._emit("start", parameters=parameters, total=total, weights=self._weights, changed=self._changed)
-        validated = None
+        validated, stage = None, config.stage_at(self.progress())
         with contextlib.closing(self.feed.from_step(self.step)) as batches:
             while self.progress() < 1:
-                begin, stage = time.perf_counter(), config.stage_at(self.progress())
+                begin = time.perf_counter()
                 batch = self.processes.agree(lambda: next(batches))
                 waited = time.perf_counter() - begin
                 record = self.train_step(batch)
@@ -189,10 +189,11 @@ class Trainer:
                     self._emit("step", **record, **speed)
                 if self.step % config.validation.every == 0:
                     figures, validated = self._validate(), self.step
+                ended, stage = stage, config.stage_at(self.progress())
+                if stage != ended:  # before the state, from which these weights cannot be made
+                    self._keep_weights(f"stage-{ended + 1}.safetensors")
                 if self.step % config.save_every == 0:
                     self.save()
-                if config.stage_at(self.progress()) != stage:
-                    self._keep_weights(f"stage-{stage + 1}.safetensors")
                 if self.processes.any(self._should_stop()):
                     self.save(required=True)
                     raise Interrupted(f"stopped at step {self.step}; --resume auto goes on from there")
