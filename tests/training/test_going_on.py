@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from xyscannet.training.loop import Interrupted, Trainer
 from xyscannet.training.recipes import parse_config
 from xyscannet.training.samples import Batch
 from xyscannet.training.state import find_state
+from xyscannet.training.validate import Measured
 
 
 def stop_at(trainer: Trainer, step: int) -> None:
@@ -88,6 +90,24 @@ def test_a_run_that_another_start_has_gone_on_with_is_left_alone(tiny_config: Tr
         second.run()
     assert names(run_folder, "*") == before and len(log_of(run_folder, "start")) == 2
     assert Trainer(tiny_config, run_folder, samples=DrawnPairs(), resume="auto").step == 4
+
+
+def test_best_is_chosen_anew_where_its_weights_are_not_those_remembered(
+    tiny: dict, run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    found = iter([20.0, 30.0, 40.0])
+    monkeypatch.setattr(Measured, "figures", lambda measured: {"psnr": next(found)})
+    config = parse_config({**tiny, "validation": {"every": 2}, "save_every": 2, "keep_states": 9})
+
+    def begin(resume: Path, folder: Path) -> Trainer:
+        return Trainer(config, folder, samples=DrawnPairs(), validation=drawn_validation(), resume=resume)
+
+    Trainer(config, run_folder, samples=DrawnPairs(), validation=drawn_validation()).run()
+    assert begin(run_folder / "state-0000006.pt", run_folder).best == 40
+    assert begin(run_folder / "state-0000004.pt", run_folder).best == -math.inf
+    assert begin(run_folder / "state-0000004.pt", tmp_path / "elsewhere").best == -math.inf
+    (run_folder / "best.safetensors").write_bytes(b"damaged")
+    assert begin(run_folder / "state-0000006.pt", run_folder).best == -math.inf
 
 
 class Broken(DrawnPairs):

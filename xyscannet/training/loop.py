@@ -23,7 +23,7 @@ from xyscannet.training.deterministic import deterministic
 from xyscannet.training.feed import Feed, Ready, rates, rendered_together
 from xyscannet.training.processes import Processes
 from xyscannet.training.record import Event, Report
-from xyscannet.training.resuming import begun_with, check_alike
+from xyscannet.training.resuming import BEST, begun_with, check_alike, step_of_best
 from xyscannet.training.samples import Batch, SampleSource, source_of
 from xyscannet.training.state import (
     STATE_VERSION,
@@ -102,6 +102,7 @@ class Trainer:
         self.update = Update(config, self.model, self.processes, device_use)
         self.ema, self.optimiser = self.update.ema, self.update.optimiser
         self.step, self.elapsed, self.best = 0, 0.0, -math.inf
+        self._best_step: int | None = None
         self._changed: list[str] = []  # settings that differ from those of the run that is resumed
         if state is not None:
             self._restore(state)
@@ -271,11 +272,9 @@ class Trainer:
         )
         records = self.processes.gather(list(measured.records))
         figures = Measured(tuple(records), tuple(self.processes.gather(list(measured.kept)))).figures()
-        is_best = figures["psnr"] > self.best and self._keep_weights(
-            "best.safetensors", psnr=f"{figures['psnr']:.4f}"
-        )
+        is_best = figures["psnr"] > self.best and self._keep_weights(BEST, psnr=f"{figures['psnr']:.4f}")
         if is_best:
-            self.best = figures["psnr"]
+            self.best, self._best_step = figures["psnr"], self.step
         self._emit("validation", **figures, best=is_best, seconds=time.perf_counter() - begin)
         if self._report.board:
             self._report.board.add_images(examples, self.step)
@@ -302,6 +301,7 @@ class Trainer:
             "step": self.step,
             "elapsed": self.elapsed,
             "best": self.best,
+            "best_step": self._best_step,
             "model": self.model.state_dict(),
             "ema": self.ema.module.state_dict(),
             "optimiser": self.optimiser.state_dict(),
@@ -316,8 +316,10 @@ class Trainer:
         held, own = state["optimiser"], self.optimiser.state_dict()
         self.optimiser.load_state_dict({**held, "param_groups": own["param_groups"]})
         self.step, self.elapsed = state["step"], state["elapsed"]
-        if validates_alike(then, self.config):  # figures of other images do not compare
-            self.best = state["best"]
+        best_step = state.get("best_step")
+        # figures of other images do not compare
+        if validates_alike(then, self.config) and step_of_best(self.output) == best_step:
+            self.best, self._best_step = state["best"], best_step
         set_rng_state(state["rng"])
 
     def _report_divergence(self, ready: Ready, found: dict[str, float]) -> None:

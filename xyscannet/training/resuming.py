@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import zlib
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from xyscannet.errors import ConfigError
+from xyscannet import checkpoint
+from xyscannet.errors import ConfigError, XYScanError
 from xyscannet.training.config import TrainConfig, network_config
 from xyscannet.training.processes import Processes
+
+BEST = "best.safetensors"
 
 
 def begun_with(state: dict[str, Any], config: TrainConfig) -> TrainConfig:
@@ -23,6 +27,14 @@ def begun_with(state: dict[str, Any], config: TrainConfig) -> TrainConfig:
     if "muon" in kinds and kinds[0] != kinds[1]:
         raise ConfigError(f"the state to resume is of {kinds[0]}, whose momenta {kinds[1]} cannot take over")
     return then
+
+
+def step_of_best(folder: Path) -> int | None:
+    """The step of the best weights in a run's folder; None where there are none, or none that can be read."""
+    try:
+        return int(checkpoint.read(folder / BEST).metadata["step"])
+    except (XYScanError, KeyError, ValueError):
+        return None
 
 
 def check_alike(processes: Processes, step: int, model: nn.Module) -> None:
