@@ -85,7 +85,8 @@ class DataConfig(_Section):
     workers: int = Field(1, ge=1)
     """Background threads of each process that make batches."""
     cache_megapixels: float = Field(2000.0, gt=0)
-    """Photographs held in memory, 3 bytes a pixel; what goes beyond is left out with a warning."""
+    """Held in memory, 3 bytes a pixel, of photographs and again of pairs. Photographs beyond are left out with a
+    warning, pairs decoded each time."""
     sharp_crops: float = Field(0.9, ge=0, le=1)
     """Share of the crops that are placed on a sharp tile of a photo."""
 

@@ -1,8 +1,9 @@
 """Where training pairs come from: sharp crops blurred on the fly, pairs on the disk, or a mixture of both.
 
-Crops are numbered: the step times the largest batch of any stage, plus the place in the step's batch. Each depends on
-the seed and its number alone. So a run resumes exactly with nothing but its step, and several processes make, each its
-own numbers, the very crops that one process would.
+Crops are numbered: the step times the largest batch of any stage, plus the place in the step's batch. Where one is cut
+depends on the seed and its number alone, its blur on the seed, the step, its place and the size of the step's batch.
+So a run resumes exactly with nothing but its step, and several processes make, each its own numbers, the very crops
+that one process would.
 """
 
 from __future__ import annotations
