@@ -46,7 +46,7 @@ class RunFolder:
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            starts = json.loads(self._path("run.json").read_text(encoding="utf-8")) if step else []
+            starts = json.loads((self.folder / "run.json").read_text(encoding="utf-8")) if step else []
         except FileNotFoundError:
             starts = []
         except (OSError, ValueError) as error:
@@ -68,10 +68,10 @@ class RunFolder:
         }
         starts = [*(starts if isinstance(starts, list) else [starts]), entry]
         try:
-            self._write("run.json", json.dumps(starts, indent=2, ensure_ascii=False) + "\n")
-            self._write("config.yaml", config.to_yaml())
+            write_text(self.folder / "run.json", json.dumps(starts, indent=2, ensure_ascii=False) + "\n")
+            write_text(self.folder / "config.yaml", config.to_yaml())
             kept = self._log.read_text(encoding="utf-8").splitlines() if step and self._log.exists() else []
-            self._write("log.jsonl", "".join(line + "\n" for line in kept if _step_of(line) <= step))
+            write_text(self._log, "".join(line + "\n" for line in kept if _step_of(line) <= step))
         except (OSError, InputError) as error:
             raise ConfigError(f"the run's folder cannot be used: {error}") from error
 
@@ -86,12 +86,6 @@ class RunFolder:
             if not self._warned:
                 _logger.warning("the log %s cannot be written: %s; training goes on", self._log, error)
             self._warned = True
-
-    def _path(self, name: str) -> Path:
-        return self.folder / name
-
-    def _write(self, name: str, text: str) -> None:
-        write_text(self._path(name), text)
 
 
 class Report:
