@@ -316,10 +316,10 @@ class Trainer:
         held, own = state["optimiser"], self.optimiser.state_dict()
         self.optimiser.load_state_dict({**held, "param_groups": own["param_groups"]})
         self.step, self.elapsed = state["step"], state["elapsed"]
-        best_step = state.get("best_step")
+        kept = step_of_best(self.output)
         # figures of other images do not compare
-        if validates_alike(then, self.config) and step_of_best(self.output) == best_step:
-            self.best, self._best_step = state["best"], best_step
+        if validates_alike(then, self.config) and state.get("best_step", kept) == kept:
+            self.best, self._best_step = state["best"], kept
         set_rng_state(state["rng"])
 
     def _report_divergence(self, ready: Ready, found: dict[str, float]) -> None:
