@@ -13,6 +13,8 @@ from xyscannet.reports.figures.charts import histograms, radar, radar_metrics
 from xyscannet.reports.figures.qualitative import Box, Sample, pick_crops, qualitative_grid
 from xyscannet.reports.results import Evaluation, ImageResult
 
+SUFFIXES = ".pdf", ".png"
+
 __all__ = [
     "Box",
     "Sample",
@@ -30,7 +32,6 @@ def write_all(
     folder: Path | str,
     evaluations: Sequence[Evaluation],
     read: Callable[[str], np.ndarray],
-    suffixes: Sequence[str] = (".pdf", ".png"),
 ) -> list[Path]:
     """Write every figure that the evaluations allow, and `captions.txt`, which also says why others are missing.
 
@@ -58,7 +59,7 @@ def write_all(
     written: list[Path] = []
     captions: dict[str, str] = {}
     for stem, make in makers.items():
-        paths = [folder / f"{stem}{suffix}" for suffix in suffixes]
+        paths = [folder / f"{stem}{suffix}" for suffix in SUFFIXES]
         try:
             captions[stem] = make(paths)
             written += paths

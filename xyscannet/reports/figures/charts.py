@@ -16,18 +16,11 @@ from xyscannet.reports.results import Column, Evaluation
 DISTORTION = ("psnr", "ssim")
 
 
-def radar(
-    path: Path | str | Sequence[Path | str],
-    evaluations: Sequence[Evaluation],
-    metrics: Sequence[str] | None = None,
-) -> str:
+def radar(path: Path | str | Sequence[Path | str], evaluations: Sequence[Evaluation]) -> str:
     """Draw one polygon for each evaluation, outward = better, to one file or several, and return the caption.
 
-    Every spoke is a metric's mean as a ratio to the best of the evaluations, so that 1 is the best: best / value
-    where lower is better, value / best where higher is. Values at or below zero (KID can be) count as 1.
-
-    Args:
-        metrics: their names, three at least; None for `radar_metrics`.
+    Every spoke is the mean of one of `radar_metrics` as a ratio to the best of the evaluations, so that 1 is the best:
+    best / value where lower is better, value / best where higher is. Values at or below zero (KID can be) count as 1.
 
     Raises:
         ConfigError: fewer than two evaluations or three metrics with a mean in each of them; another suffix.
@@ -35,12 +28,9 @@ def radar(
         InputError: the file cannot be written.
     """
     paths = canvas.check_paths(path)
-    names = list(metrics) if metrics is not None else radar_metrics(evaluations)
+    names = radar_metrics(evaluations)
     if len(evaluations) < 2:
         raise ConfigError("a radar compares two evaluations at least")
-    missing = [name for name in names if not all(_has_mean(evaluation, name) for evaluation in evaluations)]
-    if missing:
-        raise ConfigError(f"a radar needs a mean of each evaluation: {', '.join(missing)} has not")
     if len(names) < 3:
         raise ConfigError("a radar needs three metrics at least, with a mean of each evaluation")
     columns = [evaluations[0].column(name) for name in names]

@@ -52,19 +52,16 @@ class Sample:
 def qualitative_grid(
     path: Path | str | Sequence[Path | str],
     samples: Sequence[Sample],
-    crops: Sequence[Sequence[Box]] | None = None,
     *,
-    count: int = 2,
     command: str = "",
 ) -> str:
     """Draw the samples as rows, to one file or several, and return the caption.
 
     Args:
-        crops: the boxes of each sample; None to take `count` of them where its methods differ most.
         command: what made the images.
 
     Raises:
-        ConfigError: no samples, different columns or sizes, a box outside its image, another suffix.
+        ConfigError: no samples, different columns or sizes, another suffix.
         UnavailableError: matplotlib is not installed.
         InputError: the file cannot be written.
     """
@@ -72,11 +69,7 @@ def qualitative_grid(
     headings = _headings(samples)
     for sample in samples:
         _check_sizes(sample)
-    chosen = [list(boxes) for boxes in crops] if crops is not None else None
-    if chosen is None:
-        chosen = [pick_crops(sample, count) for sample in samples]
-    for sample, boxes in zip(samples, chosen, strict=True):
-        _check(sample, boxes)
+    chosen = [pick_crops(sample) for sample in samples]
     most = max(len(boxes) for boxes in chosen)
     width = (canvas.WIDTH - _MARGIN - _GAP * (len(headings) - 1)) / len(headings)
     heights = [_heights(sample, boxes, width, most) for sample, boxes in zip(samples, chosen, strict=True)]
@@ -91,20 +84,20 @@ def qualitative_grid(
             _row(figure, sample, boxes, width, height, bottom, most)
             bottom -= sum(height)
         canvas.save(figure, paths)
-    return _caption(samples, crops is None, command)
+    return _caption(samples, command)
 
 
-def pick_crops(sample: Sample, count: int = 2, side: int | None = None) -> list[Box]:
+def pick_crops(sample: Sample, count: int = 2) -> list[Box]:
     """Up to `count` square boxes that do not overlap, where the methods' pixels vary most; the first of equals.
 
-    With one method only, where it differs most from the blurred image. `side` is a sixth of the shorter side, and at
-    least 16 pixels, if not given.
+    With one method only, where it differs most from the blurred image. Their side is a sixth of the image's shorter
+    one, and at least 16 pixels.
     """
     compared = list(sample.methods.values())
     if len(compared) == 1:
         compared += [image for image in (sample.blurred, sample.sharp) if image is not None][:1]
     height, width = compared[0].shape[:2]
-    side = min(side or max(16, min(height, width) // 6), height, width)
+    side = min(max(16, min(height, width) // 6), height, width)
     spread = np.stack([image.astype(np.float32) for image in compared]).var(axis=0).sum(axis=2)  # (H, W)
     sums = np.pad(spread.astype(np.float64).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
     score = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
@@ -137,14 +130,6 @@ def _check_sizes(sample: Sample) -> None:
     if len(set(sizes.values())) > 1:
         told = ", ".join(f"{heading} {width}x{height}" for heading, (height, width) in sizes.items())
         raise ConfigError(f"{sample.name}: images of different sizes: {told}")
-
-
-def _check(sample: Sample, boxes: Sequence[Box]) -> None:
-    height, width = next(iter(sample.columns().values())).shape[:2]
-    for box in boxes:
-        inside = 0 <= box.top <= height - box.height and 0 <= box.left <= width - box.width
-        if not inside or min(box.height, box.width) < 1:
-            raise ConfigError(f"{sample.name}: {box} is outside its {width}x{height} pixels")
 
 
 def _heights(
@@ -228,14 +213,13 @@ def _outline(axes: Axes, box: Box, index: int) -> None:
         axes.add_patch(Rectangle(corner, box.width, box.height, fill=False, **given))
 
 
-def _caption(samples: Sequence[Sample], picked: bool, command: str) -> str:
+def _caption(samples: Sequence[Sample], command: str) -> str:
     methods = list(samples[0].methods)
     names = ", ".join(sample.name for sample in samples)
     text = f"Qualitative comparison of {', '.join(methods)}. From top to bottom: {names}."
     text += " Beneath each image are the crops that its boxes mark, the solid box's first."
     if samples[0].sharp is not None:
         text += " Numbers: PSNR of the crop in dB against the sharp image, 8-bit RGB, without alignment; best in bold."
-    if picked:
-        where = "the methods' pixels vary most" if len(methods) > 1 else "the method changes most"
-        text += f" Crops are where {where}, not picked by eye."
+    where = "the methods' pixels vary most" if len(methods) > 1 else "the method changes most"
+    text += f" Crops are where {where}, not picked by eye."
     return text + (f" Made with: {command}" if command else "")
