@@ -184,6 +184,14 @@ def test_files_are_written_before_stdout(tiny, tmp_path, monkeypatch, ended_at_t
     assert all("scan" in path.read_text() for path in files.values())
 
 
+def test_a_name_does_not_break_the_markdown_table():
+    sheet = _bench_report.Sheet(["network", "ms"], [["a|b.pth", "1.0"]], [])
+    text = _bench_report.markdown_text(
+        sheet, {"device": "CPU", "threads": 1, "date": "today"}, "xyscan bench"
+    )
+    assert r"| a\|b.pth | 1.0 |" in text
+
+
 def test_a_trace_says_where_time_goes(tiny, tmp_path):
     timeline, table, record = tmp_path / "t.json", tmp_path / "t.md", tmp_path / "r.json"
     result = small(
@@ -196,6 +204,10 @@ def test_a_trace_says_where_time_goes(tiny, tmp_path):
     held = json.loads(record.read_text())["results"]
     assert {each["operator"] for each in held} <= names
     assert held[0]["case"]["scan"] == "cpu" and held[0]["seconds"] >= held[-1]["seconds"]
+    with (tmp_path / "t.csv").open() as file:
+        first = next(csv.DictReader(file))
+    assert float(first["seconds"]) == held[0]["seconds"]
+    assert float(first["call_seconds"]) == held[0]["case"]["call_seconds"]
     small(tiny, "--trace", timeline, "--forms", "compiled", code=2)
     small(tiny, "--trace", timeline, "--ops", code=2)
 

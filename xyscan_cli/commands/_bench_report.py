@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from xyscan_cli import console
 from xyscan_cli.arguments import labels
+from xyscannet.reports import grids
 from xyscannet.reports.figures.costs import Cost, cost_curves
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def traced(trace: Trace) -> Sheet:
         f"{trace.bytes / 1e9:.2f} GB of inputs and outputs; a copy at {trace.bandwidth / 1e9:.0f} GB/s moves them in "
         f"{trace.floor * 1e3:.2f} ms, 1/{trace.seconds / trace.floor:.1f} of the time",
     )
-    common = dataclasses.asdict(case) | {"seconds": trace.seconds, "bandwidth": trace.bandwidth}
+    common = dataclasses.asdict(case) | {"call_seconds": trace.seconds, "bandwidth": trace.bandwidth}
     records = [{"case": common, **dataclasses.asdict(spent)} for spent in trace.operators]
     return Sheet(*_table(trace.operators, columns), records, notes)
 
@@ -183,7 +184,8 @@ def csv_text(sheet: Sheet) -> str:
 
 def markdown_text(sheet: Sheet, machine: dict[str, Any], command: str) -> str:
     rule = ["---:" if index in sheet.figures else "---" for index in range(len(sheet.header))]
-    table = "".join(f"| {' | '.join(line)} |\n" for line in [sheet.header, rule, *sheet.rows])
+    rows = [[grids._md(cell) for cell in row] for row in sheet.rows]
+    table = "".join(f"| {' | '.join(line)} |\n" for line in [sheet.header, rule, *rows])
     notes = "".join(f"{note}.\n\n" for note in sheet.notes)
     return f"{table}\n{notes}`{command}`\n\n{_place(machine)}.\n"
 
