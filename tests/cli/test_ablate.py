@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from tests.data.miniature import picture
 from xyscan_cli.app import app
 from xyscannet.analysis.ablation import costs
+from xyscannet.evaluation import engine
 from xyscannet.files import held
 from xyscannet.training.loop import Trainer
 
@@ -106,6 +107,23 @@ def test_an_interrupted_run_goes_on(number, data, monkeypatch):
     result = run(*arguments)
     assert seen == [0, 1, 2, 3] and "from step 3" in result.stderr
     assert rows(result.stdout) == ["method", "hybrid", "paper: hybrid"] and "±" not in result.stdout
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_run_that_is_interrupted_while_it_measures_goes_on(number, code, data, monkeypatch):
+    measure, seen = engine.measure, []
+
+    def interrupted(sample, *others):
+        seen.append(sample.name)
+        if len(seen) == 1:
+            os.kill(os.getpid(), number)
+        return measure(sample, *others)
+
+    monkeypatch.setattr(engine, "measure", interrupted)
+    arguments = ["slices", "--iterations", 1, "--seeds", 1, "--variants", "xyscannet", *SMALL]
+    run(*arguments, code=code)
+    run(*arguments)
+    assert len(seen) == 2  # an image of each set
 
 
 def test_failed_cells_are_listed(data, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from xyscan_cli import console, tables
 from xyscan_cli.commands import _train_report as training
+from xyscan_cli.exits import Terminated
 from xyscan_cli.progress import Progress, duration
 from xyscannet.files import write_text
 
@@ -96,7 +98,7 @@ class Watching:
 
     def _end_if_asked(self) -> None:
         if self._stop.asked():
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt if self._stop.number == signal.SIGINT else Terminated
 
 
 def show(table: Ablation, json_path: Path | None) -> None:
