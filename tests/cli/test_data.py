@@ -89,6 +89,8 @@ def test_check_lists_problems(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "2 problems with GoPro test" in told and "0 bytes" in told and "16x12" in told and "17x12" in told
     (record,) = map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())
     assert len(record["problems"]) == 2 and record["decoded"] is False
+    assert xyscan("check", home, "--json", tmp_path / "no/out.jsonl") == 2
+    assert "its folder does not exist" in capsys.readouterr().err
     assert xyscan("check", home, "--deep") == 1
     told = capsys.readouterr().err
     assert "3 problems" in told and "GOPR0385_11_01/blur/000001.png" in told.replace("\n", "")

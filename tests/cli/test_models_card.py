@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from xyscan_cli.app import app
 from xyscannet import images
+from xyscannet.analysis import card
 
 pytest.importorskip("matplotlib")
 data = pytest.importorskip("skimage.data")
@@ -51,16 +52,32 @@ def test_card_measures_draws_and_writes(photos: Path, tmp_path: Path) -> None:
     assert cv2.imread(str(files["png"])).shape[1] > 1000
 
 
+def test_files_are_written_before_stdout(
+    photos: Path, tmp_path: Path, monkeypatch, ended_at_the_table
+) -> None:
+    rows = [card.Row("small", "blurred", "", 1, {"psnr": 20.0}, 0.0)]
+    monkeypatch.setattr(card, "measure", lambda *_, **__: rows)
+    files = {option: tmp_path / f"card{option}" for option in ("--markdown", "--json")}
+    arguments = ["models", "card", photos, "--metrics", "psnr", *(a for pair in files.items() for a in pair)]
+    assert CliRunner().invoke(app, [str(argument) for argument in arguments]).exit_code == 130
+    assert all("blurred" in path.read_text() for path in files.values())
+
+
 @pytest.mark.parametrize(
     ("extra", "code", "message"),
     [
         (["--metrics", "ssim"], 2, "psnr must be among them"),
         (["--crop", "4000", "--metrics", "psnr"], 2, "no photograph"),
         (["--figure", "card.gif"], 2, "card.gif"),
+        (["--markdown", "no/where.md"], 2, "its folder does not exist"),
+        (["--json", "."], 2, "--json .: is a folder"),
         (["--metrics", "psnr,ssin"], 2, "did you mean 'ssim'"),
     ],
 )
-def test_wrong_usage_is_one_message(photos: Path, extra: list[str], code: int, message: str) -> None:
+def test_wrong_usage_is_one_message(
+    photos: Path, extra: list[str], code: int, message: str, monkeypatch
+) -> None:
+    monkeypatch.setattr(card, "render", lambda *_, **__: pytest.fail("began"))
     result = CliRunner().invoke(app, ["models", "card", str(photos), *extra])
     assert result.exit_code == code
     assert message in result.output

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from xyscan_cli import console, networks, options, tables
+from xyscan_cli import console, networks, options, outputs, tables
 from xyscan_cli.networks import pick_device
 from xyscannet.addresses import place_of
 from xyscannet.errors import ConfigError
+from xyscannet.files import write_text
 
 if TYPE_CHECKING:
     from xyscannet.analysis.card import Row
@@ -78,6 +79,10 @@ def command(
     from xyscannet.reports.figures import canvas
 
     paths = [] if figure is None else canvas.check_paths(figure)
+    if paths:
+        canvas.check_matplotlib()
+    for option, path in (("--figure", figure), ("--markdown", markdown), ("--json", json_path)):
+        outputs.file(option, path)
     place = pick_device(device)
     number = networks.arithmetic_type(dtype, place)
     with networks.scan_backend(scan, place):
@@ -105,11 +110,19 @@ def command(
         )
     header, cells = _table(rows, wanted)
     run = console.given()
-    if json_path is None or str(json_path) != "-":
-        tables.show(header, cells, right=range(3, len(header)))
-    _write(rows, header, cells, run, json_path, markdown)
+    records = [{k: v for k, v in dataclasses.asdict(row).items() if k != "examples"} for row in rows]
+    text = "".join(json.dumps({**record, "command": run}) + "\n" for record in records)
+    to_stdout = str(json_path) == "-"
+    if json_path is not None and not to_stdout:
+        write_text(json_path, text)
+    if markdown is not None:
+        write_text(markdown, _markdown(header, cells, run))
     if paths:
         console.say(_draw(paths, rows, run))
+    if to_stdout:
+        sys.stdout.write(text)
+    else:
+        tables.show(header, cells, right=range(3, len(header)))
 
 
 def _table(rows: Sequence[Row], metrics: Sequence[str]) -> tuple[list[str], list[list[str]]]:
@@ -133,28 +146,11 @@ def _table(rows: Sequence[Row], metrics: Sequence[str]) -> tuple[list[str], list
     return header, cells
 
 
-def _write(
-    rows: Sequence[Row],
-    header: list[str],
-    cells: list[list[str]],
-    run: str,
-    json_path: Path | None,
-    markdown: Path | None,
-) -> None:
-    from xyscannet.files import write_text
-
-    if json_path is not None:
-        records = [{k: v for k, v in dataclasses.asdict(row).items() if k != "examples"} for row in rows]
-        text = "".join(json.dumps({**record, "command": run}) + "\n" for record in records)
-        if str(json_path) == "-":
-            sys.stdout.write(text)
-        else:
-            write_text(json_path, text)
-    if markdown is not None:
-        rule = ["---" if index < 3 else "---:" for index in range(len(header))]
-        lines = [f"| {' | '.join(line)} |\n" for line in [header, rule, *cells]]
-        foot = "least: the least gain of a picture over its blurred one; of sharp pictures, the least PSNR"
-        write_text(markdown, f"{''.join(lines)}\n{foot}.\n\n`{run}`\n")
+def _markdown(header: list[str], cells: list[list[str]], run: str) -> str:
+    rule = ["---" if index < 3 else "---:" for index in range(len(header))]
+    lines = [f"| {' | '.join(line)} |\n" for line in [header, rule, *cells]]
+    foot = "least: the least gain of a picture over its blurred one; of sharp pictures, the least PSNR"
+    return f"{''.join(lines)}\n{foot}.\n\n`{run}`\n"
 
 
 def _draw(paths: Sequence[Path], rows: Sequence[Row], run: str) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from xyscan_cli import console, options
+from xyscan_cli import console, options, outputs
 from xyscan_cli.console import shown
 from xyscan_cli.progress import Progress
 from xyscannet.addresses import place_of
@@ -122,6 +122,7 @@ def check(
     it is looked at.
     """
     console.set_quiet(quiet)
+    outputs.file("--json", json_path)
     from xyscannet.data import datasets
     from xyscannet.data.remote import seen
 
