@@ -203,7 +203,7 @@ def to_json(ablation: Ablation) -> str:
                 "paper": paper.get(column),
             }
     data = {"format": FORMAT, **asdict(ablation), "summary": summary}
-    return json.dumps(portable(data), ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(portable(data), allow_nan=False) + "\n"
 
 
 def csv_text(ablation: Ablation) -> str:
