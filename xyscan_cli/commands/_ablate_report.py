@@ -19,16 +19,18 @@ from xyscannet.files import write_text
 if TYPE_CHECKING:
     from xyscan_cli.stopping import StopOnSignal
     from xyscannet.analysis.ablation import Plan, Watcher
-    from xyscannet.reports.ablations import Ablation
+    from xyscannet.reports.ablations import Ablation, Cell
+
+    Held = Mapping[tuple[str, int], Cell | None]
 
 LISTED = 20
 
 
-def print_plan(plan: Plan, size: tuple[int, int]) -> None:
-    """What will be trained, measured and profiled. Raises ConfigError where it does not go with what is there."""
-    from xyscannet.analysis.ablation import STUDIES, held
+def print_plan(plan: Plan, held: Held, size: tuple[int, int]) -> None:
+    """What will be trained, measured and profiled, beside the cells that are there."""
+    from xyscannet.analysis.ablation import STUDIES
 
-    done = sum(cell is not None for cell in held(plan).values())
+    done = sum(cell is not None for cell in held.values())
     table = STUDIES[plan.study].table
     recipe, (patch, batch) = plan.recipe, plan.recipe.shapes[0]
     console.field("table", f"{table} of the paper: {', '.join(plan.variants)}")
@@ -51,11 +53,9 @@ def print_plan(plan: Plan, size: tuple[int, int]) -> None:
 class Watching:
     """While entered, shows a run of cells and, where a signal has arrived, ends it after the current step or image."""
 
-    def __init__(self, plan: Plan, stop: StopOnSignal) -> None:
-        from xyscannet.analysis.ablation import held
-
+    def __init__(self, plan: Plan, held: Held, stop: StopOnSignal) -> None:
         self._plan, self._stop, self._stack = plan, stop, ExitStack()
-        self._todo = [where for where, cell in held(plan).items() if cell is None]
+        self._todo = [where for where, cell in held.items() if cell is None]
         self._begun = time.monotonic()
         self._shown: Any = None
         self._images = 0  # of the sets before this one

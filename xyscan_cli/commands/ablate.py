@@ -172,10 +172,11 @@ def command(
             fresh=fresh,
             facts=_facts(place),
         )
-        report.print_plan(plan, shape)
+        held = ablation.held(plan)
+        report.print_plan(plan, held, shape)
         if dry_run:
             return
-        table = _run(plan, shape, repeats, memory)
+        table = _run(plan, held, shape, repeats, memory)
     report.write(table, files)
     report.show(table, json_path)
     if report.print_failures(table):
@@ -194,7 +195,7 @@ def _chosen(study: str, text: str | None) -> list[str]:
     return [row for row in rows if row in names]
 
 
-def _run(plan: Plan, shape: tuple[int, int], repeats: int, memory: bool) -> Ablation:
+def _run(plan: Plan, held: report.Held, shape: tuple[int, int], repeats: int, memory: bool) -> Ablation:
     """Train and measure what is missing, then profile all variants in turn."""
     from xyscannet.analysis import ablation
     from xyscannet.training.loop import Interrupted
@@ -202,7 +203,7 @@ def _run(plan: Plan, shape: tuple[int, int], repeats: int, memory: bool) -> Abla
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError("an ablation trains in one process; share its cells among machines with --variants")
     stop = StopOnSignal()
-    with report.Watching(plan, stop) as watcher:
+    with report.Watching(plan, held, stop) as watcher:
         try:
             cells = list(ablation.run(plan, watcher))
         except Interrupted as interrupted:
