@@ -190,6 +190,10 @@ def test_help_does_not_import_torch():
     assert not loaded & {"torch", "numpy", "numba", "cv2", "PIL"}
 
 
+def test_a_network_needs_no_numba_before_it_runs():
+    assert "numba" not in loaded_by("import xyscannet.inference")
+
+
 def test_images_need_no_torch():
     assert "torch" not in loaded_by("import xyscannet.images")
 

@@ -13,7 +13,7 @@ from tests.ops.conftest import kernels_of
 from xyscannet.models import steps
 from xyscannet.models.layers import GDFN, LayerNorm2d
 from xyscannet.models.vssm import VSSM
-from xyscannet.ops import blocks, packing, use_backend
+from xyscannet.ops import blocks, keeping, packing, use_backend
 
 SIZES = [(1, 12, 1, 1), (1, 24, 1, 500), (2, 20, 7, 13), (1, 48, 65, 70), (1, 40, 3, 131), (2, 24, 130, 9)]
 LIMIT = 2e-6  # of the largest value
@@ -178,9 +178,9 @@ def test_weights_are_laid_out_once_while_they_are_kept(monkeypatch: pytest.Monke
     norm, ffn, x, packs = norm_of(24), prepared(GDFN(24)), image(1, 24, 8, 8), []
     pack = packing.pack
     monkeypatch.setattr(packing, "pack", lambda rows: packs.append(1) or pack(rows))
-    with packing.kept():
+    with keeping.kept():
         first = steps.feed_forward(norm, ffn, x)
-        with packing.kept():
+        with keeping.kept():
             assert torch.equal(steps.feed_forward(norm, ffn, x), first)
         laid_out = len(packs)
         steps.feed_forward(norm, ffn, x)
@@ -191,7 +191,7 @@ def test_weights_are_laid_out_once_while_they_are_kept(monkeypatch: pytest.Monke
 
 def test_while_they_are_kept_weights_are_told_apart() -> None:
     norm, x = norm_of(24), image(1, 24, 8, 8)
-    with packing.kept():
+    with keeping.kept():
         for _ in range(20):  # each where the last one was
             ffn = prepared(GDFN(24))
             normed, made = double(norm, ffn)

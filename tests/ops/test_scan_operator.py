@@ -8,6 +8,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -276,6 +277,20 @@ def test_backends_are_listed_and_chosen():
         UnavailableError, match="no scan backend 'tritn'; known are auto, cpu, triton, mamba_ssm, reference"
     ):
         use_backend("tritn")
+
+
+@pytest.mark.parametrize("numba", [None, SimpleNamespace(config=SimpleNamespace(DISABLE_JIT=1))])
+def test_where_numba_compiles_nothing_another_backend_runs(monkeypatch, numba):
+    module = sys.modules[backends.__module__]
+    monkeypatch.setattr(module, "_TABLE", module._TABLE)
+    monkeypatch.setattr(module, "_active", dict(module._active))
+    monkeypatch.setattr(module, "_tried", False)
+    monkeypatch.setitem(sys.modules, "numba", numba)
+    assert active_backend("cpu") == "reference"
+    found = {b.name: b for b in backends()}["cpu"]
+    assert not found.usable and ("NUMBA_DISABLE_JIT" if numba else "cannot be imported") in found.reason
+    with pytest.raises(UnavailableError, match="cannot run here: .*numba"):
+        use_backend("cpu")
 
 
 def test_an_unusable_backend_says_why(monkeypatch):

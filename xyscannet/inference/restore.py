@@ -18,7 +18,7 @@ from xyscannet.inference.plan import OVERLAP, ImagePlan, allowance, plan_for, sp
 from xyscannet.inference.precision import arithmetic
 from xyscannet.models.strips import Strips, may_be_taken_apart
 from xyscannet.models.xyscannet import block_shares
-from xyscannet.ops.packing import kept
+from xyscannet.ops.keeping import kept
 
 logger = logging.getLogger("xyscannet.inference")
 

@@ -30,9 +30,9 @@ from xyscannet.models.xyscannet import (
     pad_to_multiple,
 )
 from xyscannet.ops.hardware import widest
+from xyscannet.ops.keeping import kept
 from xyscannet.ops.kl_gate.reference import kl_divergence, resize_nearest
 from xyscannet.ops.line_means import line_means
-from xyscannet.ops.packing import kept
 
 ELEMENTS, FEW_ELEMENTS = 2**22, 2**20  # channels x pixels of a strip: the faster, and where memory is short
 LEAST = 16  # times its halo

@@ -12,6 +12,8 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from xyscannet.errors import UnavailableError
 
 _OLDEST_TRITON = (3, 3)  # the first that takes tuples in kernels
@@ -35,9 +37,21 @@ class Backend:
 
 
 def _cpu() -> Backend:
+    """What needs numba, which is imported at its first use only (`_try_numba`)."""
     usable = importlib.util.find_spec("numba") is not None
     reason = "compiled by numba, multi-threaded" if usable else "the package numba is not installed"
     return Backend("cpu", usable, reason, ("cpu",))
+
+
+def _numba_fails() -> str | None:
+    """Why nothing can be compiled by numba, which takes 0.3 s to find out."""
+    try:
+        if importlib.import_module("numba").config.DISABLE_JIT:
+            return "NUMBA_DISABLE_JIT is set, so that numba compiles nothing"
+        importlib.import_module("xyscannet.ops.compiling")
+    except Exception as failure:  # a broken package must not stop the other backends
+        return f"numba cannot be imported: {type(failure).__name__}: {failure}"
+    return None
 
 
 def _triton() -> Backend:
@@ -45,8 +59,6 @@ def _triton() -> Backend:
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     devices = ("cuda", "cpu") if interpreted else ("cuda",)
     try:
-        import torch
-
         if not interpreted and not torch.cuda.is_available():
             return Backend("triton", False, "there is no CUDA device", devices)
         version = importlib.import_module("triton").__version__
@@ -85,8 +97,6 @@ def _mamba_ssm() -> Backend:
     """The package is imported at its first use only: that takes seconds, and may fail in any way."""
     devices = ("cuda",)
     try:
-        import torch
-
         found = importlib.util.find_spec("mamba_ssm") is not None
         if not found or not torch.cuda.is_available():
             missing = "the package mamba-ssm is not installed" if not found else "there is no CUDA device"
@@ -107,16 +117,36 @@ _TABLE = tuple(probe() for probe in (_cpu, _triton, _mamba_ssm, _reference))
 _DEVICES = ("cpu", "cuda")
 _chosen = "auto"
 _active: dict[str, str] = {}
+_tried = False
+
+
+def _try_numba() -> None:
+    """Once, before something is compiled by it; where that fails, another backend runs."""
+    global _TABLE, _tried
+    if _tried:
+        return
+    fails = any(b.usable for b in _TABLE if b.name == "cpu") and _numba_fails()
+    if fails:
+        broken = Backend("cpu", False, fails, ("cpu",))
+        _TABLE = tuple(broken if b.name == "cpu" else b for b in _TABLE)
+        _active.update(_resolve(_chosen))
+    _tried = True
 
 
 def backends() -> list[Backend]:
     """Every backend, best first, with whether it can run here and why (not)."""
+    _try_numba()
     return list(_TABLE)
 
 
 def active_backend(device_type: str = "cpu") -> str:
     """The name of the backend that scans tensors of this device type ("cpu", "cuda", ...)."""
-    return _active.get(str(device_type).split(":")[0], "reference")
+    device_type = str(device_type).split(":")[0]
+    name = _active.get(device_type, "reference")
+    if name == "cpu" and not torch.compiler.is_compiling() and not _tried:
+        _try_numba()
+        name = _active[device_type]
+    return name
 
 
 def own_backend(device_type: str = "cpu") -> str:
@@ -149,6 +179,8 @@ class use_backend:
 
     def __init__(self, name: str) -> None:
         global _chosen
+        if name == "cpu":
+            _try_numba()
         resolved = _resolve(name)
         self._before = _chosen
         _chosen = name

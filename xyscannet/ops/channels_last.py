@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from xyscannet.ops.simd import BF16, F32, F64, LANES
-
-CODES = {torch.float32: F32, torch.bfloat16: BF16, torch.float64: F64}
-_KNOWN_TO_NUMPY = (torch.float32, torch.float64)
+CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float64: 2}  # as in xyscannet.ops.simd, which needs numba
 
 
 def kernels_read(*tensors: Tensor) -> bool:
@@ -59,25 +54,3 @@ def describe(pixels: Tensor) -> tuple[int, int, int]:
 def real_type(x: Tensor) -> np.dtype:
     """The type kernels compute in: float64 for float64, float32 for everything else."""
     return np.dtype(np.float64 if x.dtype == torch.float64 else np.float32)
-
-
-def padded(parameter: Tensor, real: np.dtype) -> np.ndarray:
-    """A parameter (..., C) in the kernels' type, contiguous, C filled up with zeros to whole vectors.
-
-    Not to be written to: where nothing has to be changed it is the parameter's own memory.
-    """
-    parameter = parameter.detach()
-    values = (parameter if parameter.dtype in _KNOWN_TO_NUMPY else parameter.float()).numpy()
-    channels = values.shape[-1]
-    width = -(-channels // LANES) * LANES
-    if width == channels:
-        return np.ascontiguousarray(values, real)
-    wide = np.zeros((*values.shape[:-1], width), real)
-    wide[..., :channels] = values
-    return wide
-
-
-@cache
-def lanes_there(channels: int, real: np.dtype) -> np.ndarray:
-    """1 for each channel, 0 for what `padded` fills the last vector up with."""
-    return padded(torch.ones(channels), real)

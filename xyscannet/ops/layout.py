@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xyscannet.ops.channels_last import CODES
 from xyscannet.ops.simd import LANES
 from xyscannet.ops.threads import run_tasks
 from xyscannet.ops.tiles import BLOCK
 
-CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float64: 2}
 _GROUPS = 16
 _REAL = {torch.float32: np.empty(0, np.float32), torch.float64: np.empty(0, np.float64)}
 _ABSENT = (0, -1, 0, 0, 0, 0, 0)

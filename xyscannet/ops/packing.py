@@ -1,46 +1,17 @@
-"""Weights as the CPU's products of matrices take them."""
+"""Weights as the CPU's kernels take them."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
-from contextvars import ContextVar
-from typing import Any
+from functools import cache
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from xyscannet.ops.keeping import once
 from xyscannet.ops.simd import LANES, pack
 
-_kept: ContextVar[dict[tuple, tuple[Tensor, Any]] | None] = ContextVar("_kept", default=None)
-
-
-@contextlib.contextmanager
-def kept() -> Iterator[None]:
-    """While entered, weights are laid out once in this thread; nobody may write to them meanwhile.
-
-    Otherwise every use lays them out anew: torch does not count all the ways of writing to a weight.
-    """
-    if _kept.get() is not None:
-        yield
-        return
-    token = _kept.set({})
-    try:
-        yield
-    finally:
-        _kept.reset(token)
-
-
-def once(weight: Tensor, how: tuple, make: Callable[[], Any]) -> Any:
-    """What `make` lays out of a weight, as often as `kept` says."""
-    forms = _kept.get()
-    if forms is None or not isinstance(weight, nn.Parameter):  # others may be computed anew at each use
-        return make()
-    key = (id(weight), *how)
-    if key not in forms:
-        forms[key] = weight, make()  # with the weight, whose id nobody else gets then
-    return forms[key][1]
+_KNOWN_TO_NUMPY = (torch.float32, torch.float64)
 
 
 def whole_vectors(channels: int) -> int:
@@ -73,3 +44,25 @@ def packed(weight: Tensor, parts: tuple[int, ...] = (0,), count: int = 1) -> np.
         return pack(wide.reshape(-1, rows.shape[1]))
 
     return once(weight, ("packed", parts, count), make)
+
+
+def padded(parameter: Tensor, real: np.dtype) -> np.ndarray:
+    """A parameter (..., C) in the kernels' type, contiguous, C filled up with zeros to whole vectors.
+
+    Not to be written to: where nothing has to be changed it is the parameter's own memory.
+    """
+    parameter = parameter.detach()
+    values = (parameter if parameter.dtype in _KNOWN_TO_NUMPY else parameter.float()).numpy()
+    channels = values.shape[-1]
+    width = -(-channels // LANES) * LANES
+    if width == channels:
+        return np.ascontiguousarray(values, real)
+    wide = np.zeros((*values.shape[:-1], width), real)
+    wide[..., :channels] = values
+    return wide
+
+
+@cache
+def lanes_there(channels: int, real: np.dtype) -> np.ndarray:
+    """1 for each channel, 0 for what `padded` fills the last vector up with."""
+    return padded(torch.ones(channels), real)

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from xyscannet.ops.blocks import cpu_kernels as kernels
-from xyscannet.ops.channels_last import lanes_there, padded
 from xyscannet.ops.depthwise.cpu_tiles import RUN
-from xyscannet.ops.packing import filled_up, once, packed, parts_of, whole_vectors
+from xyscannet.ops.keeping import once
+from xyscannet.ops.packing import filled_up, lanes_there, packed, padded, parts_of, whole_vectors
 from xyscannet.ops.threads import run_tasks
 
 _FEWEST, _ROWS = 8, 32  # of a band, whose two neighbours are computed twice

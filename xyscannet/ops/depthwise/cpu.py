@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xyscannet.ops.channels_last import CODES, empty, padded, real_type
+from xyscannet.ops.channels_last import CODES, empty, real_type
 from xyscannet.ops.depthwise import cpu_kernels as kernels
+from xyscannet.ops.packing import padded
 from xyscannet.ops.simd import LANES
 from xyscannet.ops.threads import run_tasks
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from xyscannet.ops.channels_last import CODES, padded, real_type, rows
+from xyscannet.ops.channels_last import CODES, real_type, rows
 from xyscannet.ops.compiling import compiled
+from xyscannet.ops.packing import padded
 from xyscannet.ops.simd import ITEM_SIZE, LANES, load, read_lanes, write_lanes
 from xyscannet.ops.threads import run_tasks
 

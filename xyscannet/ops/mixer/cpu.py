@@ -8,9 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xyscannet.ops.channels_last import padded
 from xyscannet.ops.mixer import cpu_kernels as kernels
-from xyscannet.ops.packing import packed
+from xyscannet.ops.packing import packed, padded
 from xyscannet.ops.simd import LOG2E
 from xyscannet.ops.threads import run_tasks
 

@@ -11,8 +11,9 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from xyscannet.ops.channels_last import describe, lanes_there, padded, real_type, rows
+from xyscannet.ops.channels_last import describe, real_type, rows
 from xyscannet.ops.compiling import compiled
+from xyscannet.ops.packing import lanes_there, padded
 from xyscannet.ops.simd import ITEM_SIZE, LANES, load, read_lanes, splat, store, total, write_lanes
 from xyscannet.ops.threads import run_tasks
 
