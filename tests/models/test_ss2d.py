@@ -10,6 +10,7 @@ from xyscannet.analysis.complexity import count
 from xyscannet.errors import ConfigError
 from xyscannet.models import XYScanNetConfig, zoo
 from xyscannet.models.ss2d import SS2D
+from xyscannet.models.vssm import VSSM
 
 
 def plain_ss2d(module: SS2D, get: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
@@ -57,6 +58,23 @@ def test_output_and_every_gradient_equal_the_plain_four_way_scan(size, batch):
     assert (out - expected_out).norm() < 1e-5 * expected_out.norm()
     for name, mine, plain in zip(["x", *get], found, expected, strict=True):
         assert (mine - plain).norm() < 2e-5 * plain.norm(), name
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [(SS2D(8), "A_logs"), (VSSM(8, "intra"), "scanner.mamba.A_log")], ids=["ss2d", "vssm"]
+)
+def test_in_double_precision_so_is_a(module, name):
+    torch.manual_seed(0)
+    module, x = module.double(), torch.randn(1, 8, 4, 5).double()
+    A_log = module.get_parameter(name)
+    with torch.no_grad():
+        before = module(x)
+        A_log += 1e-8  # which float32 does not see
+        assert not torch.equal(module(x), before)
+    at = module if name == "A_logs" else module.scanner.mamba
+    taken = x if name == "A_logs" else x[:, :4].permute(0, 2, 3, 1).unsqueeze(3)
+    delta, A = at.steps(taken, *([] if name == "A_logs" else [("x",)]))
+    assert delta.dtype == A.dtype == torch.float64
 
 
 def test_its_scans_are_counted():

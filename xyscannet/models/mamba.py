@@ -31,6 +31,11 @@ def init_scan(A_log: Tensor, dt_weight: Tensor, dt_bias: Tensor) -> None:
     dt_bias.copy_(delta + torch.log(-torch.expm1(-delta)))  # inverse of softplus
 
 
+def real(x: Tensor) -> Tensor:
+    """In the type that the scan computes in: float32, or float64 where it is that."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 @plain
 class Projection(nn.Linear):
     """A linear map without bias over the last dimension: (..., C) -> (..., O)."""
@@ -93,19 +98,18 @@ class Mamba(nn.Module):
                 "weights"
             )
         taps, bias = self.conv1d.weight.squeeze(1), self.conv1d.bias
-        A = -torch.exp(self.A_log.float())  # (E, N)
+        A = -torch.exp(real(self.A_log))  # (E, N)
         projections = self.x_proj.weight, self.dt_proj.weight, self.dt_proj.bias
         return mamba_mixer(xz, taps, bias, *projections, A, self.D, directions)
 
     def steps(self, x: Tensor, directions: tuple[str, ...]) -> tuple[Tensor, Tensor]:
         """How the state moves at each step of a forward with these arguments, to be looked at.
 
-        Returns delta (B, H, W, K, E), after bias and softplus, float32 (float64 for float64), and A (E, N), float32.
+        Returns delta (B, H, W, K, E), after bias and softplus, and A (E, N), float32 (float64 for float64).
         exp(delta A) is the part of the state that outlives a step, delta B u what the step adds to it.
         """
         u = self.in_proj(x).chunk(2, dim=-1)[0]  # (B, H, W, K, E)
         taps, bias = self.conv1d.weight.squeeze(1), self.conv1d.bias
         projections = self.x_proj.weight, self.dt_proj.weight
         delta = scan_inputs(u, taps, bias, *projections, self.d_state, directions)[1]
-        delta = delta if delta.dtype == torch.float64 else delta.float()
-        return F.softplus(delta + self.dt_proj.bias), -torch.exp(self.A_log.float())
+        return F.softplus(real(delta) + self.dt_proj.bias), -torch.exp(real(self.A_log))

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xyscannet.models.layers import LayerNorm2d, pointwise
-from xyscannet.models.mamba import init_scan
+from xyscannet.models.mamba import init_scan, real
 from xyscannet.ops import slice_scan
 from xyscannet.ops.convolution import linear_channels_last
 from xyscannet.ops.gate import silu_mul
@@ -55,7 +55,7 @@ class SS2D(nn.Module):
         """(B, E, H, W) -> (B, E, H, W), the sum of the four scans."""
         height, width = x.shape[2:]
         u, delta, B, C = (each.unsqueeze(1) for each in self._scan_inputs(x))  # an image one row high
-        A = -torch.exp(self.A_logs.float())  # (4, E, N)
+        A = -torch.exp(real(self.A_logs))  # (4, E, N)
         y = slice_scan(u, delta, A, B, C, self.Ds, None, self.dt_projs_bias, True, DIRECTIONS)
         rows, columns = (y[:, 0, :, 0::2].sum(2), y[:, 0, :, 1::2].sum(2))  # (B, L, E) each
         rows = rows.unflatten(1, (height, width))
@@ -79,14 +79,13 @@ class SS2D(nn.Module):
         height, width = x.shape[2:]
         features = self.in_proj(x).chunk(2, dim=1)[0]
         delta = self._scan_inputs(F.silu(self.conv2d(features)))[1]  # (B, L, 4, E)
-        delta = delta if delta.dtype == torch.float64 else delta.float()
         rows, columns = (
-            F.softplus(delta + self.dt_projs_bias).unflatten(2, (2, 2)).unbind(3)
+            F.softplus(real(delta) + self.dt_projs_bias).unflatten(2, (2, 2)).unbind(3)
         )  # (B, L, 2, E) each
         rows = rows.unflatten(1, (height, width))
         columns = columns.unflatten(1, (width, height)).transpose(1, 2)
         delta = torch.stack([rows, columns], dim=4).flatten(3, 4)  # (B, H, W, 4, E)
-        return delta, -torch.exp(self.A_logs.float())
+        return delta, -torch.exp(real(self.A_logs))
 
 
 def _each(x: Tensor, weights: Tensor) -> Tensor:
