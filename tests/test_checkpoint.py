@@ -99,6 +99,16 @@ def test_low_precision_network_keeps_the_scan_parameters(tmp_path, tiny):
     assert out.dtype == torch.bfloat16
 
 
+def test_those_of_ss2d_too(tmp_path):
+    config = dataclasses.replace(TINY, scanners=("ss2d", "ss2d"))
+    path = tmp_path / "tiny.safetensors"
+    checkpoint.save(path, XYScanNet(config), config)
+    model = checkpoint.load_model(path, dtype=torch.bfloat16)
+    kept = {name for name, p in model.decoder_level1[0].vssm1.named_parameters() if p.dtype == torch.float32}
+    assert kept == {"A_logs", "Ds", "dt_projs_bias"}
+    assert model(torch.rand(1, 3, 8, 12, dtype=torch.bfloat16)).dtype == torch.bfloat16
+
+
 def test_networks_of_one_checkpoint_share_nothing(tmp_path, tiny):
     path = tmp_path / "x.safetensors"
     checkpoint.save(path, tiny, TINY)

@@ -35,7 +35,8 @@ CHANNEL_ORDERS = ("rgb", "bgr")
 Network = TypeVar("Network", bound=XYScanNet)
 
 _FIRST, _LAST = "patch_embed.weight", "output.weight"
-_SCAN_PARAMETERS = ("A_log", "D", "dt_proj.bias")  # float32 whatever the network's type
+# float32 at least, whatever the network's type
+_SCAN_PARAMETERS = ("A_log", "D", "dt_proj.bias", "A_logs", "Ds", "dt_projs_bias")
 
 
 @dataclass(frozen=True)
@@ -150,9 +151,10 @@ def build(
     model = kind(checkpoint.config)
     model.load_state_dict(checkpoint.state, strict=True)
     model.to(device=device, dtype=dtype)
+    scan = {"device": device, "dtype": torch.promote_types(dtype, torch.float32), "copy": True}
     for name, parameter in model.named_parameters():
         if name.endswith(_SCAN_PARAMETERS):
-            parameter.data = checkpoint.state[name].to(device=device, dtype=torch.float32, copy=True)
+            parameter.data = checkpoint.state[name].to(**scan)
     return model.eval().requires_grad_(False)
 
 

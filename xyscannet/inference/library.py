@@ -109,7 +109,7 @@ def load(
         name_or_path: a name of `xyscan models list`, a .safetensors file, or one of the authors' .pth files; or the
             address of such a file (s3://, https://, ...), which is fetched anew by every call.
         device: where it is to compute.
-        dtype: type of its weights; those of the scan stay float32.
+        dtype: type of its weights; those of the scan are float32 at least.
         channel_order: "bgr" for a .pth file that was trained on BGR images.
 
     Raises:
