@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -111,23 +111,26 @@ def _refuse_packed(path: Path) -> None:
 
 def _unwrap(content: object, path: Path) -> State:
     """The state dict inside a training checkpoint, without the prefixes of parallel and compiled modules."""
-    for _ in range(4):
-        if not isinstance(content, Mapping) or _is_state(content):
-            break
-        inner = [content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)]
-        inner = inner or [value for value in content.values() if _is_state(value)]
-        if not inner:
-            break
-        content = inner[0]
-    if not _is_state(content):
+    found = list(_states(content))
+    if not found:
         names = [str(key) for key in content] if isinstance(content, Mapping) else [type(content).__name__]
         raise ConfigError(f"{path}: holds no state dict, only {first(names) or 'an empty one'}")
-    state = dict(content)
+    state = dict(next(filter(is_authors, found), found[0]))
     for _ in range(len(_PREFIXES)):
         for prefix in _PREFIXES:
             if all(name.startswith(prefix) for name in state):
                 state = {name[len(prefix) :]: tensor for name, tensor in state.items()}
     return state
+
+
+def _states(content: object, depth: int = 4) -> Iterator[State]:
+    """The state dicts in a training checkpoint, those under the names that training programs give them first."""
+    if _is_state(content):
+        yield content
+    elif isinstance(content, Mapping) and depth:
+        named = [content[key] for key in _WRAPPERS if key in content]
+        for inner in (*named, *filter(_is_state, content.values())):
+            yield from _states(inner, depth - 1)
 
 
 def _is_state(value: object) -> bool:
