@@ -132,6 +132,15 @@ def test_forward_mode_is_refused_not_zero():
         torch.func.jvp(lambda u: selective_scan_fn(u, **given), (u,), (torch.ones_like(u),))
 
 
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize(("batch", "length"), [(0, 5), (2, 0), (0, 0)])
+def test_nothing_in_nothing_out(backend, batch, length):
+    u, B = torch.ones(batch, 4, length), torch.ones(batch, 3, length)
+    with use_backend(backend):
+        out, last = selective_scan_fn(u, u, torch.ones(4, 3), B, B, return_last_state=True)
+    assert out.shape == u.shape and torch.equal(last, torch.zeros(batch, 4, 3))
+
+
 @pytest.mark.parametrize(("channels", "states"), [(0, 3), (4, 0)])
 def test_nothing_to_scan_is_said(channels, states):
     u, A, B = torch.zeros(1, channels, 5), torch.zeros(channels, states), torch.zeros(channels, states)

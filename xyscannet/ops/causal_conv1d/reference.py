@@ -14,11 +14,11 @@ from xyscannet.ops.selective_scan.reference import from_rows, to_rows
 def conv_rows(x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, reverse: bool = False) -> Tensor:
     """out_t = f(bias + sum_j weight_j x_{t - width + 1 + j}) for every row; x (rows, L, E), weight (E, width)."""
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    before = weight.shape[1] - 1
+    before = weight.shape[1]  # one more than is seen, so that no steps are a sequence too
     sequence = (x.flip(1) if reverse else x).to(dtype).transpose(1, 2)  # (rows, E, L)
     bias = None if bias is None else bias.to(dtype)
     y = F.conv1d(F.pad(sequence, (before, 0)), weight.to(dtype).unsqueeze(1), bias, groups=x.shape[2])
-    y = (F.silu(y) if silu else y).transpose(1, 2).to(x.dtype)
+    y = (F.silu(y) if silu else y)[:, :, 1:].transpose(1, 2).to(x.dtype)
     return y.flip(1) if reverse else y
 
 

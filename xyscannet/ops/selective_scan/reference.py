@@ -59,10 +59,10 @@ def to_rows(x: Tensor | None, branch: int, direction: str) -> Tensor | None:
 
 def from_rows(rows: Tensor, shape: tuple[int, ...], direction: str) -> Tensor:
     """The inverse of `to_rows`, (B, H, W, E)."""
-    b, h, w = shape[:3]
+    (b, h, w), channels = shape[:3], rows.shape[-1]
     if direction.endswith("x"):
-        return rows.reshape(b, h, w, -1)
-    return rows.reshape(b, w, h, -1).transpose(1, 2)
+        return rows.reshape(b, h, w, channels)
+    return rows.reshape(b, w, h, channels).transpose(1, 2)
 
 
 def scan(
