@@ -36,6 +36,12 @@ def test_any_size_is_restored(network, size):
     assert not torch.equal(out, image)
 
 
+@pytest.mark.parametrize("gradients", [False, True])
+def test_an_empty_batch_is_one_too(network, gradients):
+    with torch.set_grad_enabled(gradients):
+        assert network(torch.rand(0, 3, 8, 12)).shape == (0, 3, 8, 12)
+
+
 def test_an_image_that_needs_no_padding_is_not_changed_by_the_padding_code(network):
     image = torch.rand(1, 3, 16, 24)
     with torch.inference_mode():

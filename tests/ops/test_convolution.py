@@ -47,7 +47,14 @@ def test_the_convolution_and_its_gradients(threads, biased):
 
 
 def test_the_product_over_the_last_dimension(threads):
-    for shape in [(1, 20, 7, 2, 12), (2, 9, 5, 1, 12), (1, 1, 40, 1, 12), (3, 40, 12), (5, 12)]:
+    for shape in [
+        (1, 20, 7, 2, 12),
+        (2, 9, 5, 1, 12),
+        (1, 1, 40, 1, 12),
+        (3, 40, 12),
+        (5, 12),
+        (0, 9, 5, 1, 12),
+    ]:
         x, weight = torch.randn(shape), torch.randn(10, 12)
         found = linear_channels_last(x, weight)
         torch.testing.assert_close(found, x @ weight.T, rtol=1e-5, atol=1e-5)

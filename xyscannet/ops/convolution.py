@@ -20,9 +20,13 @@ def _left_out(x: Tensor) -> bool:
     return len(x) == 1 and x.numel() <= _ELEMENTS
 
 
+def _is_real(x: Tensor) -> bool:
+    """Others are traced or counted."""
+    return type(x) is Tensor and not torch.compiler.is_compiling()
+
+
 def _may_choose(x: Tensor) -> bool:
-    real = type(x) is Tensor and not torch.compiler.is_compiling()  # others are traced or counted
-    return real and x.device.type == "cpu" and x.dtype == torch.float32
+    return _is_real(x) and x.device.type == "cpu" and x.dtype == torch.float32
 
 
 def _rows_help(x: Tensor, images: int, rows: int) -> bool:
@@ -48,7 +52,7 @@ def spatial_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
 
 def linear_channels_last(x: Tensor, weight: Tensor) -> Tensor:
     """`x @ weight.T` over the last dimension: x (..., C) contiguous, weight (O, C) -> (..., O)."""
-    if x.device.type != "cpu":
+    if x.device.type != "cpu" or (_is_real(x) and not x.numel()):
         return F.linear(x, weight)
     images = x.shape[0] * x.shape[1] if x.dim() > 3 else 1  # `numel` would fix a traced batch
     images = images if _may_choose(x) and _rows_help(x, 1, images) else 1
