@@ -86,6 +86,23 @@ def test_half_precision_storage(tmp_path, tiny):
     assert not any(p.requires_grad for p in model.parameters())
 
 
+def test_the_checksum_is_of_the_weights_where_another_file_takes_the_place(tmp_path, tiny, monkeypatch):
+    path, other = tmp_path / "tiny.safetensors", tmp_path / "other.safetensors"
+    checkpoint.save(path, tiny, TINY)
+    torch.nn.init.ones_(tiny.output.weight)
+    digest, sha256 = checkpoint.save(other, tiny, TINY), checkpoint._sha256
+
+    def replaced_meanwhile(start, file):
+        found = sha256(start, file)
+        if other.exists():
+            other.replace(path)
+        return found
+
+    monkeypatch.setattr(checkpoint, "_sha256", replaced_meanwhile)
+    held = checkpoint.read(path)
+    assert held.sha256 == digest and torch.equal(held.state["output.weight"], tiny.output.weight)
+
+
 def test_low_precision_network_keeps_the_scan_parameters(tmp_path, tiny):
     path = tmp_path / "tiny.safetensors"
     checkpoint.save(path, tiny, TINY)

@@ -93,12 +93,16 @@ def read(place: str | Path | Address, channel_order: str = "rgb") -> Checkpoint:
     if channel_order not in CHANNEL_ORDERS:
         raise ConfigError(f"channel order {channel_order!r}: must be rgb or bgr")
     with at_hand(place) as path:
-        with _opened(path) as (file, start):
-            digest = _sha256(start, file)
-            if _is_pth(start):
-                (state, config), metadata = read_pth(path), {"imported_from": place.name}
-            else:
-                state, config, metadata = _read_safetensors(path)
+        changed = True
+        while changed:  # by another file in its place, while it was read
+            with _opened(path) as (file, start):
+                before = _mark(os.fstat(file.fileno()))
+                digest = _sha256(start, file)
+                if _is_pth(start):
+                    (state, config), metadata = read_pth(path), {"imported_from": place.name}
+                else:
+                    state, config, metadata = _read_safetensors(path)
+                changed = _mark(path.stat()) != before
         check(state, config, str(path))
     if channel_order == "bgr":
         state = flip_channels(state)
@@ -287,6 +291,11 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, bytes]]:
         raise UnavailableError(f"{path}: no such checkpoint file") from None
     except OSError as error:
         raise UnavailableError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def _mark(status: os.stat_result) -> tuple[int, ...]:
+    """What a file does not keep where it is written to, or another takes its place."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _sha256(start: bytes, rest) -> str:
