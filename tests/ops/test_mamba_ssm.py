@@ -117,6 +117,14 @@ def test_a_gradient_through_the_last_state_is_refused_for_it_would_be_missing(pa
             torch.autograd.grad(out.sum() + last.sum(), u)
 
 
+def test_its_check_leaves_all_random_generators_as_they_are(package, monkeypatch):
+    package()
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("GPUs were seeded"))
+    before = torch.random.get_rng_state()
+    mamba_ssm.check(torch.device("cpu"), torch.float32)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
 def test_only_the_scan_is_its(package):
     package()
     with use_backend("mamba_ssm"):

@@ -122,7 +122,7 @@ def untrained(config: XYScanNetConfig) -> XYScanNet:
 def _seeded() -> Iterator[None]:
     """While entered, torch draws from the fixed seed, and goes on afterwards as if nothing had been drawn."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)
+        torch.default_generator.manual_seed(SEED)  # and no GPU's
         yield
 
 

@@ -44,12 +44,12 @@ def kernel() -> Callable[..., Tensor]:
 @cache
 def check(device: torch.device, dtype: torch.dtype) -> None:
     """Compare output and gradients with the definition, once. Raises UnavailableError where they differ."""
-    with torch.enable_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        rows, length, channels, states = 2, 37, 16, 8
-        u, delta, z = torch.randn(3, rows, length, channels)
-        B, C = torch.randn(2, rows, length, states)
-        A, (D, bias) = -torch.rand(channels, states) * 4, torch.randn(2, channels)
+    generator = torch.Generator().manual_seed(0)
+    rows, length, channels, states = 2, 37, 16, 8
+    u, delta, z = torch.randn(3, rows, length, channels, generator=generator)
+    B, C = torch.randn(2, rows, length, states, generator=generator)
+    A = -torch.rand(channels, states, generator=generator) * 4
+    D, bias = torch.randn(2, channels, generator=generator)
     given = {"u": u, "delta": delta - 2, "A": A, "B": B, "C": C, "D": D, "z": z, "delta_bias": bias}
     found = _answers(
         _call, {n: x.to(device, torch.float32 if n in _REAL else dtype) for n, x in given.items()}
