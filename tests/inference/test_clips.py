@@ -100,6 +100,26 @@ def test_rgb_and_yuv_have_the_same_colours(
     assert np.abs(found["pixels"].astype(int) - reds).max() <= 4
 
 
+def test_what_the_container_does_not_take_is_told_before_the_work(tmp_path: Path) -> None:
+    """MXF has certain frame rates only."""
+    times = [i * 9000 for i in range(6)]
+    source = clips.write(tmp_path / "a.mp4", clips.pan(6, 32, 48), times=times, sound=False)
+    clip = video.plan_clip(source, video.ClipOptions(codec="mpeg2video"))
+    with pytest.raises(InputError, match=r"a\.mp4: mxf does not take its mpeg2video: choose another"):
+        video.choose_coding(clip, tmp_path / "b.mxf")
+
+
+def test_h264_in_avi(tmp_path: Path) -> None:
+    frames = clips.pan(6, 32, 48)
+    clips.write(tmp_path / "a.avi", frames, sound=False, max_b_frames=0)
+    clips.write(tmp_path / "d.mp4", frames, sound=False)
+    for source, output in (("a.avi", "b.avi"), ("b.avi", "c.mp4"), ("d.mp4", "e.avi")):
+        restored(tmp_path / source, tmp_path / output, Gain())
+        assert video.probe(tmp_path / output).codec == "h264"
+        before, after = (clips.read(tmp_path / name)["pixels"].astype(int) for name in (source, output))
+        assert np.abs(before - after).mean() < 4
+
+
 def test_ten_bits_are_restored_as_ten_bits(tmp_path: Path) -> None:
     """A ramp finer than 8 bits, halved, still has its 10-bit steps."""
     ramp = np.tile(np.arange(256, dtype=np.uint16)[None, :, None] * 128 + 16384, (16, 1, 3))

@@ -129,6 +129,12 @@ def test_a_clip_that_ends_early(tmp_path: Path) -> None:
         video.plan_clip(cut)
 
 
+def test_frames_without_their_time_stamps_are_not_read(tmp_path: Path) -> None:
+    source = clips.write(tmp_path / "a.avi", clips.pan(10, 32, 48), sound=False)
+    with pytest.raises(InputError, match=r"a\.avi: H\.264 with B-frames in AVI"):
+        video.probe(source)
+
+
 def test_no_frame_between_start_and_end(source: Path) -> None:
     with pytest.raises(InputError, match="no frame between start and end"):
         video.plan_clip(source, video.ClipOptions(start=100))

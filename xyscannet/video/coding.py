@@ -14,7 +14,7 @@ from ..errors import ConfigError, InputError
 from ..files import shown
 from . import decode, hdr, pixels
 from .clip import SUFFIXES
-from .encode import Coding, configure, frame_of
+from .encode import Coding, configure, frame_of, tag_colour
 from .pyav import load
 from .segments import Clip, ClipOptions
 
@@ -220,7 +220,7 @@ def _gop(clip: Clip) -> int:
 
 
 def _try(clip: Clip, coding: Coding) -> None:
-    """Open the encoder, and look whether the container takes the codec, before any work."""
+    """Open the encoder, and look whether the container takes a frame that it codes, before any work."""
     av = load()
     with av.open(io.BytesIO(), "w", format=coding.container) as container:
         try:
@@ -230,6 +230,7 @@ def _try(clip: Clip, coding: Coding) -> None:
                 f"{shown(clip.info.path)}: {coding.container} does not hold {coding.codec}: choose another --codec"
             ) from None
         configure(stream.codec_context, clip, coding)
+        stream.time_base = clip.info.time_base  # as the clip's
         try:
             stream.codec_context.open()
         except av.error.FFmpegError as error:
@@ -237,6 +238,17 @@ def _try(clip: Clip, coding: Coding) -> None:
             raise InputError(
                 f"{shown(clip.info.path)}: {coding.encoder} cannot write {size} in {coding.pixel_format}: choose "
                 f"another --codec or --pix-fmt"
+            ) from error
+        frame = load().VideoFrame(clip.info.width, clip.info.height, coding.pixel_format)
+        tag_colour(frame, coding)
+        frame.pts, frame.time_base = 0, 1 / coding.rate
+        try:
+            container.mux([*stream.encode(frame), *stream.encode(None)])
+            container.close()
+        except av.error.FFmpegError as error:
+            raise InputError(
+                f"{shown(clip.info.path)}: {coding.container} does not take its {coding.codec}: choose another --codec "
+                f"or another suffix of the output"
             ) from error
 
 

@@ -1,7 +1,7 @@
 """Frames into packets, and a segment's file.
 
-A segment's file is Matroska where that holds the codec. Its time stamps are frame numbers, since Matroska counts
-milliseconds: `join` puts the source's own in their place.
+A segment's file is Matroska where that holds the codec as the clip's container wants it. Its time stamps are frame
+numbers, since Matroska counts milliseconds: `join` puts the source's own in their place.
 """
 
 from __future__ import annotations
@@ -25,7 +25,12 @@ from .segments import Clip, Segment
 LEAD = 64  # time stamp of a segment's first frame in its file: no encoder reorders over so many frames
 TICK = Fraction(1, 1000)  # seconds, of Matroska
 _CONTAINERS = ("matroska", "nut", "mov")
-_HEADER_IN_STREAM = {"mpeg1video", "mpeg2video", "mpeg4"}  # where the clip's container wants no header apart
+_HEADER_IN_STREAM = {
+    "mpeg1video",
+    "mpeg2video",
+    "mpeg4",
+    "h264",
+}  # where the clip's container wants no header apart
 _QP = 118  # FFmpeg's unit of a fixed quantiser
 
 
@@ -63,13 +68,14 @@ class Coding:
 
 def configure(context: Any, clip: Clip, coding: Coding) -> None:
     """Set up an encoder's context."""
-    av = load()
     context.width, context.height = clip.info.width, clip.info.height
     context.pix_fmt = coding.pixel_format
     context.time_base = 1 / coding.rate
     context.framerate = coding.rate
     context.gop_size = coding.gop
     context.thread_type = "AUTO"
+    if coding.container == "avi":  # has no time stamps for frames that are coded ahead of their place
+        context.max_b_frames = 0
     if clip.info.aspect:
         context.sample_aspect_ratio = clip.info.aspect
     tag_colour(context, coding)
@@ -79,10 +85,15 @@ def configure(context: Any, clip: Clip, coding: Coding) -> None:
     elif coding.scale == "qscale":
         context.qscale, context.global_quality = True, round(coding.quality * _QP)
     context.options = options
+    flag = int(load().codec.context.Flags.global_header)
+    context.flags = context.flags | flag if _header_apart(coding) else context.flags & ~flag
+
+
+def _header_apart(coding: Coding) -> bool:
+    """Whether the codec's header is kept once for all packets."""
+    av = load()
     wants = av.ContainerFormat(coding.container, "w").flags & av.format.Flags.global_header.value
-    flag = int(av.codec.context.Flags.global_header)
-    apart = wants or coding.codec not in _HEADER_IN_STREAM
-    context.flags = context.flags | flag if apart else context.flags & ~flag
+    return bool(wants) or coding.codec not in _HEADER_IN_STREAM
 
 
 def tag_colour(coded: Any, coding: Coding) -> None:
@@ -102,7 +113,10 @@ def frame_of(planes: Sequence[np.ndarray], number: int, coding: Coding) -> Any:
 
 def _segment_file(path: Path, coding: Coding) -> tuple[Any, Any]:
     """A container that holds the codec, and its stream."""
-    for format in _CONTAINERS:
+    formats = _CONTAINERS[
+        coding.codec == "h264" and not _header_apart(coding) :
+    ]  # Matroska takes no other H.264
+    for format in formats:
         container = load().open(os.fspath(path), "w", format=format)
         try:
             return container, container.add_stream(coding.encoder, rate=coding.rate)
