@@ -169,6 +169,20 @@ def test_subtitles_and_attached_files_are_kept(tmp_path: Path) -> None:
     assert after["attached"] == [("font.ttf", b"a font")] and after["languages"][2] == "eng"
 
 
+def test_metadata_is_stripped_where_asked(tmp_path: Path) -> None:
+    source = clips.write(tmp_path / "a.mp4", clips.pan(6, 32, 48), rotation=90, chapters=True)
+    clip = video.plan_clip(source)
+    coding = video.choose_coding(clip, "b.mp4")
+    restore_segment(clip, clip.segments[0], coding, tmp_path / "part", Gain())
+    assert video.join(clip, coding, [tmp_path / "part"], tmp_path / "b.mp4", strip_metadata=True) == ()
+    before, after = clips.read(source), clips.read(tmp_path / "b.mp4")
+    assert before["metadata"]["title"] and "title" not in after["metadata"]
+    assert [titles for *_, titles in before["chapters"]] == [{"title": "one"}, {"title": "two"}]
+    assert [titles.get("title", "") for *_, titles in after["chapters"]] == ["", ""]
+    assert after["languages"][1] == "deu" and after["rotation"] == 90
+    assert before["packets"] == after["packets"] and before["colour"] == after["colour"]
+
+
 def test_a_part_begins_at_nought_with_its_own_sound(tmp_path: Path) -> None:
     times = clips.uneven(100, 9000)
     source = clips.write(tmp_path / "a.mp4", clips.pan(100, 48, 64), times=times, chapters=True, gop=20)

@@ -87,7 +87,11 @@ def command(
         typer.Option("--quality", min=1, max=100, help="JPEG and WebP quality; by default the input's own."),
     ] = None,
     strip_metadata: Annotated[
-        bool, typer.Option("--strip-metadata", help="Leave out EXIF, XMP and other metadata.")
+        bool,
+        typer.Option(
+            "--strip-metadata",
+            help="Leave out EXIF, XMP and other metadata; of clips also chapters' titles, covers and data streams.",
+        ),
     ] = False,
     codec: Annotated[
         str | None,

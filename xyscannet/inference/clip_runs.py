@@ -121,10 +121,11 @@ class OpenedClip:
             progress=progress,
         )
 
-    def join(self, overwrite: bool) -> tuple[str, ...]:
+    def join(self, settings: Settings) -> tuple[str, ...]:
         """Make the output of all segments, remove their folder, and return what the user should hear of."""
-        refuse_existing(self.output, overwrite)
-        notes = join(self.clip, self.coding, list(map(self._file, self.clip.segments)), self.output)
+        refuse_existing(self.output, settings.overwrite)
+        files = list(map(self._file, self.clip.segments))
+        notes = join(self.clip, self.coding, files, self.output, strip_metadata=settings.strip_metadata)
         shutil.rmtree(self.folder, ignore_errors=True)
         return tuple(notes)
 
@@ -195,7 +196,7 @@ def restore_clip(
             parts.append(part)
             done += segment.frames
             progress(done / frames)
-        for note in opened.join(settings.overwrite):
+        for note in opened.join(settings):
             tell(note)
     return opened.times(parts)
 

@@ -84,7 +84,7 @@ class Joining(Unit):
         if losses and not settings.overwrite and exists(self.job.output):
             shutil.rmtree(self.opened.folder, ignore_errors=True)
             return ()  # by the worker that was lost
-        return self.opened.join(settings.overwrite)
+        return self.opened.join(settings)
 
 
 def worker(ready: Callable[[], nn.Module], settings: Settings) -> Callable[[Unit, int], Any]:

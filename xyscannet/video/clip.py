@@ -153,10 +153,14 @@ def probe(path: str | os.PathLike[str]) -> ClipInfo:
 
 def video_stream(container: Any) -> Any:
     """The first video stream that is no cover picture; None where there is none."""
+    return next((stream for stream in container.streams.video if not is_cover(stream)), None)
+
+
+def is_cover(stream: Any) -> bool:
+    """Whether a stream is a cover picture."""
     from av.stream import Disposition
 
-    found = (s for s in container.streams.video if not s.disposition & Disposition.attached_pic)
-    return next(found, None)
+    return bool(stream.disposition & Disposition.attached_pic)
 
 
 def _range(context: Any) -> int:

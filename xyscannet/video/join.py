@@ -12,20 +12,28 @@ from typing import Any
 
 from ..errors import InputError
 from ..files import replacing, shown
+from .clip import is_cover
 from .decode import display_matrix
 from .encode import LEAD, TICK, Coding, tag_colour
 from .pyav import keeping_bytes, load, opened, telling
 from .segments import Clip
 
 _OWN_KEYS = ("com.apple.", "com.android.")  # of metadata that MP4 keeps only where it is asked to
+_NEEDED_KEYS = ("language", "filename", "mimetype")  # of streams' metadata, by players
 
 
-def join(clip: Clip, coding: Coding, files: Sequence[Path], output: Path) -> tuple[str, ...]:
+def join(
+    clip: Clip, coding: Coding, files: Sequence[Path], output: Path, *, strip_metadata: bool = False
+) -> tuple[str, ...]:
     """Make the clip of its restored segments, in one step.
 
     Time stamps, audio, subtitles, data, attachments, chapters, metadata and rotation are the source's; packets of other
     streams are copied byte for byte. Where only a part of the clip was restored, it begins at time 0, and packets of
     other streams are kept whole where they begin in that part.
+
+    Args:
+        strip_metadata: leave out metadata, titles of chapters, cover pictures and streams of data, but languages and
+            names of attachments.
 
     Returns:
         notes on what the output's container could not hold.
@@ -35,7 +43,7 @@ def join(clip: Clip, coding: Coding, files: Sequence[Path], output: Path) -> tup
     reorder = _reordering(clip, files)
     with replacing(output, parents=True) as temporary, opened(clip.info.path) as source:
         with telling(output, "written"):
-            notes = _Joined(clip, coding, source, temporary).write(files, reorder)
+            notes = _Joined(clip, coding, source, temporary, strip_metadata).write(files, reorder)
         _check(clip, temporary, output)
     return notes
 
@@ -60,8 +68,8 @@ def _place(packet: Any) -> int:
 
 
 class _Joined:
-    def __init__(self, clip: Clip, coding: Coding, source: Any, path: Path) -> None:
-        self._clip, self._coding, self._source = clip, coding, source
+    def __init__(self, clip: Clip, coding: Coding, source: Any, path: Path, strip: bool) -> None:
+        self._clip, self._coding, self._source, self._strip = clip, coding, source, strip
         self._format = format = coding.container
         self._notes: list[str] = []
         self._base = clip.info.time_base
@@ -85,7 +93,7 @@ class _Joined:
         with self._out as out:
             copied = self._streams(files[0])
             self._chapters()
-            out.metadata.update(self._source.metadata)
+            out.metadata.update({} if self._strip else self._source.metadata)
             ordered = heapq.merge(
                 self._video(files, reorder),
                 self._others(copied),
@@ -103,6 +111,8 @@ class _Joined:
                 if stream.index == self._clip.info.stream:
                     self._out_video = self._add_video(segment.streams.video[0])
                     self._like(stream, self._out_video)
+                elif self._strip and (stream.type == "data" or is_cover(stream)):
+                    continue
                 elif self._holds(stream):
                     new = self._out.add_stream_from_template(stream, opaque=True)
                     self._like(stream, new)
@@ -132,9 +142,9 @@ class _Joined:
             stream.set_display_matrix(matrix)
         return stream
 
-    @staticmethod
-    def _like(stream: Any, new: Any) -> None:
-        new.metadata.update(stream.metadata)
+    def _like(self, stream: Any, new: Any) -> None:
+        kept = _NEEDED_KEYS if self._strip else stream.metadata
+        new.metadata.update({key: value for key, value in stream.metadata.items() if key in kept})
         new.disposition = stream.disposition
 
     def _holds(self, stream: Any) -> bool:
@@ -200,6 +210,8 @@ class _Joined:
 
     def _chapters(self) -> None:
         chapters = self._source.chapters()
+        if self._strip:
+            chapters = [{**chapter, "metadata": {}} for chapter in chapters]
         if not self._clip.cut:
             self._out.set_chapters(chapters)
             return
