@@ -17,7 +17,7 @@ from xyscannet.inference import clips as inference_clips
 from xyscannet.inference import restore_segment
 from xyscannet.metrics.temporal import flicker
 from xyscannet.models import XYScanNet, XYScanNetConfig
-from xyscannet.video import segments
+from xyscannet.video import decode, segments
 
 pytest.importorskip("av")
 
@@ -181,6 +181,18 @@ def test_metadata_is_stripped_where_asked(tmp_path: Path) -> None:
     assert [titles.get("title", "") for *_, titles in after["chapters"]] == ["", ""]
     assert after["languages"][1] == "deu" and after["rotation"] == 90
     assert before["packets"] == after["packets"] and before["colour"] == after["colour"]
+
+
+@pytest.mark.parametrize(("name", "codec"), [("mkv", "libx264"), ("ts", "mpeg2video")])
+def test_interlaced_clips_stay_so_with_a_note(tmp_path: Path, name: str, codec: str) -> None:
+    source, output = tmp_path / f"a.{name}", tmp_path / f"b.{name}"
+    clips.write(source, clips.pan(6, 32, 48), codec=codec, sound=False, fields="bff")
+    clip = restored(source, output, Gain())
+    for path in (source, output):
+        info = video.probe(path)
+        assert info.bottom_first and decode.first_frame(info).interlaced_frame
+    (note,) = video.choose_coding(clip, f"b.{name}").notes
+    assert note.startswith("interlaced: frames are restored with both fields woven")
 
 
 def test_a_part_begins_at_nought_with_its_own_sound(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -40,6 +41,7 @@ def write(
     chapters: bool = False,
     gop: int = 12,
     format: str | None = None,
+    fields: str | None = None,
     **settings: object,
 ) -> Path:
     """Write frames as a clip; times are in TICKS."""
@@ -59,6 +61,9 @@ def write(
         context.color_range, context.color_primaries, context.color_trc, context.colorspace = colour
         for name, value in settings.items():
             setattr(context, name, value)
+        if fields:
+            context.field_order = 2 if fields == "tff" else 3
+            context.flags |= int(av.codec.context.Flags.interlaced_dct)
         if rotation:
             stream.set_display_rotation(rotation)
         if sound:
@@ -91,7 +96,7 @@ def write(
             frame = frame.reformat(format=pixel_format, dst_colorspace=matrix, dst_color_range=colour[0])
             frame.color_range, frame.color_primaries, frame.color_trc, frame.colorspace = colour
             frame.pts, frame.time_base = time, TICKS
-            out.mux(stream.encode(frame))
+            out.mux(stream.encode(interlaced(frame, fields) if fields else frame))
         out.mux(stream.encode(None))
         if sound:
             tone = np.sin(np.arange(int(seconds * SOUND * 6)) / 20).astype(np.float32)
@@ -100,6 +105,22 @@ def write(
             out.mux(audio.encode(frame))
             out.mux(audio.encode(None))
     return path
+
+
+def interlaced(frame: Any, fields: str) -> Any:
+    """A frame marked as interlaced, "tff" or "bff"."""
+    import av
+
+    graph = av.filter.Graph()
+    size = {"width": frame.width, "height": frame.height, "time_base": frame.time_base}
+    nodes = (
+        graph.add_buffer(format=frame.format, **size),
+        graph.add("setfield", fields),
+        graph.add("buffersink"),
+    )
+    graph.link_nodes(*nodes).configure()
+    graph.push(frame)
+    return graph.pull()
 
 
 def with_subtitles(source: Path, path: Path) -> Path:

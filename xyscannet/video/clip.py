@@ -36,6 +36,7 @@ SUFFIXES: dict[str, str] = {
 }
 """Suffixes of clips, and the container that is written under each."""
 
+_BOTTOM_FIRST = (3, 4)  # of FFmpeg's orders of fields
 _SLACK = 1.0  # seconds that a whole file may end before its header says
 _TYPES_IN_TIME = ("video", "audio")
 
@@ -51,6 +52,7 @@ class ClipInfo:
         frames: number of frames, as far as the header tells or lets one guess; 0 where it does not.
         rate: average frames per second.
         time_base: seconds per tick of the time stamps.
+        bottom_first: where frames are interlaced, the lower field is shown first.
         colour: numbers of range, primaries, transfer and matrix in ITU-T H.273.
     """
 
@@ -66,6 +68,7 @@ class ClipInfo:
     rate: Fraction
     time_base: Fraction
     aspect: Fraction | None
+    bottom_first: bool
     colour: tuple[int, int, int, int]
 
     @property
@@ -147,6 +150,7 @@ def probe(path: str | os.PathLike[str]) -> ClipInfo:
             rate=rate,
             time_base=stream.time_base,
             aspect=stream.sample_aspect_ratio,
+            bottom_first=context.field_order in _BOTTOM_FIRST,
             colour=(_range(context), context.color_primaries, context.color_trc, context.colorspace),
         )
 

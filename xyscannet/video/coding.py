@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import ConfigError, InputError
 from ..files import shown
-from . import decode, hdr, pixels
+from . import decode, encode, hdr, pixels
 from .clip import SUFFIXES
 from .encode import Coding, configure, frame_of, tag_colour
 from .pyav import load
@@ -110,7 +110,14 @@ def choose_coding(clip: Clip, output: str | os.PathLike[str]) -> Coding:
     if encoder.name == "prores_ks" and info.profile in _PRORES:
         more["profile"] = _PRORES[info.profile]
     pixel_format, notes = _pixel_format(encoder, clip)
-    metadata = _hdr(clip)
+    first = decode.first_frame(info)
+    fields = encode.NONE
+    if first is not None and first.interlaced_frame:
+        fields = encode.BOTTOM_FIRST if info.bottom_first else encode.TOP_FIRST
+        notes += (
+            "interlaced: frames are restored with both fields woven; deinterlaced first, they gain more",
+        )
+    metadata = None if first is None or info.colour[2] != hdr.PQ else hdr.of_frame(first)
     if metadata is not None:
         added = metadata.options(encoder.name)
         if added is None:
@@ -129,6 +136,7 @@ def choose_coding(clip: Clip, output: str | os.PathLike[str]) -> Coding:
         colour=pixels.colour_in(pixel_format, info.pixel_format, info.colour, info.height),
         rate=_rate(encoder, info.rate),
         gop=_gop(clip),
+        fields=fields,
         options=more,
         notes=notes,
     )
@@ -199,12 +207,6 @@ def _pixel_format(encoder: Any, clip: Clip) -> tuple[str, tuple[str, ...]]:
     if pixels.planar(load().VideoFormat(nearest)) == wanted:  # the same samples in other places
         return nearest, ()
     return nearest, (f"pixel format {source} becomes {nearest}: {encoder.name} has none that is nearer",)
-
-
-def _hdr(clip: Clip) -> hdr.HDR10 | None:
-    """HDR10's metadata, which only a clip with its transfer function has."""
-    frame = decode.first_frame(clip.info) if clip.info.colour[2] == hdr.PQ else None
-    return None if frame is None else hdr.of_frame(frame)
 
 
 def _rate(encoder: Any, rate: Fraction) -> Fraction:

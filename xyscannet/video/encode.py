@@ -31,6 +31,7 @@ _HEADER_IN_STREAM = {
     "mpeg4",
     "h264",
 }  # where the clip's container wants no header apart
+NONE, TOP_FIRST, BOTTOM_FIRST = 0, 2, 3  # FFmpeg's orders of fields
 _QP = 118  # FFmpeg's unit of a fixed quantiser
 
 
@@ -46,6 +47,7 @@ class Coding:
         colour: what their samples mean; see `ClipInfo`.
         rate: frames per second that the encoder counts with.
         gop: frames between key frames at most.
+        fields: in which order the fields of interlaced frames are shown.
         scale: what the quality is given by: "crf" (constant rate factor), "qscale" (fixed quantiser) or nothing.
         quality: on this scale; the lower, the better.
         options: further options of the encoder.
@@ -60,6 +62,7 @@ class Coding:
     colour: tuple[int, int, int, int]
     rate: Fraction
     gop: int
+    fields: int = NONE
     scale: str = ""
     quality: float = 0.0
     options: dict[str, str] = field(default_factory=dict)
@@ -76,6 +79,9 @@ def configure(context: Any, clip: Clip, coding: Coding) -> None:
     context.thread_type = "AUTO"
     if coding.container == "avi":  # has no time stamps for frames that are coded ahead of their place
         context.max_b_frames = 0
+    if coding.fields and clip.info.height % 4 == 0:  # other heights x264 does not take
+        context.field_order = coding.fields
+        context.flags |= int(load().codec.context.Flags.interlaced_dct)
     if clip.info.aspect:
         context.sample_aspect_ratio = clip.info.aspect
     tag_colour(context, coding)
@@ -108,7 +114,20 @@ def frame_of(planes: Sequence[np.ndarray], number: int, coding: Coding) -> Any:
     if coding.pixel_format.replace("yuvj", "yuv") != coding.layout.name:
         frame = pixels.converted(frame, coding.pixel_format)
     frame.pts, frame.time_base = number, 1 / coding.rate
-    return frame
+    return _with_fields(frame, coding.fields) if coding.fields else frame
+
+
+def _with_fields(frame: Any, order: int) -> Any:
+    """A frame that is marked as interlaced, as PyAV does by a filter only."""
+    graph = load().filter.Graph()
+    source = graph.add_buffer(
+        width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base
+    )
+    graph.link_nodes(
+        source, graph.add("setfield", "tff" if order == TOP_FIRST else "bff"), graph.add("buffersink")
+    ).configure()
+    graph.push(frame)
+    return graph.pull()
 
 
 def _segment_file(path: Path, coding: Coding) -> tuple[Any, Any]:
