@@ -216,6 +216,16 @@ def test_png_keeps_text_time_and_colour_chunks(tmp_path):
         assert any("text" in note for note in notes)
 
 
+def test_png_whose_pixels_are_not_square_has_one_resolution(tmp_path):
+    ratio = chunk(b"pHYs", struct.pack(">IIB", 1, 2, 0))
+    Image.fromarray(picture()).save(tmp_path / "x.png", exif=exif(1))
+    data = (tmp_path / "x.png").read_bytes()
+    (tmp_path / "x.png").write_bytes(data[:33] + ratio + data[33:])
+    write(read(tmp_path / "x.png"), tmp_path / "y.png")
+    data = (tmp_path / "y.png").read_bytes()
+    assert data.count(b"pHYs") == 1 and ratio in data and b"eXIf" in data
+
+
 def test_png_with_exif_as_text(tmp_path):
     text = PngImagePlugin.PngInfo()
     block = b"Exif\0\0" + exif(3)

@@ -79,7 +79,7 @@ def _metadata_chunks(photo: Photo) -> tuple[list[bytes], list[str]]:
         else:
             notes.append("colour profile dropped: PNG allows only one that fits the picture's channels")
     chunks += [chunk(kind, content) for kind, content in metadata.png_chunks]
-    if metadata.dpi is not None:
+    if metadata.dpi is not None and b"pHYs" not in dict(metadata.png_chunks):
         across, down = (max(1, round(value / 0.0254)) for value in metadata.dpi)
         chunks.append(chunk(b"pHYs", struct.pack(">IIB", across, down, 1)))
     if metadata.exif is not None:
