@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from tests.images.samples import cmyk_profile, exif, grey_profile, matte, picture, profile, stored
-from xyscannet.images import Metadata, Photo, read, write
+from xyscannet.images import Metadata, Photo, probe, read, write
 from xyscannet.images import exif as exif_block
 from xyscannet.images.jpeg import segment, without_thumbnails
 from xyscannet.images.png import chunk
@@ -234,6 +234,16 @@ def test_png_with_exif_as_text(tmp_path):
     photo = read(tmp_path / "x.png")
     np.testing.assert_array_equal(photo.rgb, picture())
     assert photo.metadata.exif == exif(1) and not photo.metadata.png_chunks
+
+
+def test_png_turned_by_exif_as_text_is_probed_upright(tmp_path):
+    for squeezed in (False, True):
+        text = PngImagePlugin.PngInfo()
+        block = b"Exif\0\0" + exif(6)
+        text.add_text("Raw profile type exif", f"\nexif\n{len(block):8}\n{block.hex()}\n", zip=squeezed)
+        Image.fromarray(stored(picture(), 6)).save(tmp_path / "x.png", pnginfo=text)
+        found, photo = probe(tmp_path / "x.png"), read(tmp_path / "x.png")
+        assert (found.width, found.height) == (photo.width, photo.height) == (31, 23)
 
 
 def test_large_profile_is_carried(tmp_path):

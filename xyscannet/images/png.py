@@ -78,21 +78,25 @@ def _refuse_animation(kind: bytes, content: bytes) -> None:
 def header(fp: BinaryIO) -> Header:
     """Size, depth and kind from the chunks; the pixels are skipped. Raises BadImage."""
     found: Header | None = None
-    colour = 0
-    for kind, data, _ in _chunks(fp, pixels=False):
+    colour, exif = 0, None
+    for kind, data, intact in _chunks(fp, pixels=False):
         if found is None:
             width, height, depth, colour, _ = _image_header(kind, data)
             found = Header(width, height, 16 if depth == 16 else 8, _KINDS[colour], colour in (4, 6))
         elif kind == b"tRNS":
             found.has_alpha = True
-        elif kind == b"eXIf":
-            try:
-                found.orientation = exif_block.orientation(data)
-            except (ValueError, struct.error):
-                pass
+        elif kind == b"eXIf" and intact:
+            exif = data
+        elif kind in (b"tEXt", b"zTXt") and data.startswith(_RAW_EXIF) and intact:
+            exif = exif or _raw_exif(kind, data)
         else:
             _refuse_animation(kind, data)
     assert found is not None  # the loop raises when it finds no header
+    if exif:
+        try:
+            found.orientation = exif_block.orientation(exif)
+        except (ValueError, struct.error):
+            pass
     return found
 
 
