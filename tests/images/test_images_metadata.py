@@ -390,6 +390,12 @@ def test_cmyk_is_converted_by_its_profile(tmp_path, name):
     assert photo.metadata.icc is None and photo.notes == ("CMYK converted to sRGB by its colour profile",)
 
 
+def test_colours_that_fields_of_a_tiff_describe_are_mentioned(tmp_path):
+    fields = {318: (0.3127, 0.329), 319: (0.64, 0.33, 0.21, 0.71, 0.15, 0.06)}
+    Image.fromarray(picture()).save(tmp_path / "x.tif", tiffinfo=fields)
+    assert any("white point" in note for note in read(tmp_path / "x.tif").notes)
+
+
 def test_cmyk_with_a_profile_that_does_not_fit(tmp_path):
     Image.fromarray(picture()).convert("CMYK").save(tmp_path / "x.jpg", icc_profile=profile())
     photo = read(tmp_path / "x.jpg")

@@ -11,7 +11,17 @@ import numpy as np
 from .decoded import Decoded, Header
 from .exif import LAYERS, ORIENTATION, Layout, Reader, ifd_resolution, pack_tree
 from .jpeg import without_thumbnails
-from .tiff_page import COMPRESSION, DROPPED, ICC, PHOTOSHOP, RESOLUTION, XMP, Page, read_page
+from .tiff_page import (
+    COLOURS_AS_FIELDS,
+    COMPRESSION,
+    DROPPED,
+    ICC,
+    PHOTOSHOP,
+    RESOLUTION,
+    XMP,
+    Page,
+    read_page,
+)
 from .tiff_pixels import decode_pixels
 
 _COMPRESSIONS = {1: "none", 5: "lzw", 8: "deflate", 32946: "deflate"}
@@ -73,6 +83,8 @@ def _metadata(page: Page, at: Reader) -> tuple[bytes | None, list[str]]:
         if tag not in DROPPED and entry.type in _CLASSIC_TYPES
     }
     notes = ["Photoshop layers are not kept"] if LAYERS in page.fields else []
+    if not COLOURS_AS_FIELDS.isdisjoint(page.fields):
+        notes.append("white point, primaries and transfer function outside a colour profile are not kept")
     if not set(kept) - set(RESOLUTION) - {ORIENTATION}:
         return None, notes
     target = Layout(page.layout.order)

@@ -38,10 +38,9 @@ STRUCTURE = frozenset(
         334,
     ]
 ) | frozenset([338, 339, 347, 512, 513, 514, 519, 520, 521, 529, 530, 531, 532])
-_OTHER_DROPPED = frozenset(
-    [254, 255, 263, 280, 281, 288, 289, 290, 291, 297, 301, 318, 319, 330, 336, 340, 341]
-)
-DROPPED = STRUCTURE | _OTHER_DROPPED | {XMP, PHOTOSHOP, ICC, LAYERS}
+COLOURS_AS_FIELDS = frozenset([301, 318, 319])  # transfer function, white point, primaries
+_OTHER_DROPPED = frozenset([254, 255, 263, 280, 281, 288, 289, 290, 291, 297, 330, 336, 340, 341])
+DROPPED = STRUCTURE | COLOURS_AS_FIELDS | _OTHER_DROPPED | {XMP, PHOTOSHOP, ICC, LAYERS}
 _PHOTOMETRIC = {0: "grey", 1: "grey", 2: "rgb", 3: "palette", 5: "cmyk", 6: "rgb", 8: "lab"}
 COLOURS = {"grey": 1, "rgb": 3, "palette": 1, "cmyk": 4, "lab": 3}
 PIECES = (273, 279, 324, 325)  # offsets and sizes of strips, of tiles
