@@ -74,12 +74,27 @@ def test_a_folder_is_held_by_one_at_a_time_and_let_go(tmp_path):
             pass
         with held(tmp_path / "b"):  # another one is free
             (tmp_path / "b" / "file").touch()
-    assert not folder.exists() and (tmp_path / "b" / "file").exists()
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["b", "b/file"]
     with pytest.raises(RuntimeError), held(folder):
         raise RuntimeError
     with held(folder):
         (folder / "kept").touch()
     assert [path.name for path in folder.iterdir()] == ["kept"]
+
+
+def test_an_empty_folder_is_removed_before_it_is_let_go(tmp_path, monkeypatch):
+    remove, removed = Path.rmdir, []
+
+    def rmdir(path: Path) -> None:
+        with pytest.raises(ConfigError, match="another run"), held(path):
+            pass
+        removed.append(path.name)
+        remove(path)
+
+    monkeypatch.setattr(Path, "rmdir", rmdir)
+    with held(tmp_path / "out"):
+        pass
+    assert removed == ["out"]
 
 
 def test_a_file_system_without_locks_holds_nothing_and_keeps_what_is_left(tmp_path, monkeypatch):

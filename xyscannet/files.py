@@ -7,7 +7,7 @@ import errno
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from xyscannet.errors import ConfigError, InputError
@@ -152,21 +152,19 @@ def write_text(path: str | Path, text: str) -> None:
 def held(folder: str | Path) -> Iterator[None]:
     """While entered, no other run writes to the folder, which is made where it is missing.
 
-    The system lets go of it when the process ends, in whatever way; nothing is left in the folder, and one that was
-    made and stayed empty goes away again; what killed runs had begun to write goes away now. Where the file system has
-    no locks, nothing is held.
+    The system lets go of it when the process ends, in whatever way; nothing is left in the folder, and what was made
+    of its path and stayed empty goes away again; what killed runs had begun to write goes away now. Where the file
+    system has no locks, nothing is held.
 
     Raises ConfigError while another run holds it, and where it cannot be made.
     """
     folder = Path(folder)
-    missing = not folder.exists()
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as failure:
         raise ConfigError(f"the folder {folder} cannot be written: {failure.strerror or failure}") from None
     with contextlib.ExitStack() as stack:
-        if missing:
-            stack.callback(_remove_if_empty, folder)
         if fcntl is not None:
             with contextlib.suppress(OSError):  # a folder that may be written to and not read, say
                 handle = os.open(folder, os.O_RDONLY)
@@ -175,6 +173,7 @@ def held(folder: str | Path) -> Iterator[None]:
                     raise ConfigError(
                         f"another run is writing to {folder}: wait until it has ended, or choose another folder"
                     )
+        stack.callback(_remove_empty, missing)
         remove_leftovers(folder)
         yield
 
@@ -188,6 +187,8 @@ def _locked(handle: int) -> bool:
     return True
 
 
-def _remove_if_empty(folder: Path) -> None:
+def _remove_empty(folders: Sequence[Path]) -> None:
+    """Remove a folder, and those that it was in, up to the first that holds something."""
     with contextlib.suppress(OSError):
-        folder.rmdir()
+        for folder in folders:
+            folder.rmdir()
