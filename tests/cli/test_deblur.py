@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from xyscan_cli.app import app
 from xyscannet import checkpoint
-from xyscannet.inference import restore
+from xyscannet.inference import Record, restore
 
 
 def picture(path: str | Path, height: int = 20, width: int = 28, seed: int = 0) -> np.ndarray:
@@ -119,6 +119,23 @@ def test_json_records_on_stdout(deblur) -> None:
     assert (good["input"], good["output"], good["status"]) == ("in/a.png", "out/a.png", "done")
     assert good["size"] == [28, 20] and good["plan"]["mode"] == "whole" and good["seconds"] > 0
     assert bad["status"] == "failed" and "in/b.png" in bad["error"] and bad["plan"] is None
+
+
+def test_one_input_with_two_outputs_has_two_records(deblur, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(jobs, model, settings, *, finished, progress) -> None:
+        progress(jobs[0], 0.5)
+        finished(Record(jobs[0], "done"))
+        raise KeyboardInterrupt
+
+    picture("in/sub/a.png")
+    monkeypatch.setattr("xyscannet.inference.run_jobs", interrupted)
+    result = deblur("in", "in/sub", "out", "--json", "-")
+    assert result.exit_code == 130
+    records = [json.loads(line) for line in result.stdout.splitlines()]
+    assert {record["output"]: record["status"] for record in records} == {
+        "out/sub/a.png": "done",
+        "out/a.png": "interrupted",
+    }
 
 
 def test_json_into_a_pipe(deblur) -> None:

@@ -297,12 +297,12 @@ def _run(jobs: Jobs, restore: Callable[..., None], records: report.Records) -> i
             done.append(record)
             records.add(record)
             if record.status != "skipped":
-                at_work.pop(record.job.input, None)
+                at_work.pop(record.job.output, None)
                 over += amount(record.job)
                 bar.update(over + sum(at_work.values()), finished=bar.finished + 1)
 
         def progress(job: Job, share: float) -> None:
-            at_work[job.input] = share * amount(job)
+            at_work[job.output] = share * amount(job)
             bar.update(
                 over + sum(at_work.values()),
                 name=str(job.input),
@@ -314,9 +314,9 @@ def _run(jobs: Jobs, restore: Callable[..., None], records: report.Records) -> i
         except KeyboardInterrupt as interrupt:
             code = exits.interrupted(interrupt)
     if code:
-        over = {record.job.input for record in done}
+        recorded = {record.job.output for record in done}
         for job in jobs.jobs:
-            if job.input not in over:
+            if job.output not in recorded:
                 records.add(Record(job, "interrupted"))
     report.print_notes(done)
     report.print_summary(done, work, time.monotonic() - started, interrupted=bool(code))
