@@ -20,8 +20,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from xyscan_cli.app import app
+from xyscan_cli.commands import deblur as deblur_command
+from xyscan_cli.commands._deblur_places import Place
 from xyscannet import checkpoint
-from xyscannet.inference import Record, restore
+from xyscannet.inference import Record, Settings, make_jobs, plan_image, restore
+from xyscannet.models import XYScanNetConfig
 
 
 def picture(path: str | Path, height: int = 20, width: int = 28, seed: int = 0) -> np.ndarray:
@@ -119,6 +122,19 @@ def test_json_records_on_stdout(deblur) -> None:
     assert (good["input"], good["output"], good["status"]) == ("in/a.png", "out/a.png", "done")
     assert good["size"] == [28, 20] and good["plan"]["mode"] == "whole" and good["seconds"] > 0
     assert bad["status"] == "failed" and "in/b.png" in bad["error"] and bad["plan"] is None
+
+
+def test_the_plan_for_another_machine_is_what_it_would_plan(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture("a.png", 400, 500)
+    jobs = make_jobs(["a.png"], "b.png")
+    config, free = XYScanNetConfig(width=24), 600 * 2**20
+    with monkeypatch.context() as there:
+        there.setattr("xyscannet.inference.plan.available_memory", lambda device: free)
+        planned = plan_image(400, 500, config, device="cpu", dtype=torch.float32)
+    place = Place(config, "a network", Settings(), "cpu", free, {}, restore)
+    assert planned.strips and [record.plan for record in deblur_command._plans(jobs, place)] == [planned]
 
 
 def test_one_input_with_two_outputs_has_two_records(deblur, monkeypatch: pytest.MonkeyPatch) -> None:

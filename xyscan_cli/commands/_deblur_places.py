@@ -38,7 +38,7 @@ class Place:
     Attributes:
         network: what it is, in words.
         device: "cpu", "cuda", ...: the kind it runs on.
-        memory: bytes that one image may take; None for a share of what is free here.
+        memory: bytes that are free where it runs; None for what is free here.
         where: what runs it, as fields of the plan.
         restore: `run_jobs` of `xyscannet.inference`, or what does as it does, without its second and third argument.
     """

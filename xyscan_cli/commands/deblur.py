@@ -236,6 +236,7 @@ def _clip_options(
 def _plans(jobs: Jobs, place: places.Place) -> list[Record]:
     """What is to become of each job: planned, skipped, or failed already."""
     from xyscannet.inference import Record, plan_image
+    from xyscannet.inference.plan import allowance
 
     planned = []
     for job in jobs.jobs:
@@ -254,7 +255,7 @@ def _plans(jobs: Jobs, place: places.Place) -> list[Record]:
                     device=place.device,
                     dtype=place.settings.dtype,
                     tile=place.settings.tile,
-                    memory=place.memory,
+                    memory=allowance(job.info.width * job.info.height, place.device, place.memory),
                     sharing=place.settings.sharing,
                 )
                 planned.append(Record(job, "planned", plan=plan))

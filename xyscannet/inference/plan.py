@@ -156,10 +156,15 @@ def plan_for(
     return plan_image(height, width, model.config, **place, **given)
 
 
-def allowance(pixels: int, device: torch.device) -> int:
-    """Bytes that a pass may take: a share of the free memory that the copies of so many pixels leave."""
+def allowance(pixels: int, device: torch.device | str, free: int | None = None) -> int:
+    """Bytes that a pass may take: a share of the free memory that the copies of so many pixels leave.
+
+    `free` is how much that is; by default what there is on `device` now.
+    """
+    device = torch.device(device)
+    free = available_memory(device) if free is None else free
     held, share = (IMAGE_BYTES, CPU_SHARE) if device.type == "cpu" else (SCALES_BYTES, GPU_SHARE)
-    return max(int((available_memory(device) - pixels * held) * share), 0)
+    return max(int((free - pixels * held) * share), 0)
 
 
 def _in_tiles_of(
