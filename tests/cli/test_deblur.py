@@ -137,6 +137,17 @@ def test_the_plan_for_another_machine_is_what_it_would_plan(
     assert planned.strips and [record.plan for record in deblur_command._plans(jobs, place)] == [planned]
 
 
+@pytest.mark.parametrize("where", [(), ("--cluster", "auto", "--device", "cuda")], ids=["here", "cluster"])
+def test_where_nothing_is_to_be_done_no_network_is_loaded(
+    here: Path, monkeypatch: pytest.MonkeyPatch, where: tuple[str, ...]
+) -> None:
+    picture("in/a.png"), picture("out/a.png"), Path("in/b.png").touch()
+    monkeypatch.setattr("xyscan_cli.networks.load_network", None)
+    result = CliRunner().invoke(app, ["deblur", "in", "out", "--exist", "skip", "--json", "-", *where])
+    assert result.exit_code == 1 and "none to restore" in result.stderr
+    assert [json.loads(line)["status"] for line in result.stdout.splitlines()] == ["skipped", "failed"]
+
+
 def test_one_input_with_two_outputs_has_two_records(deblur, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(jobs, model, settings, *, finished, progress) -> None:
         progress(jobs[0], 0.5)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,7 +13,7 @@ from xyscan_cli import networks, options
 from xyscan_cli.commands import _deblur_report as report
 
 if TYPE_CHECKING:
-    from xyscannet.inference import Settings
+    from xyscannet.inference import Job, Record, Settings
     from xyscannet.models import XYScanNetConfig
 
 
@@ -83,6 +83,19 @@ def on_cluster(asked: Asked, settings: Settings) -> Iterator[Place]:
         where = report.there(cluster, worker, settings)
         restore = partial(_after_jobs, partial(run_on_cluster, cluster, scan=worker.scan), model, settings)
         yield Place(model.config, network, settings, cluster.device, worker.memory, where, restore)
+
+
+@contextmanager
+def nowhere(asked: Asked, settings: Settings) -> Iterator[Place]:
+    """No network, as nothing is to be restored."""
+    from xyscannet.inference import Record
+    from xyscannet.models import XYScanNetConfig
+
+    def restore(jobs: Sequence[Job], *, finished: Callable[[Record], None], **more: object) -> None:
+        for job in jobs:
+            finished(Record(job, "failed", error=job.error) if job.error else Record(job, "skipped"))
+
+    yield Place(XYScanNetConfig(), "none", settings, "cpu", None, {}, restore)
 
 
 def _after_jobs(

@@ -197,8 +197,11 @@ def command(
     )
     networks.refuse_cpus_without(cluster, cpus_per_worker)
     asked = places.Asked(weights, channel_order.value, device, devices, dtype, scan, cluster, cpus_per_worker)
-    work = any(not job.error and not job.skip for job in jobs.jobs)
-    with (places.on_cluster if cluster is not None and work else places.here)(asked, settings) as place:
+    if all(job.error or job.skip for job in jobs.jobs):
+        where = places.nowhere
+    else:
+        where = places.here if cluster is None else places.on_cluster
+    with where(asked, settings) as place:
         planned = _plans(jobs, place)
         report.print_plan(jobs, planned, place, paths[-1])
         with contextlib.ExitStack() as stack:
