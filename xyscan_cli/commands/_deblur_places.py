@@ -6,8 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from xyscan_cli import networks, options
 from xyscan_cli.commands import _deblur_report as report
@@ -62,8 +61,11 @@ def here(asked: Asked, settings: Settings) -> Iterator[Place]:
     settings = replace(settings, dtype=dtype, sharing=max(Counter(devices).values()))
     with networks.scan_backend(asked.scan, devices[0]):
         model, network, _ = networks.load_network(asked.weights, devices[0], asked.channel_order)
-        where = report.here(devices, settings)
-        restore = partial(_after_jobs, run_jobs, networks.on_each(model, devices), settings)
+        models, where = networks.on_each(model, devices), report.here(devices, settings)
+
+        def restore(jobs: Sequence[Job], **more: Any) -> None:
+            run_jobs(jobs, models, settings, **more)
+
         yield Place(model.config, network, settings, str(devices[0]), None, where, restore)
 
 
@@ -81,7 +83,10 @@ def on_cluster(asked: Asked, settings: Settings) -> Iterator[Place]:
         weights = asked.weights or networks.default_weights(cluster.device)
         model, network, _ = networks.load_network(weights, torch.device("cpu"), asked.channel_order)
         where = report.there(cluster, worker, settings)
-        restore = partial(_after_jobs, partial(run_on_cluster, cluster, scan=worker.scan), model, settings)
+
+        def restore(jobs: Sequence[Job], **more: Any) -> None:
+            run_on_cluster(cluster, jobs, model, settings, scan=worker.scan, **more)
+
         yield Place(model.config, network, settings, cluster.device, worker.memory, where, restore)
 
 
@@ -91,14 +96,8 @@ def nowhere(asked: Asked, settings: Settings) -> Iterator[Place]:
     from xyscannet.inference import Record
     from xyscannet.models import XYScanNetConfig
 
-    def restore(jobs: Sequence[Job], *, finished: Callable[[Record], None], **more: object) -> None:
+    def restore(jobs: Sequence[Job], *, finished: Callable[[Record], None], **more: Any) -> None:
         for job in jobs:
             finished(Record(job, "failed", error=job.error) if job.error else Record(job, "skipped"))
 
     yield Place(XYScanNetConfig(), "none", settings, "cpu", None, {}, restore)
-
-
-def _after_jobs(
-    run: Callable[..., None], model: object, settings: Settings, jobs: object, **more: object
-) -> None:
-    run(jobs, model, settings, **more)
