@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from xyscan_cli.app import app
 from xyscan_cli.commands.eval import Protocol, _protocol
 from xyscannet import checkpoint
+from xyscannet.errors import InputError
 from xyscannet.models import XYScanNet, XYScanNetConfig
 from xyscannet.reports.results import from_json
 
@@ -144,6 +145,15 @@ def test_files_are_written_though_stdout_is_gone(folder, monkeypatch):
     options = [*zip(["--csv", "--markdown", "--latex", "--json"], files, strict=True)]
     CliRunner().invoke(app, ["eval", "a", "--pairs", "blur", "sharp", "--out", "out", *sum(options, ())])
     assert all(Path(name).stat().st_size for name in [*files, "out/a/evaluation.json"])
+
+
+def test_the_table_is_shown_though_a_file_cannot_be_written(folder, monkeypatch):
+    def full(place, text):
+        raise InputError(f"{place}: no space left")
+
+    monkeypatch.setattr("xyscan_cli.outputs.put", full)
+    result = run("a", "--pairs", "blur", "sharp", "--csv", "full", code=1)
+    assert result.stdout.startswith("method") and "full" in result.stderr
 
 
 def test_names_that_are_not_utf_8(folder):

@@ -266,8 +266,10 @@ def command(
         from xyscannet.evaluation import compare
 
         comparison = compare(evaluations[-2], evaluations[-1])
-    report.write(evaluations, comparison, paper, files, drawings, homes)  # whoever reads stdout may have left
-    report.show(evaluations, comparison, paper, str(files["--json"]) == "-")
+    try:
+        report.write(evaluations, comparison, paper, files, drawings, homes)
+    finally:  # not before: whoever reads stdout may have left
+        report.show(evaluations, comparison, paper, str(files["--json"]) == "-")
     if report.print_failures(evaluations):
         raise typer.Exit(1)
 
