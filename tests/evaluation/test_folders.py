@@ -39,6 +39,10 @@ def test_ground_truth_beside_the_restored_images_is_not_measured(tmp_path):
     ):
         source.find(samples[0])
     assert source.find(samples[1]) == tmp_path / "theirs/s/1.png"  # all of its name
+    samples += set_of(tmp_path, "s/2")
+    source = Folder(files_in(tmp_path / "theirs", ["sharp/s/2.png"]), samples)
+    with pytest.raises(InputError, match="no image of s/2"):
+        source.find(samples[2])
     scenes = [Sample("s/blur_1", tmp_path / "s/blur/blur_1.png", tmp_path / "s/gt/gt_1.png", "")]
     found = [
         Folder(files_in(tmp_path / name, files), scenes).find(scenes[0])

@@ -161,12 +161,19 @@ class Folder:
 def _fits(
     places: Mapping[Path | Address, PurePath], samples: Sequence[Any]
 ) -> dict[str, list[Path | Address]]:
-    """By sample name, the files that share the longest end with it that some file has and no other sample."""
-    roles: set[str] = set()
+    """By sample name, the files that share the longest end with it that some file has and no other sample.
+
+    A file in a folder named as the sharp ones' is not taken alone, unless all files lie in such: it is a sharp one.
+    """
+    of_blur: set[str] = set()
+    of_sharp: set[str] = set()
     for sample in samples:
         if sample.sharp is not None:
             blur, sharp = (set(_readable(file).parts[:-1]) for file in (sample.blur, sample.sharp))
-            roles |= blur ^ sharp
+            of_blur |= blur - sharp
+            of_sharp |= sharp - blur
+    roles = of_blur | of_sharp
+    truth = {file for file, place in places.items() if not of_sharp.isdisjoint(place.parts[:-1])}
 
     def tails(path: PurePath) -> list[tuple[str, ...]]:
         """Every end of a path without suffix and roles."""
@@ -195,6 +202,8 @@ def _fits(
         shared = [[tail for tail in group if tail in by_tail and sharing[tail] == 1] for group in groups]
         longest = next((max(group, key=lambda tail: (len(tail), tail)) for group in shared if group), None)
         found[name] = [] if longest is None else list(by_tail[longest])
+        if truth.issuperset(found[name]) and len(truth) < len(places):
+            found[name] = []
     return found
 
 
