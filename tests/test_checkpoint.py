@@ -103,6 +103,20 @@ def test_the_checksum_is_of_the_weights_where_another_file_takes_the_place(tmp_p
     assert held.sha256 == digest and torch.equal(held.state["output.weight"], tiny.output.weight)
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.complex64])
+def test_other_types_than_floating_ones_are_not_saved(tmp_path, tiny, dtype):
+    with pytest.raises(ConfigError, match="floating"):
+        checkpoint.save(tmp_path / "tiny.safetensors", tiny, TINY, dtype=dtype)
+    assert not list(tmp_path.iterdir())
+
+
+def test_loading_leaves_the_random_generator_as_it_is(tmp_path, tiny):
+    checkpoint.save(tmp_path / "tiny.safetensors", tiny, TINY)
+    before = torch.random.get_rng_state()
+    checkpoint.load_model(tmp_path / "tiny.safetensors")
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
 def test_low_precision_network_keeps_the_scan_parameters(tmp_path, tiny):
     path = tmp_path / "tiny.safetensors"
     checkpoint.save(path, tiny, TINY)

@@ -61,10 +61,12 @@ def save(
     """Write a checkpoint atomically and return its sha256. The same content gives the same bytes.
 
     ``metadata`` holds free text fields (the training card). ``dtype`` casts floating tensors, e.g. to
-    float16. Raises ConfigError where the state does not fit the config or overflows ``dtype``, InputError
-    where the file cannot be written.
+    float16. Raises ConfigError where the state does not fit the config or overflows ``dtype``, or that is no
+    floating type, InputError where the file cannot be written.
     """
     path = Path(path)
+    if dtype is not None and not dtype.is_floating_point:
+        raise ConfigError(f"cannot save {path}: a checkpoint holds floating numbers, not {dtype}")
     state = model_or_state.state_dict() if isinstance(model_or_state, nn.Module) else model_or_state
     check(state, config, f"cannot save {path}")
     header = {
@@ -152,7 +154,8 @@ def build(
     kind: type[Network] = XYScanNet,
 ) -> Network:
     """The network of a checkpoint, in eval mode; `kind` is its class, XYScanNet or one derived from it."""
-    model = kind(checkpoint.config)
+    with torch.random.fork_rng(devices=[]):  # initial values, which do not stay
+        model = kind(checkpoint.config)
     model.load_state_dict(checkpoint.state, strict=True)
     model.to(device=device, dtype=dtype)
     scan = {"device": device, "dtype": torch.promote_types(dtype, torch.float32), "copy": True}
