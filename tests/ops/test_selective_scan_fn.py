@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.ops.compare import assert_matches_reference, rms_ratio
-from xyscannet.ops import selective_scan_fn, use_backend
+from xyscannet.ops import selective_scan_fn, slice_scan, use_backend
 
 
 def sequence_inputs(batch=3, channels=12, length=19, states=16, groups_b=None, groups_c=None, strided=False):
@@ -146,3 +146,6 @@ def test_nothing_to_scan_is_said(channels, states):
     u, A, B = torch.zeros(1, channels, 5), torch.zeros(channels, states), torch.zeros(channels, states)
     with pytest.raises(ValueError, match="nothing to scan"):
         selective_scan_fn(u, u, A, B, B)
+    with pytest.raises(ValueError, match="nothing to scan"):
+        u, B = torch.zeros(1, 2, 5, 1, channels), torch.zeros(1, 2, 5, 1, states)
+        slice_scan(u, u, A, B, B, directions=("x",))

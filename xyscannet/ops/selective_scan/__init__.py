@@ -47,6 +47,11 @@ def _expect(name: str, x: Tensor | None, shape: tuple[int, ...]) -> None:
         raise ValueError(f"{name} has shape {tuple(x.shape)}, expected {tuple(shape)}")
 
 
+def _expect_something(channels: int, states: int) -> None:
+    if not channels or not states:
+        raise ValueError(f"there is nothing to scan: {channels} channels of {states} states")
+
+
 def _per_branch(name: str, x: Tensor | None, shape: tuple[int, ...]) -> Tensor | None:
     """A parameter of each branch, or of all of them, as one of each."""
     if x is None or x.shape == shape:
@@ -88,6 +93,7 @@ def slice_scan(
     _expect("delta", delta, u.shape)
     _expect("z", z, u.shape)
     states = A.shape[-1]
+    _expect_something(channels, states)
     for name, x in (("B", B), ("C", C)):
         _expect(name, x, (*u.shape[:4], states))
     A = _per_branch("A", A, (branches, channels, states))
@@ -139,8 +145,7 @@ def selective_scan_fn(
     _expect("delta", delta, u.shape)
     _expect("z", z, u.shape)
     _expect("A", A, (channels, states))
-    if not channels or not states:
-        raise ValueError(f"there is nothing to scan: {channels} channels of {states} states")
+    _expect_something(channels, states)
     _expect("D", D, (channels,))
     _expect("delta_bias", delta_bias, (channels,))
     B = _per_group("B", B, batch, channels, states, length)
