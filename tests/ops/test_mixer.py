@@ -83,8 +83,12 @@ def test_shapes_that_do_not_fit_are_refused(name: str) -> None:
     inputs[name] = inputs[name][..., :8] if name in ("xz", "x_proj", "A") else inputs[name][:8]
     with pytest.raises(ValueError, match="do not fit"):
         mamba_mixer(**inputs, directions=("x", "y"))
-    with pytest.raises(ValueError, match="do not fit"):
-        mamba_mixer(**mixer_inputs(1, 3, 5, 2, 24), directions=("x", "y", "-x"))
+
+
+@pytest.mark.parametrize("directions", [("x", "y", "-x"), ("x", "z")])
+def test_so_are_directions(directions: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match="directions out of"):
+        mamba_mixer(**mixer_inputs(1, 3, 5, 2, 24), directions=directions)
 
 
 @pytest.mark.parametrize("threads", [1, 2])

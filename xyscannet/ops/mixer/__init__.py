@@ -11,6 +11,7 @@ from xyscannet.ops.backends import active_backend
 from xyscannet.ops.channels_last import infers_here
 from xyscannet.ops.library import kernels, operator
 from xyscannet.ops.mixer import reference
+from xyscannet.ops.selective_scan import check_directions
 
 __all__ = ["mamba_mixer"]
 
@@ -49,7 +50,7 @@ def mamba_mixer(
 
     xz: (B, H, W, K, 2E); conv_weight (E, taps), conv_bias (E,); x_proj (dt_rank + 2N, E); dt_weight (E, dt_rank),
     dt_bias (E,); A (E, N); D (E,). Branch k runs along directions[k] ("x", "-x", "y", "-y"). Returns (B, H, W, K, E)
-    in xz's type. Differentiable in every input. Raises ValueError where the shapes do not fit.
+    in xz's type. Differentiable in every input. Raises ValueError where the shapes or directions do not fit.
 
     Without gradients a CPU takes float32 in one walk, a tile of steps at a time: nothing but xz and the result goes
     through memory. A GPU takes two kernels: one convolves and projects to delta's rank, B and C; the other walks the
@@ -58,21 +59,22 @@ def mamba_mixer(
     everything else run operator by operator.
     """
     weights = (conv_weight, conv_bias, x_proj, dt_weight, dt_bias, A, D)
-    _check(xz, weights, directions)
+    ways = check_directions(directions, xz.shape[3])
+    _check(xz, weights)
     backend = active_backend(xz.device.type)
     if _fused(backend, xz, weights, directions):
-        return _mixer(xz, *weights, ",".join(directions), backend)
+        return _mixer(xz, *weights, ways, backend)
     return reference.mixer(xz, *weights, directions)
 
 
-def _check(xz: Tensor, weights: Sequence[Tensor], directions: Sequence[str]) -> None:
+def _check(xz: Tensor, weights: Sequence[Tensor]) -> None:
     """The kernels read plain addresses: what does not fit must not reach them."""
     channels, states, rank = xz.shape[4] // 2, weights[5].shape[1], weights[3].shape[1]
     expected = [(channels, weights[0].shape[1]), (channels,), (rank + 2 * states, channels), (channels, rank)]
     expected += [(channels,), (channels, states), (channels,)]
-    if xz.shape[3:] != (len(directions), 2 * channels) or [tuple(w.shape) for w in weights] != expected:
+    if xz.shape[4:] != (2 * channels,) or [tuple(w.shape) for w in weights] != expected:
         found = ", ".join(str(tuple(x.shape)) for x in (xz, *weights))
-        raise ValueError(f"shapes {found} with {len(directions)} directions do not fit each other")
+        raise ValueError(f"shapes {found} do not fit each other")
 
 
 def _fused(backend: str, xz: Tensor, weights: Sequence[Tensor], directions: Sequence[str]) -> bool:
