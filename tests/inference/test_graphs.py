@@ -12,6 +12,7 @@ from xyscannet.inference.graphs import CudaGraphs
 from xyscannet.inference.restore import restore
 from xyscannet.inference.scales import restore_at_scales
 from xyscannet.models import XYScanNetConfig, zoo
+from xyscannet.ops import use_backend
 
 TINY = XYScanNetConfig(width=8, encoder_blocks=(1, 0, 0), decoder_blocks=(1, 0, 0))
 
@@ -79,6 +80,18 @@ def test_a_size_is_captured_at_its_third_time(stand_in):
     for _ in range(6):
         assert torch.equal(graphed(torch.ones(1, 3, 4, 4)), torch.full((1, 3, 4, 4), 2.0))
     assert network.calls == 2 and Replayed.captured == 1
+
+
+def test_a_graph_is_of_its_backend_and_arithmetic(stand_in, monkeypatch):
+    network = Counting()
+    graphed, image = CudaGraphs(network), torch.ones(1, 3, 4, 4)
+    for _ in range(4):
+        graphed(image)
+    with use_backend("reference"):
+        graphed(image)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", not torch.backends.cudnn.allow_tf32)
+    graphed(image)
+    assert network.calls == 4 and Replayed.captured == 1
 
 
 def test_all_that_a_picture_asks_for_is_kept(stand_in):

@@ -13,7 +13,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from xyscannet.inference.precision import float32_settings
 from xyscannet.models import XYScanNetConfig
+from xyscannet.ops import active_backend
 from xyscannet.ops.cuda_graph import CudaGraph
 
 logger = logging.getLogger("xyscannet.inference")
@@ -69,7 +71,8 @@ class CudaGraphs(nn.Module):
         if not self._suits(x):
             return self.network(x)
         dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else None
-        key = (tuple(x.shape), x.stride(), x.dtype, dtype, x.device)
+        how = active_backend(x.device.type), *(value for _, _, value in float32_settings())
+        key = (tuple(x.shape), x.stride(), x.dtype, dtype, x.device, *how)
         if key in self._captured:
             self._captured.move_to_end(key)
             return self._captured[key](x)

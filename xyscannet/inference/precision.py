@@ -36,7 +36,7 @@ class _Entered:
 def _rounding(tf32: bool) -> Iterator[None]:
     with _Entered.lock:
         if not _Entered.count:
-            _Entered.before = _settings()
+            _Entered.before = float32_settings()
         _Entered.count += 1
         for place, name, value in _Entered.before:
             setattr(place, name, tf32 if isinstance(value, bool) else "tf32" if tf32 else "ieee")
@@ -50,8 +50,8 @@ def _rounding(tf32: bool) -> Iterator[None]:
                     setattr(place, name, value)
 
 
-def _settings() -> tuple[tuple[object, str, object], ...]:
-    """Of convolutions and of products: where, by which name, what.
+def float32_settings() -> tuple[tuple[object, str, object], ...]:
+    """Torch's settings for float32 in convolutions and in products: where, by which name, what.
 
     Since torch 2.9 each operation has a text, too; who has set one of these can no longer read the old settings.
     """
