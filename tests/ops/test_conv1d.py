@@ -67,6 +67,13 @@ def test_nothing_in_nothing_out(backend, size):
     assert out[0].shape == inputs["x"].shape and not grads["weight"].any()
 
 
+def test_sequences_in_one_row_are_refused():
+    x, weight = torch.randn(1, 4, 5), torch.randn(4, 3)
+    assert causal_conv1d_fn(x, weight, activation="silu", seq_idx=None).shape == x.shape
+    with pytest.raises(NotImplementedError, match="seq_idx"):
+        causal_conv1d_fn(x, weight, seq_idx=torch.zeros(1, 5, dtype=torch.int32))
+
+
 def test_misfits_are_named():
     x, weight = torch.randn(1, 2, 2, 1, 4), torch.randn(4, 3)
     with pytest.raises(ValueError, match="activation 'relu'"):

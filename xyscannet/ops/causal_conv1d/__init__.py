@@ -50,13 +50,21 @@ def slice_conv1d(
 
 
 def causal_conv1d_fn(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str | None = None
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    activation: str | None = None,
+    *,
+    seq_idx: Tensor | None = None,
 ) -> Tensor:
-    """Causal depth-wise convolution with the signature and shapes of causal-conv1d.
+    """Causal depth-wise convolution with the shapes of causal-conv1d, whose callers give the activation by name.
 
     x: (B, D, L); weight: (D, width); bias: (D,); activation None, "silu" or "swish". Returns (B, D, L) in x's dtype.
-    Raises ValueError where shapes, devices or the activation do not fit, TypeError for what is no real tensor.
+    Raises ValueError where shapes, devices or the activation do not fit, TypeError for what is no real tensor,
+    NotImplementedError for a seq_idx.
     """
+    if seq_idx is not None:
+        raise NotImplementedError("causal_conv1d_fn takes no seq_idx: give each sequence a row of the batch")
     if x.dim() != 3:
         raise ValueError(f"x must be (B, D, L), not {tuple(x.shape)}")
     image = x.transpose(1, 2)[:, None, :, None]  # (B, 1, L, 1, D)
