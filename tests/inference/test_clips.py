@@ -18,6 +18,7 @@ from xyscannet.inference import restore_segment
 from xyscannet.metrics.temporal import flicker
 from xyscannet.models import XYScanNet, XYScanNetConfig
 from xyscannet.video import decode, segments
+from xyscannet.video.clip import is_cover
 
 pytest.importorskip("av")
 
@@ -193,6 +194,21 @@ def test_interlaced_clips_stay_so_with_a_note(tmp_path: Path, name: str, codec: 
         assert info.bottom_first and decode.first_frame(info).interlaced_frame
     (note,) = video.choose_coding(clip, f"b.{name}").notes
     assert note.startswith("interlaced: frames are restored with both fields woven")
+
+
+@pytest.mark.parametrize("start", [0.0, 0.1])
+def test_the_cover_is_kept(tmp_path: Path, start: float) -> None:
+    import av
+
+    plain = clips.write(tmp_path / "plain.mp4", clips.pan(9, 32, 48))
+    source = clips.with_cover(plain, tmp_path / "a.mp4")
+    restored(source, tmp_path / "b.mp4", Gain(), start=start)
+    covers = []
+    for path in (source, tmp_path / "b.mp4"):
+        with av.open(str(path)) as container:
+            cover = next(stream for stream in container.streams.video if is_cover(stream))
+            covers.append([bytes(packet) for packet in container.demux(cover) if packet.size])
+    assert covers[0] == covers[1] and len(covers[0]) == 1
 
 
 def test_a_part_begins_at_nought_with_its_own_sound(tmp_path: Path) -> None:

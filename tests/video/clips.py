@@ -144,6 +144,26 @@ def with_subtitles(source: Path, path: Path) -> Path:
     return path
 
 
+def with_cover(source: Path, path: Path) -> Path:
+    """A copy of a clip with a cover picture before it."""
+    import av
+    from av.stream import Disposition
+
+    with av.open(str(source)) as clip, av.open(str(path), "w") as out:
+        cover = out.add_stream("mjpeg")
+        cover.width, cover.height, cover.pix_fmt = 32, 32, "yuvj420p"
+        cover.disposition = Disposition.attached_pic
+        copied = [out.add_stream_from_template(stream, opaque=True) for stream in clip.streams]
+        picture = av.VideoFrame(32, 32, "yuvj420p")
+        picture.pts = 0
+        out.mux([*cover.encode(picture), *cover.encode(None)])
+        for packet in clip.demux():
+            if packet.size:
+                packet.stream = copied[packet.stream.index]
+                out.mux(packet)
+    return path
+
+
 def read(path: Path) -> dict:
     """What a clip holds: frames (n, H, W, 3) as floats, their times in seconds, packets of other streams, ..."""
     import av

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..files import replacing, shown
-from .clip import is_cover
+from .clip import is_cover, video_stream
 from .decode import display_matrix
 from .encode import LEAD, TICK, Coding, tag_colour
 from .pyav import keeping_bytes, load, opened, telling
@@ -196,12 +196,16 @@ class _Joined:
                 packet = next(packets, None)
             if packet is None:
                 return
+            cover = is_cover(packet.stream)
+            if cover:
+                packet.pts = packet.dts = 0
             if packet.size == 0 or (packet.pts is None and packet.dts is None):
                 continue
+            cut = self._clip.cut and not cover
             time = (packet.dts if packet.pts is None else packet.pts) * packet.time_base
-            if self._clip.cut and (time < self._shift or (until is not None and time >= until)):
+            if cut and (time < self._shift or (until is not None and time >= until)):
                 continue
-            if self._clip.cut:
+            if cut:
                 ticks = round(self._shift / packet.time_base)
                 packet.pts = None if packet.pts is None else packet.pts - ticks
                 packet.dts = None if packet.dts is None else packet.dts - ticks
@@ -230,6 +234,6 @@ class _Joined:
 def _check(clip: Clip, path: Path, output: Path) -> None:
     """Count the frames that were written."""
     with opened(path) as container:
-        count = sum(1 for packet in container.demux(video=0) if packet.size)
+        count = sum(1 for packet in container.demux(video_stream(container)) if packet.size)
     if count != clip.frames:
         raise InputError(f"{shown(output)}: {count} frames were written of {clip.frames}")
