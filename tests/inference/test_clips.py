@@ -46,7 +46,8 @@ def restored(source: Path, output: Path, model: nn.Module, **options) -> video.C
         files[segment.number] = output.with_name(f"{output.name}.{segment.number}")
         times = restore_segment(clip, segment, coding, files[segment.number], model)
         assert times.frames == segment.frames and 0 <= times.waiting <= times.seconds
-    video.join(clip, coding, [files[number] for number in sorted(files)], output)
+    lost = video.join(clip, coding, [files[number] for number in sorted(files)], output)
+    assert not lost or source.suffix != output.suffix
     return clip
 
 
@@ -209,6 +210,18 @@ def test_the_cover_is_kept(tmp_path: Path, start: float) -> None:
             cover = next(stream for stream in container.streams.video if is_cover(stream))
             covers.append([bytes(packet) for packet in container.demux(cover) if packet.size])
     assert covers[0] == covers[1] and len(covers[0]) == 1
+
+
+def test_what_the_container_does_not_hold_is_told(tmp_path: Path) -> None:
+    source = clips.write(tmp_path / "a.mp4", clips.pan(6, 32, 48), rotation=90, chapters=True, sound=False)
+    clip = video.plan_clip(source)
+    coding = video.choose_coding(clip, "b.ts")
+    restore_segment(clip, clip.segments[0], coding, tmp_path / "part", Gain())
+    assert video.join(clip, coding, [tmp_path / "part"], tmp_path / "b.ts") == (
+        "rotation left out: mpegts does not hold it",
+        "chapters left out: mpegts does not hold it",
+        "metadata title left out: mpegts does not hold it",
+    )
 
 
 def test_a_part_begins_at_nought_with_its_own_sound(tmp_path: Path) -> None:

@@ -12,13 +12,19 @@ from typing import Any
 
 from ..errors import InputError
 from ..files import replacing, shown
-from .clip import is_cover, video_stream
+from .clip import is_cover, probe, video_stream
 from .decode import display_matrix
 from .encode import LEAD, TICK, Coding, tag_colour
 from .pyav import keeping_bytes, load, opened, telling
 from .segments import Clip
 
 _OWN_KEYS = ("com.apple.", "com.android.")  # of metadata that MP4 keeps only where it is asked to
+_CONTAINERS_KEYS = (
+    "major_brand",
+    "minor_version",
+    "compatible_brands",
+    "encoder",
+)  # of the source's own kind
 _NEEDED_KEYS = ("language", "filename", "mimetype")  # of streams' metadata, by players
 
 
@@ -43,9 +49,11 @@ def join(
     reorder = _reordering(clip, files)
     with replacing(output, parents=True) as temporary, opened(clip.info.path) as source:
         with telling(output, "written"):
-            notes = _Joined(clip, coding, source, temporary, strip_metadata).write(files, reorder)
+            joined = _Joined(clip, coding, source, temporary, strip_metadata)
+            joined.write(files, reorder)
         _check(clip, temporary, output)
-    return notes
+        joined.compare(temporary)
+    return tuple(joined.notes)
 
 
 def _reordering(clip: Clip, files: Sequence[Path]) -> int:
@@ -71,7 +79,7 @@ class _Joined:
     def __init__(self, clip: Clip, coding: Coding, source: Any, path: Path, strip: bool) -> None:
         self._clip, self._coding, self._source, self._strip = clip, coding, source, strip
         self._format = format = coding.container
-        self._notes: list[str] = []
+        self.notes: list[str] = []
         self._base = clip.info.time_base
         options = {}
         if format in ("mp4", "mov", "3gp"):
@@ -89,10 +97,11 @@ class _Joined:
             else None
         )
 
-    def write(self, files: Sequence[Path], reorder: int) -> tuple[str, ...]:
+    def write(self, files: Sequence[Path], reorder: int) -> None:
         with self._out as out:
             copied = self._streams(files[0])
-            self._chapters()
+            self._kept = self._chapters()
+            out.set_chapters(self._kept)
             out.metadata.update({} if self._strip else self._source.metadata)
             ordered = heapq.merge(
                 self._video(files, reorder),
@@ -101,7 +110,18 @@ class _Joined:
             )
             for packet in ordered:
                 out.mux(packet)
-        return tuple(self._notes)
+
+    def compare(self, path: Path) -> None:
+        """Note what of the rotation, the chapters and the metadata is not in the file."""
+        lost = []
+        if display_matrix(self._clip.info) is not None and display_matrix(probe(path)) is None:
+            lost.append("rotation")
+        with opened(path) as container:
+            if len(container.chapters()) < len(self._kept):
+                lost.append("chapters")
+            there = {key.lower() for key in (*container.metadata, *_CONTAINERS_KEYS)}
+            lost += [f"metadata {key}" for key in self._out.metadata if key.lower() not in there]
+        self.notes += [f"{what} left out: {self._format} does not hold it" for what in lost]
 
     def _streams(self, first: Path) -> dict[int, Any]:
         """Add the streams in the source's order; those that are copied, by their index in the source."""
@@ -121,7 +141,7 @@ class _Joined:
                 elif not (
                     stream.type == "data" and self._source.chapters()
                 ):  # QuickTime's titles of chapters
-                    self._notes.append(
+                    self.notes.append(
                         f"{stream.type} stream {stream.index} left out: {self._format} does not hold it"
                     )
         return copied
@@ -212,13 +232,12 @@ class _Joined:
             packet.stream = copied[packet.stream.index]
             yield packet
 
-    def _chapters(self) -> None:
+    def _chapters(self) -> list[dict[str, Any]]:
         chapters = self._source.chapters()
         if self._strip:
             chapters = [{**chapter, "metadata": {}} for chapter in chapters]
         if not self._clip.cut:
-            self._out.set_chapters(chapters)
-            return
+            return chapters
         end = (self._clip.index.end if self._until is None else self._until) * self._base - self._shift
         kept = []
         for chapter in chapters:
@@ -228,7 +247,7 @@ class _Joined:
                 kept.append(
                     {**chapter, "start": round(max(start, 0) / base), "end": round(min(stop, end) / base)}
                 )
-        self._out.set_chapters(kept)
+        return kept
 
 
 def _check(clip: Clip, path: Path, output: Path) -> None:
