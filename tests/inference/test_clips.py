@@ -224,6 +224,15 @@ def test_what_the_container_does_not_hold_is_told(tmp_path: Path) -> None:
     )
 
 
+def test_a_variable_frame_rate_in_mpeg4(tmp_path: Path) -> None:
+    """Whose mean no codec can count with."""
+    times = [0, 2977, 6011, 8989, 11997]
+    source = clips.write(tmp_path / "a.mp4", clips.pan(5, 32, 48), times=times, sound=False)
+    assert video.probe(source).rate.numerator > 65535
+    restored(source, tmp_path / "b.mp4", Gain(), codec="mpeg4")
+    assert [time / clips.TICKS for time in clips.read(tmp_path / "b.mp4")["times"]] == times
+
+
 def test_a_part_begins_at_nought_with_its_own_sound(tmp_path: Path) -> None:
     times = clips.uneven(100, 9000)
     source = clips.write(tmp_path / "a.mp4", clips.pan(100, 48, 64), times=times, chapters=True, gop=20)

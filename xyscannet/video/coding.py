@@ -55,6 +55,7 @@ _PRORES = {"Proxy": "0", "LT": "1", "Standard": "2", "HQ": "3", "4444": "4", "44
 _X265_WIDTH = (
     64  # of frames; below, x265 writes past its memory where it follows blocks over time (seen up to 48)
 )
+_MOST_TICKS = 65535  # per second, of MPEG-4
 _SAMPLE = 24  # frames that the source's quality is found on
 _TRIALS = 4
 _CLOSE = 0.05  # of the bits
@@ -210,8 +211,10 @@ def _pixel_format(encoder: Any, clip: Clip) -> tuple[str, tuple[str, ...]]:
 
 
 def _rate(encoder: Any, rate: Fraction) -> Fraction:
-    """The source's frame rate, or the nearest where a codec knows certain ones only."""
+    """The source's frame rate, or the nearest that a codec knows."""
     known = [Fraction(each.numerator, each.denominator) for each in encoder.frame_rates or ()]
+    if encoder.name == "mpeg4":
+        return 1 / (1 / rate).limit_denominator(_MOST_TICKS)
     return min(known, key=lambda each: abs(each - rate)) if known else rate
 
 
