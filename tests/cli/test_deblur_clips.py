@@ -69,6 +69,15 @@ def test_one_clip_into_another_container(deblur, clip: Path) -> None:
     assert len(after["pixels"]) == sum(45000 <= time < 90000 for time in clips.uneven(100))
 
 
+def test_only_the_frames_of_the_part_are_counted(deblur, clip: Path) -> None:
+    put(clip, "a.mp4")
+    result = deblur("a.mp4", "b.mp4", "--start", "0.5", "--end", "0.7")
+    rate = 90000 * 100 / (clips.uneven(100)[-1] + 3000)
+    frames = int(result.stderr.split("clips: 1, about ")[1].split()[0])
+    assert result.exit_code == 0 and abs(frames - 0.2 * rate) <= 1
+    assert f"done, {frames * 16 * 24 / 1e6:.2g} MP in" in result.stderr
+
+
 def interrupted_after(monkeypatch: pytest.MonkeyPatch, segments: int) -> None:
     """Ctrl-C arrives in the middle of the segment after so many."""
 

@@ -6,6 +6,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -184,6 +185,7 @@ def command(
     from xyscannet import inference
 
     jobs = inference.make_jobs(paths[:-1], paths[-1], format=format and format.value, exist=exist.value)
+    jobs = replace(jobs, jobs=tuple(_part(job, clip) for job in jobs.jobs))
     records = report.Records(json_path, exist.value, jobs)
     settings = inference.Settings(
         tile=tile_size,
@@ -234,6 +236,13 @@ def _clip_options(
     if options != video.ClipOptions():
         video.check_options(options)
     return options
+
+
+def _part(job: Job, options: ClipOptions) -> Job:
+    """A job that counts the frames that are to be restored only."""
+    if not job.is_clip or job.info is None:
+        return job
+    return replace(job, info=job.info.part(options.start, options.end))
 
 
 def _plans(jobs: Jobs, place: places.Place) -> list[Record]:

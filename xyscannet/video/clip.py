@@ -6,7 +6,7 @@ import itertools
 import math
 import os
 from bisect import bisect_left, bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,6 @@ class ClipInfo:
     stream: int
     codec: str
     profile: str | None
-    tag: str
     pixel_format: str
     width: int
     height: int
@@ -71,10 +70,13 @@ class ClipInfo:
     bottom_first: bool
     colour: tuple[int, int, int, int]
 
-    @property
-    def bit_depth(self) -> int:
-        """Bits per sample that the frames are restored with: 8 or 16."""
-        return 8 if not any(depth in self.pixel_format for depth in ("9", "10", "12", "14", "16")) else 16
+    def part(self, start: float, end: float) -> ClipInfo:
+        """The same of the frames between two times in seconds only, as far as the header lets one guess."""
+        first, last = (self._shown_before(at) for at in (start, end))
+        return replace(self, frames=last - first)
+
+    def _shown_before(self, at: float) -> int:
+        return self.frames if math.isinf(at) else min(math.ceil(Fraction(str(at)) * self.rate), self.frames)
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,6 @@ def probe(path: str | os.PathLike[str]) -> ClipInfo:
             stream=stream.index,
             codec=context.codec.canonical_name,
             profile=stream.profile,
-            tag=context.codec_tag,
             pixel_format=context.pix_fmt,
             width=context.width,
             height=context.height,
