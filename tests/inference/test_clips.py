@@ -233,6 +233,17 @@ def test_a_variable_frame_rate_in_mpeg4(tmp_path: Path) -> None:
     assert [time / clips.TICKS for time in clips.read(tmp_path / "b.mp4")["times"]] == times
 
 
+@pytest.mark.parametrize(("suffix", "length"), [(".ts", 188), (".m2ts", 192), (".mts", 192)])
+def test_packets_of_a_transport_stream_have_the_length_of_their_kind(
+    tmp_path: Path, suffix: str, length: int
+) -> None:
+    source = clips.write(tmp_path / "a.mp4", clips.pan(3, 32, 48), sound=False)
+    restored(source, tmp_path / f"b{suffix}", Gain())
+    content = (tmp_path / f"b{suffix}").read_bytes()
+    assert set(content[length - 188 :: length]) == {0x47} and len(content) % length == 0
+    assert len(clips.read(tmp_path / f"b{suffix}")["pixels"]) == 3
+
+
 def test_a_part_begins_at_nought_with_its_own_sound(tmp_path: Path) -> None:
     times = clips.uneven(100, 9000)
     source = clips.write(tmp_path / "a.mp4", clips.pan(100, 48, 64), times=times, chapters=True, gop=20)

@@ -18,6 +18,7 @@ from .encode import LEAD, TICK, Coding, tag_colour
 from .pyav import keeping_bytes, load, opened, telling
 from .segments import Clip
 
+_TIMED_PACKETS = (".m2ts", ".mts")  # of MPEG-TS, each with its time before it, as Blu-ray and AVCHD have them
 _OWN_KEYS = ("com.apple.", "com.android.")  # of metadata that MP4 keeps only where it is asked to
 _CONTAINERS_KEYS = (
     "major_brand",
@@ -49,7 +50,8 @@ def join(
     reorder = _reordering(clip, files)
     with replacing(output, parents=True) as temporary, opened(clip.info.path) as source:
         with telling(output, "written"):
-            joined = _Joined(clip, coding, source, temporary, strip_metadata)
+            timed = output.suffix.lower() in _TIMED_PACKETS
+            joined = _Joined(clip, coding, source, temporary, strip_metadata, timed)
             joined.write(files, reorder)
         _check(clip, temporary, output)
         joined.compare(temporary)
@@ -76,12 +78,12 @@ def _place(packet: Any) -> int:
 
 
 class _Joined:
-    def __init__(self, clip: Clip, coding: Coding, source: Any, path: Path, strip: bool) -> None:
+    def __init__(self, clip: Clip, coding: Coding, source: Any, path: Path, strip: bool, timed: bool) -> None:
         self._clip, self._coding, self._source, self._strip = clip, coding, source, strip
         self._format = format = coding.container
         self.notes: list[str] = []
         self._base = clip.info.time_base
-        options = {}
+        options = {"mpegts_m2ts_mode": "1"} if timed else {}
         if format in ("mp4", "mov", "3gp"):
             options["video_track_timescale"] = str(self._base.denominator)
             if any(key.startswith(_OWN_KEYS) for key in source.metadata):
