@@ -120,6 +120,8 @@ def test_every_format_has_planes() -> None:
         ("yuvj444p", "yuv444p"),
         ("gray", "gray"),
         ("ya8", "gbrap"),
+        ("gbrpf32le", "gbrp16le"),
+        ("grayf32le", "gray16le"),
         ("pal8", "gbrp"),
     ):
         assert pixels.planar(av.VideoFormat(name)).name == planes

@@ -89,7 +89,7 @@ def planar(format: Any) -> Layout:
     if found is not None:
         return found
     bits = max(component.bits for component in format.components)
-    depth = "" if bits <= 8 else f"{next(depth for depth in (10, 12, 16) if bits <= depth)}le"
+    depth = "" if bits <= 8 else f"{next((depth for depth in (10, 12) if bits <= depth), 16)}le"
     alpha = "a" if any(component.is_alpha for component in format.components) else ""
     grey = all(component.is_luma or component.is_alpha for component in format.components)
     if format.is_rgb or format.has_palette or (grey and alpha):  # no planar format is grey with opacity
