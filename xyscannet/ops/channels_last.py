@@ -38,6 +38,13 @@ def empty(like: Tensor, channels: int) -> Tensor:
     return like.new_empty((batch, height, width, channels)).permute(0, 3, 1, 2)
 
 
+def together(x: Tensor) -> Tensor:
+    """x (B, C, H, W) with its channels next to each other; copied only where they are not."""
+    if x.stride(1) == 1 or x.shape[1] == 1:
+        return x
+    return x.contiguous(memory_format=torch.channels_last)
+
+
 def rows(x: Tensor) -> Tensor:
     """x (B, C, H, W) as (B*H*W, C) rows of unit channel stride; copied only where memory is not channels-last."""
     x = x.permute(0, 2, 3, 1)

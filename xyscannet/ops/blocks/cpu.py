@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from xyscannet.ops.blocks import cpu_kernels as kernels
+from xyscannet.ops.channels_last import together
 from xyscannet.ops.depthwise.cpu_tiles import RUN
 from xyscannet.ops.keeping import once
 from xyscannet.ops.packing import filled_up, lanes_there, packed, padded, parts_of, whole_vectors
@@ -41,13 +42,6 @@ def _map(x: Tensor | None) -> tuple[int, int, int, int]:
     return x.data_ptr(), image, row, pixel
 
 
-def _readable(x: Tensor | None) -> Tensor | None:
-    """x (B, C, H, W) with its channels next to each other; copied only where they are not."""
-    if x is None or x.stride(1) == 1 or x.shape[1] == 1:
-        return x
-    return x.contiguous(memory_format=torch.channels_last)
-
-
 def _tiles(images: int, height: int, columns: int, wide: int) -> tuple[int, int, int]:
     """(columns of a tile, rows of a band, tasks) for rows that are `wide` elements a pixel."""
     most = 64 if 3 * 66 * wide <= _CACHE else 32
@@ -64,7 +58,7 @@ def feed_forward(
     """Fill `out`, (B, C, H, W) as x."""
     if not x.numel():
         return
-    x = _readable(x)
+    x = together(x)
     images, channels, height, columns = x.shape
     hidden = project_out.shape[1]
     tile, rows, tasks = _tiles(images, height, columns, 2 * whole_vectors(hidden))
@@ -81,7 +75,7 @@ def scan_inputs(
     """Fill `out` and `gate`, of no elements where they are not wanted."""
     if not x.numel():
         return
-    x = _readable(x)
+    x = together(x)
     images, channels, height, columns = x.shape
     features, gates = channels * bool(out.numel()), channels * bool(gate.numel())
     parts = (0,) * bool(features) + (1,) * bool(gates)
@@ -103,7 +97,7 @@ def scan_outputs(
     """Fill `out`, (B, C, H, W) as gate."""
     if not gate.numel():
         return
-    first, second, gate, x = map(_readable, (first, second, gate, x))
+    first, second, gate, x = (each if each is None else together(each) for each in (first, second, gate, x))
     images, channels, height, columns = gate.shape
     one, two = first.shape[1], 0 if second is None else second.shape[1]
     gates = _NONE, _NONE

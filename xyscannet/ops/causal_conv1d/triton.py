@@ -9,15 +9,11 @@ import triton
 from torch import Tensor
 
 from xyscannet.ops.causal_conv1d import triton_kernels as kernels
+from xyscannet.ops.triton_pixels import part_block
 from xyscannet.ops.triton_walk import last_stride, launches, most, real_type, strides
 
 TILE = 16  # steps of a program's tile
 PROGRAMS = 1024  # programs that share the tiles of one branch and block of channels in the backward pass
-
-
-def _block(channels: int) -> int:
-    """Channels of a tile: the largest of those that leave the fewest lanes idle."""
-    return min((64, 32, 16), key=lambda block: -(-channels // block) * block)
 
 
 def _tiles(shape: Sequence[int], directions: Sequence[str]) -> int:
@@ -29,7 +25,7 @@ def _constants(x: Tensor, weight: Tensor, silu: bool) -> dict:
     return {
         "TAPS": weight.shape[1],
         "TILE": TILE,
-        "BLOCK": _block(x.shape[4]),
+        "BLOCK": part_block(x.shape[4]),
         "SILU": silu,
         "REAL": real_type(x)[1],
         "num_warps": 4,
@@ -52,7 +48,7 @@ def forward(
     for first, count, vertical, reverse in launches(directions):
         x_k, out_k = _branches(x, first, count), _branches(out, first, count)
         tiles = _tiles(x.shape, directions[first : first + count])
-        grid = (tiles, triton.cdiv(channels, _block(channels)), count)
+        grid = (tiles, triton.cdiv(channels, part_block(channels)), count)
         with torch.cuda.device_of(x):
             kernels.conv_forward[grid](
                 *(x_k, weight, bias, out_k, *strides(x_k), *strides(out_k)),
@@ -87,7 +83,7 @@ def backward(
     for first, count, vertical, reverse in launches(directions):
         x_k, dout_k, dx_k = (_branches(image, first, count) for image in (x, grad_out, dx))
         with torch.cuda.device_of(x):
-            kernels.conv_backward[(programs, triton.cdiv(channels, _block(channels)), count)](
+            kernels.conv_backward[(programs, triton.cdiv(channels, part_block(channels)), count)](
                 *(x_k, weight, bias, dout_k, dx_k, sums[first : first + count]),
                 *(stride for image in (x_k, dout_k, dx_k) for stride in strides(image)),
                 *map(last_stride, (x_k, dout_k, dx_k)),

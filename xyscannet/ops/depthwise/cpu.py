@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xyscannet.ops.channels_last import CODES, empty, real_type
+from xyscannet.ops.channels_last import CODES, empty, real_type, together
 from xyscannet.ops.depthwise import cpu_kernels as kernels
 from xyscannet.ops.packing import padded
 from xyscannet.ops.simd import LANES
@@ -18,13 +18,6 @@ from xyscannet.ops.threads import run_tasks
 
 _TASKS = 32
 _ABSENT = (0, 0, 0, 0)
-
-
-def _readable(x: Tensor) -> Tensor:
-    """x (B, C, H, W) with its channels next to each other; copied only where they are not."""
-    if x.stride(1) == 1 or x.shape[1] == 1:
-        return x
-    return x.contiguous(memory_format=torch.channels_last)
 
 
 def _describe(x: Tensor) -> tuple[int, int, int, int]:
@@ -50,7 +43,7 @@ def _convolve(x: Tensor, weight: Tensor, mode: int, out: Tensor, grad: Tensor | 
 def forward(x: Tensor, weight: Tensor, gated: bool, out: Tensor) -> None:
     """Fill `out`, (B, C, H, W) or half the channels where gated."""
     if out.numel():
-        _convolve(_readable(x), weight, kernels.GATED if gated else kernels.PLAIN, out)
+        _convolve(together(x), weight, kernels.GATED if gated else kernels.PLAIN, out)
 
 
 def backward(grad: Tensor, x: Tensor, weight: Tensor, gated: bool, grads: tuple[Tensor, Tensor]) -> None:
@@ -59,7 +52,7 @@ def backward(grad: Tensor, x: Tensor, weight: Tensor, gated: bool, grads: tuple[
     if not x.numel():
         d_weight.zero_()
         return
-    x, grad = _readable(x), _readable(grad)
+    x, grad = together(x), together(grad)
     if gated:
         both = empty(x, x.shape[1])
         _convolve(x, weight, kernels.GRADIENT, both, grad)

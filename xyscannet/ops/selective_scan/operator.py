@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -16,7 +18,8 @@ def empty_image(x: Tensor, channels_first: bool, dtype: torch.dtype | None = Non
     return x.new_empty((b, k, e, h, w), dtype=dtype).permute(0, 3, 4, 1, 2)
 
 
-def _rows(shape: tuple[int, ...], directions: list[str]) -> int:
+def rows_of(shape: Sequence[int], directions: Sequence[str]) -> int:
+    """How many rows and columns of (B, H, W, ...) the branches scan."""
     return sum(shape[0] * (shape[1] if d.endswith("x") else shape[2]) for d in directions)
 
 
@@ -29,7 +32,7 @@ def _outputs(
 ):
     out = empty_image(u, channels_first)
     kept = kernels("selective_scan", backend).states_shape(u.shape, A.shape[2], directions) if save else [0]
-    rows = _rows(u.shape, directions) if last else 0
+    rows = rows_of(u.shape, directions) if last else 0
     return (
         out,
         u.new_empty(kept, dtype=_state_dtype(u)),

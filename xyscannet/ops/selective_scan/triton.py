@@ -10,6 +10,7 @@ from torch import Tensor
 
 from xyscannet.ops.selective_scan import triton_kernels as kernels
 from xyscannet.ops.selective_scan import triton_parts
+from xyscannet.ops.selective_scan.operator import rows_of
 from xyscannet.ops.triton_walk import last_stride, launches, most, real_type, strides
 
 BLOCK = 32  # channels of a program: the lanes of its one warp
@@ -38,10 +39,6 @@ def _part(first: int, count: int, images: Sequence[Tensor | None], parameters: S
     """Some branches of (B, H, W, K, .) images and of (K, ...) parameters."""
     yield [None if x is None else x[:, :, :, first : first + count] for x in images]
     yield [None if x is None else x[first : first + count] for x in parameters]
-
-
-def _rows(shape: Sequence[int], directions: Sequence[str]) -> int:
-    return sum(shape[0] * (shape[2] if way.endswith("y") else shape[1]) for way in directions)
 
 
 def cut(shape: Sequence[int], directions: Sequence[str]) -> tuple[int, int]:
@@ -129,7 +126,7 @@ def forward(
         images, parameters = _part(first, count, (u, delta, B, C, z, out), (rates, D, delta_bias, states))
         u_k, delta_k, b_k, c_k, z_k, out_k = images
         a_k, d_k, bias_k, states_k = parameters
-        last_k = None if final is None else final[_rows(u.shape, directions[:first]) :]
+        last_k = None if final is None else final[rows_of(u.shape, directions[:first]) :]
         ways = directions[first : first + count]
         part = cut((batch, height, width, count, channels), ways)
         items = batch * most(height, width, ways) * part[0]
@@ -194,7 +191,7 @@ def backward(
         )
         u_k, delta_k, b_k, c_k, z_k, dout_k, du_k, ddelta_k, db_k, dc_k, dz_k = images
         a_k, d_k, bias_k, states_k, sums_k = parameters
-        dlast_k = None if final is None else final[_rows(u.shape, directions[:first]) :]
+        dlast_k = None if final is None else final[rows_of(u.shape, directions[:first]) :]
         with torch.cuda.device_of(u):
             kernels.scan_backward[(programs, blocks, count)](
                 *(u_k, delta_k, a_k, b_k, c_k, d_k, z_k, bias_k, dout_k, states_k, dlast_k),
