@@ -11,7 +11,7 @@ import numpy as np
 from ..opencv import cv2
 from . import flow
 
-WARM_UP = 3  # frames before a segment after which its first ones come out as in the midst of it
+WARM_UP = 3  # frames before a segment that lead into it: the step to its first is hardly larger than others
 _SHARE = 0.7  # of the change before, where the frames agree
 _AGREEMENT = 8.0  # levels of 255: frames that differ by so much along the motion share a factor e less
 _SMALLEST = 16  # pixels of a side that motion is found in
