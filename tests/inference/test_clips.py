@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -242,6 +243,15 @@ def test_packets_of_a_transport_stream_have_the_length_of_their_kind(
     content = (tmp_path / f"b{suffix}").read_bytes()
     assert set(content[length - 188 :: length]) == {0x47} and len(content) % length == 0
     assert len(clips.read(tmp_path / f"b{suffix}")["pixels"]) == 3
+
+
+def test_a_clip_in_which_no_frame_is_marked_as_a_key(tmp_path: Path) -> None:
+    clip = video.plan_clip(clips.write(tmp_path / "a.mp4", clips.pan(6, 32, 48), sound=False))
+    clip = replace(clip, index=replace(clip.index, keys=(), seek=()))
+    coding = video.choose_coding(clip, "b.mp4")
+    assert (
+        coding.gop == 250 and restore_segment(clip, clip.segments[0], coding, tmp_path / "b", Gain()).frames
+    )
 
 
 def test_a_part_begins_at_nought_with_its_own_sound(tmp_path: Path) -> None:

@@ -219,7 +219,7 @@ def read_index(info: ClipInfo) -> FrameIndex:
         keys,
         tuple(found[i][1] for i in keys),
         tuple(each[3] for each in found),
-        max(end, times[-1] + (0 if end > times[-1] else tick)),
+        end if end > times[-1] else times[-1] + tick,
     )
 
 

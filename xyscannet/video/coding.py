@@ -261,7 +261,8 @@ def _as_source(clip: Clip, coding: Coding, encoder: _Encoder) -> float:
     """The quality at which the encoder spends on frames from the clip's middle what the source spent on them."""
     index = clip.index
     middle = clip.segments[0].first + clip.frames // 2
-    first = index.keys[max(index.key_before(middle), 0)]
+    key = index.key_before(middle)
+    first = index.keys[key] if key >= 0 else 0
     count = min(_SAMPLE, len(index.times) - first)
     sample = [
         [plane.copy() for plane in pixels.to_planes(frame, coding.layout)]
