@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -204,13 +205,24 @@ def test_the_cover_is_kept(tmp_path: Path, start: float) -> None:
 
     plain = clips.write(tmp_path / "plain.mp4", clips.pan(9, 32, 48))
     source = clips.with_cover(plain, tmp_path / "a.mp4")
-    restored(source, tmp_path / "b.mp4", Gain(), start=start)
+    outputs = [tmp_path / name for name in ("b.mp4", "c.mkv", "d.mkv", "e.mp4")]
     covers = []
-    for path in (source, tmp_path / "b.mp4"):
+    for before, after in itertools.pairwise([source, *outputs]):
+        restored(before, after, Gain(), start=start if before == source else 0)
+    for path in (source, *outputs):
         with av.open(str(path)) as container:
             cover = next(stream for stream in container.streams.video if is_cover(stream))
             covers.append([bytes(packet) for packet in container.demux(cover) if packet.size])
-    assert covers[0] == covers[1] and len(covers[0]) == 1
+    assert all(each == covers[0] for each in covers) and len(covers[0]) == 1
+
+
+def test_a_cover_that_the_container_does_not_hold_is_told(tmp_path: Path) -> None:
+    plain = clips.write(tmp_path / "plain.mp4", clips.pan(3, 32, 48), sound=False)
+    clip = video.plan_clip(clips.with_cover(plain, tmp_path / "a.mp4"))
+    coding = video.choose_coding(clip, "b.mov")
+    restore_segment(clip, clip.segments[0], coding, tmp_path / "part", Gain())
+    notes = video.join(clip, coding, [tmp_path / "part"], tmp_path / "b.mov")
+    assert notes == ("cover picture left out: mov does not hold it",)
 
 
 def test_what_the_container_does_not_hold_is_told(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from .pyav import keeping_bytes, load, opened, telling
 from .segments import Clip
 
 _TIMED_PACKETS = (".m2ts", ".mts")  # of MPEG-TS, each with its time before it, as Blu-ray and AVCHD have them
+_PICTURES = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
 _OWN_KEYS = ("com.apple.", "com.android.")  # of metadata that MP4 keeps only where it is asked to
 _CONTAINERS_KEYS = (
     "major_brand",
@@ -135,6 +136,8 @@ class _Joined:
                     self._like(stream, self._out_video)
                 elif self._strip and (stream.type == "data" or is_cover(stream)):
                     continue
+                elif is_cover(stream) and self._format != "mp4":
+                    self._attach(stream)
                 elif self._holds(stream):
                     new = self._out.add_stream_from_template(stream, opaque=True)
                     self._like(stream, new)
@@ -147,6 +150,16 @@ class _Joined:
                         f"{stream.type} stream {stream.index} left out: {self._format} does not hold it"
                     )
         return copied
+
+    def _attach(self, cover: Any) -> None:
+        """Keep a cover picture as Matroska does, in an attached file; no other container but MP4 has any."""
+        name, kind = _PICTURES.get(cover.codec_context.name, ("", ""))
+        if self._format != "matroska" or not name:
+            self.notes.append(f"cover picture left out: {self._format} does not hold it")
+            return
+        with opened(self._clip.info.path) as source:
+            picture = next(packet for packet in source.demux(source.streams[cover.index]) if packet.size)
+            self._out.add_attachment(cover.metadata.get("filename", name), kind, bytes(picture))
 
     def _add_video(self, template: Any) -> Any:
         info = self._clip.info
