@@ -194,7 +194,7 @@ def memory() -> dict[str, int | None]:
     with suppress(ValueError, OSError, AttributeError):
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     available = None
-    with suppress(ImportError, OSError):
+    with suppress(Exception):  # numba, say, whose import may fail in any way, is told as what it is elsewhere
         from xyscannet.inference import available_memory
 
         available = int(available_memory("cpu"))

@@ -81,6 +81,13 @@ def test_every_strength_blurs_the_same_photographs_anew(photos: Path) -> None:
         assert not np.array_equal(one.blur, another.blur)
 
 
+def test_hidden_photographs_are_left_out_and_linked_folders_are_read(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "linked").symlink_to(photos)
+    (tmp_path / "._coffee.png").write_bytes(b"no image")
+    found = card.scenes(tmp_path, "small", crop=CROP, seed=1)
+    assert [scene.name for scene in found] == ["linked/astronaut.png", "linked/coffee.png"]
+
+
 def test_a_folder_without_large_photographs_is_an_error(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no photograph .* pixels on each side"):
         card.scenes(photos, "small", crop=4000, seed=0)

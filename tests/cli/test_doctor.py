@@ -14,7 +14,7 @@ import xyscannet
 from xyscan_cli import machine
 from xyscan_cli.app import app
 from xyscan_cli.commands import doctor
-from xyscannet import ops
+from xyscannet import inference, ops
 from xyscannet.analysis import bench
 from xyscannet.errors import UnavailableError
 
@@ -113,6 +113,15 @@ def test_failing_parts_do_not_stop_the_rest(monkeypatch):
     report = json.loads(result.stdout)
     assert report["problems"] == ["self_check: UnavailableError: no kernels today"]
     assert report["backends"]
+
+
+def test_a_package_that_fails_in_any_way_leaves_the_rest_of_the_report(monkeypatch):
+    def fail(device):
+        raise AttributeError("numba has no attribute 'njit'")
+
+    monkeypatch.setattr(inference, "available_memory", fail)
+    found = machine.memory()
+    assert found["available_bytes"] is None and found["total_bytes"] > 0
 
 
 def test_imports_that_go_wrong(monkeypatch, tmp_path):

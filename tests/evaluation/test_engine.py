@@ -328,6 +328,14 @@ def test_restored_files_are_found_in_usual_layouts(tmp_path, pairs, layout):
     assert found.images[5].values["error"] == 0 and not any(image.failures for image in found.images)
 
 
+def test_restored_files_in_linked_folders_are_found(tmp_path, pairs):
+    save(tmp_path / "elsewhere/0.png", cv2.imread(str(pairs[0].blur)))
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs/s").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "theirs/._0.png").write_bytes(b"no image")
+    assert Folder(tmp_path / "theirs", pairs).find(pairs[0]) == tmp_path / "theirs/s/0.png"
+
+
 def test_missing_and_ambiguous_restored_files_fail(tmp_path, pairs):
     for name in ("a/0.png", "b/0.png", "1.png"):
         save(tmp_path / "theirs" / name, cv2.imread(str(pairs[1].blur)))

@@ -14,6 +14,7 @@ from xyscannet import images
 from xyscannet.analysis import classical
 from xyscannet.data.blur import STRENGTHS, BlurConfig, render, sample_blur
 from xyscannet.data.kernels import centre_kernels
+from xyscannet.data.pairs import image_files
 from xyscannet.errors import ConfigError
 from xyscannet.metrics import distortion, registry
 from xyscannet.metrics.base import Metric
@@ -67,7 +68,7 @@ def scenes(photos: str | Path, strength: str, *, crop: int | None, seed: int) ->
         raise ConfigError(f"{folder} is no folder; name a folder of sharp photographs")
     blur, found = BlurConfig.preset(strength), []
     m = blur.margin
-    for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in images.SUFFIXES):
+    for path in image_files(folder):
         rgb = rgb8(images.read(path).rgb)
         room = [size - 2 * m for size in rgb.shape[:2]]
         height, width = room if crop is None else (crop, crop)

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from xyscannet.addresses import Address, fetched
+from xyscannet.data.pairs import image_files
 from xyscannet.data.remote import listing
 from xyscannet.errors import InputError, UnavailableError
 from xyscannet.images import SUFFIXES, Photo, read, write
@@ -211,13 +212,8 @@ def _listed(folder: Path | Address) -> list[tuple[Path | Address, PurePath, tupl
     """The files below a folder, their places there, and what tells that they have not changed."""
     if isinstance(folder, Address):
         return [(file, place, (state,)) for file, place, state in listing(folder)]
-    images = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-    found = [(file, file.relative_to(folder), file.stat()) for file in images]
-    return [
-        (file, place, (status.st_size, status.st_mtime_ns))
-        for file, place, status in found
-        if not any(part.startswith(".") for part in place.parts)
-    ]
+    found = [(file, file.stat()) for file in image_files(folder) if file.is_file()]
+    return [(file, file.relative_to(folder), (status.st_size, status.st_mtime_ns)) for file, status in found]
 
 
 def _readable(file: str | Path | Address) -> PurePath:
