@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xyscannet.models.plain import does_what_its_weights_say, plain
+from xyscannet.ops.arguments import real_type
 from xyscannet.ops.convolution import linear_channels_last
 from xyscannet.ops.mixer import mamba_mixer
 from xyscannet.ops.mixer.reference import scan_inputs
@@ -33,7 +34,7 @@ def init_scan(A_log: Tensor, dt_weight: Tensor, dt_bias: Tensor) -> None:
 
 def real(x: Tensor) -> Tensor:
     """In the type that the scan computes in: float32, or float64 where it is that."""
-    return x if x.dtype == torch.float64 else x.float()
+    return x.to(real_type(x))
 
 
 @plain

@@ -1,4 +1,4 @@
-"""What the public operators ask of their arguments: kernels read plain addresses."""
+"""What the operators ask of their arguments, and take them as."""
 
 from __future__ import annotations
 
@@ -21,6 +21,11 @@ def expect_alike(*, optional: Mapping[str, Tensor | None], **tensors: Tensor) ->
             raise TypeError(f"{name} is {x.dtype}; real floating-point tensors are taken only")
         if x.device != tensors[first].device:
             raise ValueError(f"{name} is on {x.device}, {first} on {tensors[first].device}")
+
+
+def real_type(x: Tensor) -> torch.dtype:
+    """The type that is computed in: float64 for float64, float32 for everything else."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 def owned(x: Tensor) -> Tensor:

@@ -31,11 +31,6 @@ def readable(real: torch.dtype, *tensors: Tensor | None) -> list[Tensor | None]:
     return [x if x is None or x.dtype in direct else x.to(real) for x in tensors]
 
 
-def real_type(x: Tensor) -> torch.dtype:
-    """The type of the computation inside the kernels."""
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
-
-
 class Layout:
     """Addresses and strides of the tensors of one call, branch by branch."""
 

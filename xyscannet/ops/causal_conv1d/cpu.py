@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from xyscannet.ops.arguments import real_type
 from xyscannet.ops.causal_conv1d import cpu_kernels as kernels
-from xyscannet.ops.layout import Layout, readable, real_type
+from xyscannet.ops.layout import Layout, readable
 
 
 def _layout(x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, directions: Sequence[str]) -> Layout:

@@ -8,12 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from xyscannet.ops.arguments import real_type
 from xyscannet.ops.selective_scan.reference import from_rows, to_rows
 
 
 def conv_rows(x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, reverse: bool = False) -> Tensor:
     """out_t = f(bias + sum_j weight_j x_{t - width + 1 + j}) for every row; x (rows, L, E), weight (E, width)."""
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    dtype = real_type(x)
     before = weight.shape[1]  # one more than is seen, so that no steps are a sequence too
     sequence = (x.flip(1) if reverse else x).to(dtype).transpose(1, 2)  # (rows, E, L)
     bias = None if bias is None else bias.to(dtype)

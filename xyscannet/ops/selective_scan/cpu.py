@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from xyscannet.ops.layout import CODES, Layout, channel_blocks, readable, real_type
+from xyscannet.ops.arguments import real_type
+from xyscannet.ops.layout import CODES, Layout, channel_blocks, readable
 from xyscannet.ops.selective_scan import cpu_kernels as kernels
 from xyscannet.ops.simd import LANES
 from xyscannet.ops.tiles import TILE

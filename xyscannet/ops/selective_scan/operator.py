@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from xyscannet.ops.arguments import real_type
 from xyscannet.ops.library import kernels, operator
 
 
@@ -23,10 +24,6 @@ def rows_of(shape: Sequence[int], directions: Sequence[str]) -> int:
     return sum(shape[0] * (shape[1] if d.endswith("x") else shape[2]) for d in directions)
 
 
-def _state_dtype(u: Tensor) -> torch.dtype:
-    return torch.float64 if u.dtype == torch.float64 else torch.float32
-
-
 def _outputs(
     u: Tensor, A: Tensor, directions: list[str], backend: str, save: bool, last: bool, channels_first: bool
 ):
@@ -35,8 +32,8 @@ def _outputs(
     rows = rows_of(u.shape, directions) if last else 0
     return (
         out,
-        u.new_empty(kept, dtype=_state_dtype(u)),
-        u.new_empty((rows, u.shape[4], A.shape[2]), dtype=_state_dtype(u)),
+        u.new_empty(kept, dtype=real_type(u)),
+        u.new_empty((rows, u.shape[4], A.shape[2]), dtype=real_type(u)),
     )
 
 

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from xyscannet.ops.arguments import real_type
+
 
 def selective_scan_rows(
     u: Tensor,
@@ -28,7 +30,7 @@ def selective_scan_rows(
     h_t = exp(delta_t A) h_{t-1} + delta_t u_t B_t,  y_t = C_t . h_t + D u_t,  out_t = y_t silu(z_t), t from 0 to
     L - 1, or from L - 1 to 0 with `reverse`. Returns out (rows, L, E) in u's dtype and the last state (rows, E, N).
     """
-    dtype = torch.float64 if u.dtype == torch.float64 else torch.float32
+    dtype = real_type(u)
     delta, x = delta.to(dtype), u.to(dtype)
     if delta_bias is not None:
         delta = delta + delta_bias.to(dtype)
