@@ -128,11 +128,6 @@ def probe(path: str | os.PathLike[str]) -> ClipInfo:
             raise InputError(
                 f"{shown(path)}: its video cannot be decoded (codec {name}): it is unsupported or damaged"
             )
-        if container.format.name == "avi" and context.name == "h264" and context.has_b_frames:
-            raise InputError(
-                f"{shown(path)}: H.264 with B-frames in AVI, which has no time stamps for them, is not supported: "
-                f"copy the streams into a .mkv first"
-            )
         try:
             check_size(context.width, context.height)
         except BadImage as error:

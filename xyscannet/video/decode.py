@@ -28,8 +28,10 @@ def frames(info: ClipInfo, index: FrameIndex, first: int, count: int) -> Iterato
             frame = next(decoded, None)
         if frame is None or frame.pts != time:
             at = float((time - index.times[0]) * info.time_base)
+            untimed = (info.codec, info.path.suffix.lower()) == ("h264", ".avi")
+            why = ", or has B-frames, which is not supported for H.264 in AVI" if untimed else ""
             raise InputError(
-                f"{shown(info.path)}: frame {number + 1} (at {at:.2f} s) cannot be decoded: the clip is damaged"
+                f"{shown(info.path)}: frame {number + 1} (at {at:.2f} s) cannot be decoded: the clip is damaged{why}"
             )
         if (frame.width, frame.height) != (info.width, info.height):
             raise InputError(
