@@ -106,6 +106,24 @@ def test_what_is_no_clip(tmp_path: Path, source: Path) -> None:
         assert name in str(failure.value) and "\n" not in str(failure.value)
 
 
+def test_what_cannot_be_written_is_not_called_damaged(tmp_path: Path) -> None:
+    import av
+
+    plain = clips.write(tmp_path / "a.mp4", clips.pan(3, 32, 48), sound=False)
+    output = tmp_path / "b.avi"
+    refused = pytest.raises(InputError, match=r"b\.avi: cannot be written: ")
+    with (
+        refused,
+        pyav.telling(output, "written"),
+        av.open(str(plain)) as source,
+        av.open(str(output), "w") as out,
+    ):
+        stream = out.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            packet.stream = stream
+            out.mux(packet)
+
+
 def test_sound_alone_is_no_clip(tmp_path: Path) -> None:
     import av
 

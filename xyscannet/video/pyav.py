@@ -58,11 +58,11 @@ def telling(path: str | os.PathLike[str], done: str) -> Iterator[None]:
     av = load()
     try:
         yield
-    except av.error.InvalidDataError as error:
-        raise InputError(
-            f"{shown(path)}: cannot be {done} as a video: it is damaged, truncated or something else"
-        ) from error
     except (OSError, av.error.FFmpegError) as error:
+        if done == "read" and isinstance(error, av.error.InvalidDataError):
+            raise InputError(
+                f"{shown(path)}: cannot be read as a video: it is damaged, truncated or something else"
+            ) from error
         raise InputError(f"{shown(path)}: cannot be {done}: {_reason(error)}") from error
 
 
