@@ -200,6 +200,28 @@ def test_an_interruption_keeps_what_is_complete(here: Path) -> None:
     assert not own_threads()
 
 
+@pytest.mark.parametrize("thread", ["xyscan reader", "xyscan writer"])
+def test_an_interruption_at_the_end_leaves_no_thread_and_no_half_file(
+    thread: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal may come while the main thread waits for another."""
+    join, interrupted, records = threading.Thread.join, [], []
+
+    def interrupt(self: threading.Thread, timeout: float | None = None) -> None:
+        if self.name == thread and not interrupted:
+            interrupted.append(self)
+            raise KeyboardInterrupt
+        join(self, timeout)
+
+    monkeypatch.setattr(threading.Thread, "join", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run_jobs(make_jobs(["in"], "out").jobs, Toy(), Settings(), finished=records.append)
+    monkeypatch.undo()
+    assert not own_threads() and len(records) == 6
+    done = [record.job.output.name for record in records if record.status == "done"]
+    assert sorted(os.listdir(here / "out")) == done and len(done) == 5
+
+
 def test_what_stops_every_image_stops_the_run(here: Path) -> None:
     class Missing(Toy):
         def forward(self, x: Tensor) -> Tensor:

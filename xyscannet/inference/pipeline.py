@@ -54,7 +54,7 @@ class Pipeline:
         networks: int,
     ) -> None:
         self._jobs, self._settings, self._finished = jobs, settings, finished
-        self._stop = threading.Event()
+        self._stop, self._over = threading.Event(), False
         self._to_restore: queue.Queue[Item | None] = queue.Queue(networks)
         self._to_write: queue.Queue[Item | None] = queue.Queue(networks)
         self._records: queue.SimpleQueue[Record] = queue.SimpleQueue()
@@ -68,10 +68,15 @@ class Pipeline:
 
     def __exit__(self, *exception: object) -> None:
         self.stop()
-        self._reader.join()
-        self._to_write.put(None)
-        self._writer.join()
-        self.report()
+        try:
+            self._reader.join()
+            self._to_write.put(None)
+            self._writer.join()
+        finally:  # a signal, which may come in each of these, is not to leave a thread or half a file
+            self._over = True
+            self._reader.join()
+            self._writer.join()
+            self.report()
 
     @property
     def stopped(self) -> bool:
@@ -122,8 +127,16 @@ class Pipeline:
                 return
         put(self._to_restore, None, self._stop.is_set)
 
+    def _next_to_write(self) -> Item | None:
+        while True:
+            try:
+                return self._to_write.get(timeout=0.1)
+            except queue.Empty:
+                if self._over:
+                    return None
+
     def _write_behind(self) -> None:
-        while (item := self._to_write.get()) is not None:
+        while (item := self._next_to_write()) is not None:
             if item.photo is not None and not item.error:
                 try:
                     self._write(item)
