@@ -74,6 +74,10 @@ def test_metadata_is_stripped_where_asked(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "codec"), [("mkv", "libx264"), ("ts", "mpeg2video")])
 def test_interlaced_clips_stay_so_with_a_note(tmp_path: Path, name: str, codec: str) -> None:
+    import av
+
+    if not hasattr(av.codec.CodecContext.create("libx264", "w"), "field_order"):
+        pytest.skip("this PyAV does not tell the order of fields")
     source, output = tmp_path / f"a.{name}", tmp_path / f"b.{name}"
     clips.write(source, clips.pan(6, 32, 48), codec=codec, sound=False, fields="bff")
     clip = restored(source, output, Gain())

@@ -52,7 +52,7 @@ class ClipInfo:
         frames: number of frames, as far as the header tells or lets one guess; 0 where it does not.
         rate: average frames per second.
         time_base: seconds per tick of the time stamps.
-        bottom_first: where frames are interlaced, the lower field is shown first.
+        bottom_first: where frames are interlaced, the lower field is shown first; None where PyAV does not tell.
         colour: numbers of range, primaries, transfer and matrix in ITU-T H.273.
     """
 
@@ -67,7 +67,7 @@ class ClipInfo:
     rate: Fraction
     time_base: Fraction
     aspect: Fraction | None
-    bottom_first: bool
+    bottom_first: bool | None
     colour: tuple[int, int, int, int]
 
     def part(self, start: float, end: float) -> ClipInfo:
@@ -146,7 +146,7 @@ def probe(path: str | os.PathLike[str]) -> ClipInfo:
             rate=rate,
             time_base=stream.time_base,
             aspect=stream.sample_aspect_ratio,
-            bottom_first=context.field_order in _BOTTOM_FIRST,
+            bottom_first=_bottom_first(context),
             colour=(_range(context), context.color_primaries, context.color_trc, context.colorspace),
         )
 
@@ -165,6 +165,12 @@ def is_cover(stream: Any) -> bool:
 
 def _range(context: Any) -> int:
     return FULL_RANGE if context.pix_fmt.startswith("yuvj") else context.color_range
+
+
+def _bottom_first(context: Any) -> bool | None:
+    if not hasattr(context, "field_order"):  # PyAV before 18.1
+        return None
+    return context.field_order in _BOTTOM_FIRST
 
 
 def _seconds(container: Any, stream: Any) -> float:

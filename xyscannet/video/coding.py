@@ -114,7 +114,8 @@ def choose_coding(clip: Clip, output: str | os.PathLike[str]) -> Coding:
     first = decode.first_frame(info)
     fields = encode.NONE
     if first is not None and first.interlaced_frame:
-        fields = encode.BOTTOM_FIRST if info.bottom_first else encode.TOP_FIRST
+        if info.bottom_first is not None:
+            fields = encode.BOTTOM_FIRST if info.bottom_first else encode.TOP_FIRST
         notes += (
             "interlaced: frames are restored with both fields woven; deinterlaced first, they gain more",
         )
