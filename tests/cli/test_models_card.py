@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from xyscan_cli.app import app
+from xyscan_cli.commands import _models_card
 from xyscannet import images
 from xyscannet.analysis import card
 
@@ -50,6 +51,11 @@ def test_card_measures_draws_and_writes(photos: Path, tmp_path: Path) -> None:
     assert f"| small | blurred | - | 1 | {by_name['small', 'blurred']:.2f} | +0.00 dB |" in table
     assert "`xyscan models card " in table
     assert cv2.imread(str(files["png"])).shape[1] > 1000
+
+
+def test_a_name_does_not_break_the_table() -> None:
+    lines = _models_card._markdown(["shake", "method"], [["small", "a|b.safetensors"]], "run").splitlines()
+    assert lines[:3] == ["| shake | method |", "| --- | --- |", r"| small | a\|b.safetensors |"]
 
 
 def test_files_are_written_before_stdout(

@@ -184,7 +184,7 @@ def csv_text(sheet: Sheet) -> str:
 
 def markdown_text(sheet: Sheet, machine: dict[str, Any], command: str) -> str:
     rule = ["---:" if index in sheet.figures else "---" for index in range(len(sheet.header))]
-    rows = [[grids._md(cell) for cell in row] for row in sheet.rows]
+    rows = [[grids.markdown_cell(cell) for cell in row] for row in sheet.rows]
     table = "".join(f"| {' | '.join(line)} |\n" for line in [sheet.header, rule, *rows])
     notes = "".join(f"{note}.\n\n" for note in sheet.notes)
     return f"{table}\n{notes}`{command}`\n\n{_place(machine)}.\n"

@@ -147,8 +147,11 @@ def _table(rows: Sequence[Row], metrics: Sequence[str]) -> tuple[list[str], list
 
 
 def _markdown(header: list[str], cells: list[list[str]], run: str) -> str:
+    from xyscannet.reports.grids import markdown_cell
+
     rule = ["---" if index < 3 else "---:" for index in range(len(header))]
-    lines = [f"| {' | '.join(line)} |\n" for line in [header, rule, *cells]]
+    escaped = [[*map(markdown_cell, line)] for line in (header, *cells)]
+    lines = [f"| {' | '.join(line)} |\n" for line in (escaped[0], rule, *escaped[1:])]
     foot = "least: the least gain of a picture over its blurred one; of sharp pictures, the least PSNR"
     return f"{''.join(lines)}\n{foot}.\n\n`{run}`\n"
 

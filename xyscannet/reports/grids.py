@@ -98,12 +98,12 @@ def markdown(made: Grid, notes: Sequence[str] = ()) -> str:
     lines = [header, ["---", *["---:"] * len(made.columns)]]
     marks = {1: "**{}**", 2: "<u>{}</u>", None: "{}"}
     for row in made.rows:
-        cells = [f"**{_md(row.label)}**" if row.measured else _md(row.label)]
-        cells[0] += _md(row.signs)
+        cells = [f"**{markdown_cell(row.label)}**" if row.measured else markdown_cell(row.label)]
+        cells[0] += markdown_cell(row.signs)
         cells += [marks[made.rank(row, column)].format(made.text(row, column)) for column in made.columns]
         lines.append(cells)
     table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    return table + "".join(f"\n{_md(note)}  " for note in [*made.footnotes, *notes]) + "\n"
+    return table + "".join(f"\n{markdown_cell(note)}  " for note in [*made.footnotes, *notes]) + "\n"
 
 
 def latex(made: Grid, caption: str, notes: Sequence[str] = ()) -> str:
@@ -124,7 +124,8 @@ def latex(made: Grid, caption: str, notes: Sequence[str] = ()) -> str:
     )
 
 
-def _md(text: str) -> str:
+def markdown_cell(text: str) -> str:
+    """Text for a cell of a table, in which it means nothing else."""
     return re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", shown(text.replace("\n", " ")))
 
 
