@@ -168,7 +168,14 @@ def test_without_the_package(source: Path, monkeypatch: pytest.MonkeyPatch) -> N
         video.probe(source)
 
 
-@pytest.mark.parametrize("version, some", [("17.0.0", True), ("18.1.0", True), ("19.0.2", False)])
+def test_a_package_too_old_is_told(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One without rotation for display."""
+    monkeypatch.setattr("av.__version__", "17.0.1")
+    with pytest.raises(UnavailableError, match=r"video needs av 17\.1 or later, not 17\.0\.1"):
+        video.probe(source)
+
+
+@pytest.mark.parametrize("version, some", [("17.1.0", True), ("18.1.0", True), ("19.0.2", False)])
 def test_what_later_versions_of_the_package_do_without(
     monkeypatch: pytest.MonkeyPatch, version: str, some: bool
 ) -> None:

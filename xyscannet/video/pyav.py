@@ -20,8 +20,10 @@ def load() -> ModuleType:
         raise UnavailableError(
             f"video needs the package av ({error}): pip install 'xyscannet[video]', or leave the clips out"
         ) from error
-    if _version(av) < 17:
-        raise UnavailableError(f"video needs av 17 or later, not {av.__version__}: pip install --upgrade av")
+    if _version(av) < (17, 1):
+        raise UnavailableError(
+            f"video needs av 17.1 or later, not {av.__version__}: pip install --upgrade av"
+        )
     return av
 
 
@@ -43,13 +45,13 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Any]:
 
 def keeping_bytes() -> dict[str, str]:
     """Arguments for `av.open` with which titles that are not UTF-8 are read, and written as the bytes they are."""
-    if _version(load()) >= 19:  # does nothing else
+    if _version(load()) >= (19, 0):  # does nothing else
         return {}
     return {"metadata_errors": "surrogateescape"}
 
 
-def _version(av: ModuleType) -> int:
-    return int(av.__version__.split(".")[0])
+def _version(av: ModuleType) -> tuple[int, ...]:
+    return tuple(int(part) for part in av.__version__.split(".")[:2])
 
 
 @contextlib.contextmanager
