@@ -29,7 +29,7 @@ class Pair:
 def image_files(folder: Path, *, deep: bool = True) -> list[Path]:
     """The images in a folder, and with `deep` in its subfolders, sorted; none for a folder that is not there.
 
-    Hidden files and folders are left out. Links to folders are followed, but not to one that is being walked.
+    Hidden files and folders are left out. Links to folders are followed, but not to one that is being walked or holds it.
     Raises InputError for a folder that cannot be read.
     """
     return sorted(_walk(folder, deep, frozenset()))
@@ -37,7 +37,7 @@ def image_files(folder: Path, *, deep: bool = True) -> list[Path]:
 
 def _walk(folder: Path, deep: bool, above: frozenset[str]) -> Iterator[Path]:
     here = os.path.realpath(folder)
-    if here in above or not os.path.isdir(folder):
+    if any(Path(each).is_relative_to(here) for each in above) or not os.path.isdir(folder):
         return
     for path, is_folder in entries(folder):
         if is_folder and deep:
