@@ -29,8 +29,8 @@ class Pair:
 def image_files(folder: Path, *, deep: bool = True) -> list[Path]:
     """The images in a folder, and with `deep` in its subfolders, sorted; none for a folder that is not there.
 
-    Hidden files and folders are left out. Links to folders are followed, but not to one that is being walked or holds it.
-    Raises InputError for a folder that cannot be read.
+    Hidden files and folders are left out. Links to folders are followed, but not to one that is being walked or holds
+    it. Raises InputError for a folder that cannot be read.
     """
     return sorted(_walk(folder, deep, frozenset()))
 
