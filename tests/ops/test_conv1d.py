@@ -70,7 +70,7 @@ def test_nothing_in_nothing_out(backend, size):
 def test_sequences_in_one_row_are_refused():
     x, weight = torch.randn(1, 4, 5), torch.randn(4, 3)
     assert causal_conv1d_fn(x, weight, activation="silu", seq_idx=None).shape == x.shape
-    with pytest.raises(NotImplementedError, match="seq_idx"):
+    with pytest.raises(ValueError, match="seq_idx"):
         causal_conv1d_fn(x, weight, seq_idx=torch.zeros(1, 5, dtype=torch.int32))
 
 

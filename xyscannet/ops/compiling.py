@@ -31,13 +31,13 @@ class _KernelFiles(IndexDataCacheFile):
 
     Numba's one index of all files of a function is read and written without a lock: two processes that compile at the
     same moment can leave the machine code of one kernel under the key of another, which would then run in its place.
-    Nothing is wrong here with a file that is damaged or another's: it is not taken, and written anew.
+    Here a file that is damaged, or another kernel's, is not taken, and written anew.
     """
 
     def save(self, key, data):
         held = self._dump(data)
         with self._open_for_write(self._path(key)) as file:
-            file.write(self._told_apart(key, held) + held)
+            file.write(self._seal(key, held) + held)
 
     def load(self, key):
         try:
@@ -45,14 +45,14 @@ class _KernelFiles(IndexDataCacheFile):
         except OSError:
             return None
         digest, held = found[:32], found[32:]
-        return pickle.loads(held) if digest == self._told_apart(key, held) else None
+        return pickle.loads(held) if digest == self._seal(key, held) else None
 
     def _path(self, key):
         signature, machine, (_, closed_over), _ = key  # what does not change as the sources do
         name = hashlib.sha256(repr((signature, machine, closed_over)).encode()).hexdigest()
         return self._data_path(f"{self._index_name.removesuffix('.nbi')}.{name[:16]}.nbc")
 
-    def _told_apart(self, key, held):
+    def _seal(self, key, held):
         return hashlib.sha256(repr((self._version, self._source_stamp, key)).encode() + held).digest()
 
 

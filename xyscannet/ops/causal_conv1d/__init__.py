@@ -60,11 +60,11 @@ def causal_conv1d_fn(
     """Causal depth-wise convolution with the shapes of causal-conv1d, whose callers give the activation by name.
 
     x: (B, D, L); weight: (D, width); bias: (D,); activation None, "silu" or "swish". Returns (B, D, L) in x's dtype.
-    Raises ValueError where shapes, devices or the activation do not fit, TypeError for what is no real tensor,
-    NotImplementedError for a seq_idx.
+    Raises ValueError where shapes, devices or the activation do not fit and for a seq_idx, TypeError for what is no
+    real tensor.
     """
     if seq_idx is not None:
-        raise NotImplementedError("causal_conv1d_fn takes no seq_idx: give each sequence a row of the batch")
+        raise ValueError("causal_conv1d_fn takes no seq_idx: give each sequence a row of the batch")
     if x.dim() != 3:
         raise ValueError(f"x must be (B, D, L), not {tuple(x.shape)}")
     image = x.transpose(1, 2)[:, None, :, None]  # (B, 1, L, 1, D)
