@@ -59,6 +59,7 @@ OPTIONAL |= {
     "torchvision",
     "stlpips_pytorch",
     "aiohttp",
+    "pillow_heif",
 }
 
 

@@ -36,7 +36,7 @@ CORE = {
     "pydantic",
     "pyyaml",
 }
-EXTRAS = {"metrics", "train", "video", "cluster", "peers", "figures", "cuda", "test"}
+EXTRAS = {"metrics", "train", "video", "heif", "cluster", "peers", "figures", "cuda", "test"}
 
 
 def build(kind: str, source: Path, out: Path) -> Path:

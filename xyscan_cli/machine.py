@@ -45,6 +45,7 @@ EXTRAS = {
     "train": {"accelerate": "accelerate", "tensorboard": "tensorboard"}
     | {"scikit-image": "skimage", "matplotlib": "matplotlib"},
     "video": {"av": "av"},
+    "heif": {"pillow-heif": "pillow_heif"},
     "cluster": {"ray": "ray", "fsspec": "fsspec"},
     "figures": {"matplotlib": "matplotlib"},
     "peers": {"spandrel": "spandrel", "spandrel-extra-arches": "spandrel_extra_arches"},

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from xyscannet.errors import ConfigError
+from xyscannet.errors import ConfigError, UnavailableError
 from xyscannet.inference import make_jobs
 
 
@@ -136,7 +137,7 @@ def test_what_cannot_be_read_is_a_job_with_its_reason(here: Path) -> None:
         (["in", "other"], "out", "two inputs"),
         (["in", "other/b.png"], "note.txt", "must be a folder .* is a file"),
         (["in"], "new.png", "looks like a file"),
-        (["in/a.png"], "new.heic", "cannot write .heic"),
+        (["in/a.png"], "new.avif", "cannot write .avif"),
     ],
 )
 def test_refused_before_any_work(here: Path, inputs: list[str], output: str, words: str) -> None:
@@ -234,3 +235,11 @@ def test_empty_names_are_not_the_folder_here(here: Path, inputs: list[str], outp
     picture("in/a.png")
     with pytest.raises(ConfigError, match="empty name"):
         make_jobs(inputs, output)
+
+
+def test_a_format_whose_package_is_missing_is_told_before_the_work(here: Path, monkeypatch) -> None:
+    picture("in/a.png")
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    for output, format in (("out", "heic"), ("b.heic", None)):
+        with pytest.raises(UnavailableError, match=r"xyscannet\[heif\]"):
+            make_jobs(["in/a.png"], output, format=format)

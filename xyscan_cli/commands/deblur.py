@@ -37,6 +37,7 @@ class Format(str, Enum):
     webp = "webp"
     tiff = "tiff"
     bmp = "bmp"
+    heic = "heic"
 
 
 def command(
@@ -85,7 +86,9 @@ def command(
     ] = None,
     quality: Annotated[
         int | None,
-        typer.Option("--quality", min=1, max=100, help="JPEG and WebP quality; by default the input's own."),
+        typer.Option(
+            "--quality", min=1, max=100, help="JPEG, WebP and HEIC quality; by default the input's own."
+        ),
     ] = None,
     strip_metadata: Annotated[
         bool,
@@ -178,8 +181,8 @@ def command(
     if len(paths) < 2:
         raise typer.BadParameter("both INPUT and OUTPUT are needed, e.g. xyscan deblur photos/ out/")
     tile_size, how_many = networks.tile_size(tile), networks.number_of_scales(scales)
-    if quality is not None and format not in (None, Format.jpeg, Format.webp):
-        raise ConfigError(f"--quality is for JPEG and WebP, not for {format.value}")
+    if quality is not None and format not in (None, Format.jpeg, Format.webp, Format.heic):
+        raise ConfigError(f"--quality is for JPEG, WebP and HEIC, not for {format.value}")
 
     clip = _clip_options(codec, crf, pix_fmt, start, end, deflicker)
     from xyscannet import inference

@@ -1,4 +1,4 @@
-"""Read and write photographs: PNG, JPEG, WebP, TIFF and BMP with 8 or 16 bits, nothing lost in silence.
+"""Read and write photographs: PNG, JPEG, WebP, TIFF, BMP and HEIC with 8 or 16 bits, nothing lost in silence.
 
 ``read`` gives a `Photo` whose pixels stand upright as RGB; ``write`` gives it back in the format, depth, compression
 and with the metadata it came with; ``probe`` looks at the header alone. Every file that cannot be read or written
@@ -10,6 +10,17 @@ from __future__ import annotations
 from .formats import FORMATS, MAX_PIXELS, SUFFIXES
 from .photo import Metadata, Photo, PhotoInfo
 from .reading import probe, read
-from .writing import write
+from .writing import check_format, write
 
-__all__ = ["FORMATS", "MAX_PIXELS", "SUFFIXES", "Metadata", "Photo", "PhotoInfo", "probe", "read", "write"]
+__all__ = [
+    "FORMATS",
+    "MAX_PIXELS",
+    "SUFFIXES",
+    "Metadata",
+    "Photo",
+    "PhotoInfo",
+    "check_format",
+    "probe",
+    "read",
+    "write",
+]

@@ -18,23 +18,22 @@ SUFFIXES: dict[str, str] = {
     ".tiff": "tiff",
     ".bmp": "bmp",
     ".dib": "bmp",
+    ".heic": "heic",
+    ".heif": "heic",
+    ".hif": "heic",
 }
-FORMATS: tuple[str, ...] = ("png", "jpeg", "webp", "tiff", "bmp")
+FORMATS: tuple[str, ...] = ("png", "jpeg", "webp", "tiff", "bmp", "heic")
+LOSSY = ("jpeg", "webp", "heic")
 NAMES: dict[str, str] = {"png": "PNG", "jpeg": "JPEG", "webp": "WebP", "tiff": "TIFF", "bmp": "BMP"}
-SUPPORTED = "PNG, JPEG, WebP, TIFF and BMP are supported"
+NAMES["heic"] = "HEIC"
+SUPPORTED = "PNG, JPEG, WebP, TIFF, BMP and HEIC are supported"
 
 MAX_PIXELS = 400_000_000
 """Largest picture read, in pixels; the environment variable XYSCAN_MAX_PIXELS overrides it."""
 
 HEAD_BYTES = 32
-_ISO_BRANDS = {
-    b"heic": "HEIC",
-    b"heix": "HEIC",
-    b"mif1": "HEIF",
-    b"msf1": "HEIF",
-    b"avif": "AVIF",
-    b"avis": "AVIF",
-}
+_HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis"}
+_OTHER_BRANDS = {b"avif": "AVIF", b"avis": "AVIF", b"hevc": "A sequence of HEIC pictures"}
 
 
 class BadImage(Exception):
@@ -85,6 +84,8 @@ def recognise(head: bytes) -> str:
         return "tiff"
     if head.startswith(b"BM") and len(head) >= 26:
         return "bmp"
+    if _brands(head) & _HEIC_BRANDS:
+        return "heic"
     if not head:
         raise BadImage("the file is empty (0 bytes)")
     other = _foreign(head)
@@ -98,11 +99,18 @@ def recognise(head: bytes) -> str:
     raise BadImage(f"this is not an image ({SUPPORTED})")
 
 
+def _brands(head: bytes) -> set[bytes]:
+    """What a file in an ISO base media container says that it is compatible with, as far as `head` holds it."""
+    return {head[at : at + 4] for at in (8, *range(16, len(head), 4))} if head[4:8] == b"ftyp" else set()
+
+
 def _foreign(head: bytes) -> str | None:
     if head.startswith((b"GIF87a", b"GIF89a")):
         return "GIF"
     if head[4:8] == b"ftyp":
-        return _ISO_BRANDS.get(head[8:12], "This kind of file (video, or a photograph in a video container)")
+        known = _brands(head) & set(_OTHER_BRANDS)
+        video = "This kind of file (video, or a photograph in a video container)"
+        return _OTHER_BRANDS[known.pop()] if known else video
     for magic, name in (
         (b"\0\0\0\x0cjP  ", "JPEG 2000"),
         (b"\0\0\0\x0cJXL ", "JPEG XL"),

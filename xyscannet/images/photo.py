@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,7 @@ class PhotoInfo:
     """What a file's header says. Width and height are those of the upright picture, in pixels."""
 
     path: Path
-    format: str  # "png" "jpeg" "webp" "tiff" "bmp"
+    format: str  # "png" "jpeg" "webp" "tiff" "bmp" "heic"
     width: int
     height: int
     bit_depth: int  # 8 or 16: bits per channel of the Photo that read() gives
@@ -31,6 +32,22 @@ class JpegCoding:
 
 
 @dataclass(frozen=True)
+class HeicCoding:
+    """How a HEIC file was compressed, and what it says of its colours beside an ICC profile, by pillow-heif's names."""
+
+    chroma: int  # 420, 422 or 444
+    bits: int  # 8, 10 or 12
+    colours: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def cicp(self) -> tuple[int, int] | None:
+        """Primaries and transfer curve by H.273's numbers, None where they are sRGB's, near them, or not said."""
+        named = dict(self.colours).get("nclx_profile")
+        code = (named["color_primaries"], named["transfer_characteristics"]) if named else (2, 2)
+        return None if code[0] in (1, 2) and code[1] in (1, 2, 6, 13, 14, 15) else code
+
+
+@dataclass(frozen=True)
 class Metadata:
     """What a file carries beside its pixels, already adjusted to the upright picture."""
 
@@ -43,6 +60,7 @@ class Metadata:
     png_chunks: tuple[tuple[bytes, bytes], ...] = ()  # (type, data) of text, time and colour chunks
     jpeg: JpegCoding | None = None
     webp_lossless: bool = False
+    heic: HeicCoding | None = None
     tiff_compression: str | None = None  # "none" "lzw" "deflate"
     suffix: str = ""  # suffix of the file the photograph came from, lower case
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import InputError, XYScanError
 from ..files import shown
-from . import bmp, exif, jpeg, png, tiff, webp
+from . import bmp, exif, heic, jpeg, png, tiff, webp
 from .decoded import Decoded, Header
 from .formats import HEAD_BYTES, NAMES, BadImage, recognise, suffix_format
 from .photo import Metadata, Photo, PhotoInfo
@@ -20,6 +20,7 @@ from .photo import Metadata, Photo, PhotoInfo
 _MOST_DPI = 100_000  # more than any device has, and what every format can hold
 
 _CODECS: dict[str, ModuleType] = {"png": png, "jpeg": jpeg, "webp": webp, "tiff": tiff, "bmp": bmp}
+_CODECS["heic"] = heic
 
 
 def probe(path: str | os.PathLike[str]) -> PhotoInfo:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import ConfigError, InputError
+from ..errors import ConfigError, InputError, UnavailableError
 from ..files import replacing, shown
-from . import bmp, jpeg_write, png_write, tiff_write, webp
-from .formats import FORMATS, NAMES, BadImage, suffix_format
+from . import bmp, heic, jpeg_write, png_write, tiff_write, webp
+from .formats import FORMATS, LOSSY, NAMES, BadImage, suffix_format
 from .photo import Metadata, Photo
 from .png import COLOUR_CHUNKS
 
@@ -31,9 +31,9 @@ def write(
         path: the file; missing folders are made. An earlier file is replaced only once the new one is complete.
         format: one of FORMATS. Without it the path's suffix decides, but a photograph keeps its own format under the
             suffix it was read with, and where the suffix is not a known one.
-        quality: 1 to 100, for JPEG and lossy WebP. Without it a JPEG is written with its own quantisation tables and
-            chroma subsampling, another photograph as JPEG with 95 and full chroma; a lossless WebP stays lossless,
-            any other is written with 90. Where nothing is lossy it is ignored with a note.
+        quality: 1 to 100, for JPEG, lossy WebP and HEIC. Without it a JPEG is written with its own quantisation tables
+            and chroma subsampling, another photograph as JPEG with 95 and full chroma; a lossless WebP stays lossless,
+            any other is written with 90, HEIC with 80. Where nothing is lossy it is ignored with a note.
         strip_metadata: leave out EXIF, XMP, IPTC, text and resolution. The colour profile stays: without it the
             colours would change.
 
@@ -49,8 +49,8 @@ def write(
     quality = _quality(photo, chosen, quality, asked=format is not None, notes=notes)
     try:
         prepared = _fitted(photo, chosen, strip_metadata, notes)
-        if chosen in ("jpeg", "webp"):
-            data, lost = (jpeg_write if chosen == "jpeg" else webp).encode(prepared, quality)
+        if chosen in LOSSY:
+            data, lost = {"jpeg": jpeg_write, "webp": webp, "heic": heic}[chosen].encode(prepared, quality)
         else:
             data, lost = {"png": png_write, "tiff": tiff_write, "bmp": bmp}[chosen].encode(prepared)
     except BadImage as error:
@@ -64,6 +64,15 @@ def write(
     with replacing(path, parents=True) as temporary:
         temporary.write_bytes(data)
     return tuple(notes + lost)
+
+
+def check_format(format: str) -> None:
+    """Raise UnavailableError where the package that writes a format is missing."""
+    try:
+        if format == "heic":
+            heic.library()
+    except BadImage as error:
+        raise UnavailableError(str(error)) from error
 
 
 def _format(photo: Photo, path: Path, format: str | None) -> str:
@@ -80,7 +89,7 @@ def _quality(photo: Photo, chosen: str, quality: int | None, *, asked: bool, not
         return None
     if isinstance(quality, bool) or not isinstance(quality, int) or not 1 <= quality <= 100:
         raise ConfigError(f"quality {quality!r} is not a whole number from 1 to 100")
-    if chosen not in ("jpeg", "webp"):
+    if chosen not in LOSSY:
         if asked:
             raise ConfigError(
                 f"quality {quality} does not apply to {NAMES[chosen]}, which is lossless: leave it out"
@@ -126,10 +135,20 @@ def _carried(metadata: Metadata, chosen: str, notes: list[str]) -> Metadata:
     lost = []
     if metadata.png_chunks and chosen != "png":
         lost.append("PNG text and colour chunks")
-    if metadata.photoshop is not None and chosen in ("png", "webp"):
+    if metadata.photoshop is not None and chosen in ("png", "webp", "heic"):
         lost.append("IPTC and Photoshop block")
     if metadata.comments and chosen != "jpeg":
         lost.append("JPEG comments")
     if lost and chosen != "bmp":
         notes.append(f"{NAMES[chosen]} cannot hold {', '.join(lost)}: dropped")
-    return replace(metadata, jpeg=None, webp_lossless=False, tiff_compression=None)
+    if metadata.heic and metadata.heic.cicp and metadata.icc is None:
+        primaries, curve = metadata.heic.cicp
+        if chosen == "png":
+            cicp = (b"cICP", bytes([primaries, curve, 0, 1]))
+            metadata = replace(metadata, png_chunks=(*metadata.png_chunks, cicp))
+        else:
+            notes.append(
+                f"{NAMES[chosen]} cannot say its colours (primaries {primaries}, curve {curve} of H.273): they will "
+                "look different"
+            )
+    return replace(metadata, jpeg=None, webp_lossless=False, tiff_compression=None, heic=None)

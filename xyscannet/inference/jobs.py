@@ -10,16 +10,16 @@ from pathlib import Path
 from xyscannet.addresses import Address, existing, place_of
 from xyscannet.errors import ConfigError, InputError, UnavailableError, XYScanError
 from xyscannet.files import shown
-from xyscannet.images import SUFFIXES, PhotoInfo, probe
+from xyscannet.images import SUFFIXES, PhotoInfo, check_format, probe
 from xyscannet.inference.found import Found, find, is_clip
 from xyscannet.video import SUFFIXES as CLIP_SUFFIXES
 from xyscannet.video import ClipInfo
 from xyscannet.video import probe as probe_clip
 from xyscannet.video.pyav import load as load_av
 
-_PREFERRED = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tif", "bmp": ".bmp"}
+_PREFERRED = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tif", "bmp": ".bmp", "heic": ".heic"}
 # suffixes of images that are read by other programs, so that `deblur a.jpg b.heic` makes no folder "b.heic"
-_FOREIGN = {".gif", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".exr", ".hdr", ".psd", ".svg", ".pdf", ".ppm"}
+_FOREIGN = {".gif", ".avif", ".jp2", ".jxl", ".exr", ".hdr", ".psd", ".svg", ".pdf", ".ppm"}
 _FOREIGN |= {".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".raw"}
 
 
@@ -112,6 +112,10 @@ def _make_jobs(inputs: Sequence[str], output: str, format: str | None, exist: st
 
     if all(is_clip(path) for path, _ in found.files) and found.files:
         load_av()
+    if target is not None and not is_clip(target):
+        check_format(SUFFIXES[target.suffix.lower()])
+    elif format:
+        check_format(format)
     jobs = [_job(path, place, output, target, format) for path, place in found.files]
     jobs += [Job(path, place_of(output) / place, error=reason) for path, place, reason in found.unreadable]
     if target is None and isinstance(folder := place_of(output), Path):
