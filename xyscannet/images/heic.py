@@ -72,7 +72,7 @@ def decode(data: bytes) -> Decoded:
         if bits > 8:
             raise BadImage(f"premultiplied alpha of {bits} bits is not supported: convert it first")
         return from_pillow(opened.to_pillow(), decoded)
-    pixels = np.asarray(opened)
+    pixels = np.array(opened)  # copied: the memory is the library's
     if bits > 8:  # they are the highest of 16
         pixels = pixels | pixels >> bits
     if opened.has_alpha:
