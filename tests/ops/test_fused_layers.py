@@ -89,6 +89,18 @@ def test_types_that_no_kernel_reads_take_the_definition():
     compare(silu_gate, lambda x: silu_gate_reference(*x.chunk(2, dim=1)), [maps(half, 48)], half)
 
 
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_shapes_that_do_not_fit_are_refused(backend):
+    x, odd, few, many = torch.ones(1, 6, 2, 2), torch.ones(1, 5, 2, 2), torch.ones(4), torch.ones(6)
+    with use_backend(backend):
+        for each in ((x, few, few), (x, many, few), (x, few, many), (x[0], many, many)):
+            with pytest.raises(ValueError, match="expected"):
+                layer_norm(*each)
+        for function, given in ((silu_gate, [odd]), (silu_mul, [x, odd]), (silu_mul, [odd, x])):
+            with pytest.raises(ValueError, match="expected|cannot be gated"):
+                function(*given)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_reference_backend_takes_the_definition(dtype):
     torch.manual_seed(0)

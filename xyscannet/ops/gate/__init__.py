@@ -17,7 +17,12 @@ __all__ = ["silu_gate", "silu_gate_reference", "silu_mul"]
 
 
 def silu_gate(x: Tensor) -> Tensor:
-    """`silu(first half) * second half` of the channels: (B, 2C, H, W) -> (B, C, H, W), channels-last."""
+    """`silu(first half) * second half` of the channels: (B, 2C, H, W) -> (B, C, H, W), channels-last.
+
+    Raises ValueError where there are no halves.
+    """
+    if x.dim() != 4 or x.shape[1] % 2:
+        raise ValueError(f"x has shape {tuple(x.shape)}, expected (B, 2C, H, W)")
     backend = own_backend(x.device.type)
     if backend == "reference":
         return silu_mul(*x.chunk(2, dim=1))
@@ -25,7 +30,12 @@ def silu_gate(x: Tensor) -> Tensor:
 
 
 def silu_mul(gate: Tensor, value: Tensor) -> Tensor:
-    """`silu(gate) * value` for two maps (B, C, H, W) of any strides; the result is channels-last."""
+    """`silu(gate) * value` for two maps (B, C, H, W) of any strides; the result is channels-last.
+
+    Raises ValueError where the shapes do not fit.
+    """
+    if gate.dim() != 4 or gate.shape != value.shape:
+        raise ValueError(f"a map {tuple(value.shape)} cannot be gated by {tuple(gate.shape)}")
     backend = own_backend(value.device.type)
     if backend == "reference":
         return silu_gate_reference(gate, value).to(value.dtype, memory_format=torch.channels_last)

@@ -20,7 +20,11 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Te
     """Normalises the channels of every pixel: x (B, C, H, W), weight and bias (C,) -> (B, C, H, W), channels-last.
 
     Statistics are float32 (float64 for float64) whatever the type of x, which is also the type of the result.
+    Raises ValueError where the shapes do not fit.
     """
+    if x.dim() != 4 or not x.shape[1:2] == weight.shape == bias.shape:
+        found = ", ".join(str(tuple(each.shape)) for each in (x, weight, bias))
+        raise ValueError(f"x, weight and bias have shapes {found}, expected (B, C, H, W) and twice (C,)")
     backend = own_backend(x.device.type)
     if backend == "reference":
         return layer_norm_reference(x, weight.to(x.dtype), bias.to(x.dtype), eps).to(x.dtype)
