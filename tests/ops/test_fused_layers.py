@@ -87,6 +87,12 @@ def test_types_that_no_kernel_reads_take_the_definition():
     leaves = [maps(half, 24), weight, bias]
     compare(layer_norm, partial(layer_norm_reference, eps=1e-5), leaves, half)
     compare(silu_gate, lambda x: silu_gate_reference(*x.chunk(2, dim=1)), [maps(half, 48)], half)
+    for kinds in ((torch.float64, torch.float32), (torch.float32, torch.float64)):
+        leaves = [maps(dtype, 24) for dtype in kinds]
+        found, expected = (each(*leaves).double() for each in (silu_mul, silu_gate_reference))
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+        for one, other in zip(*(torch.autograd.grad(y.sum(), leaves) for y in (found, expected))):
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("backend", ["auto", "reference"])

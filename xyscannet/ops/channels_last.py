@@ -10,8 +10,9 @@ CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float64: 2}  # as in xyscann
 
 
 def kernels_read(*tensors: Tensor) -> bool:
-    """Whether the compiled kernels can read all of these tensors."""
-    return all(t.device.type == "cpu" and t.dtype in CODES for t in tensors)
+    """Whether the compiled kernels can read all of these tensors: float64 with no other type."""
+    double = [t.dtype == torch.float64 for t in tensors]
+    return any(double) == all(double) and all(t.device.type == "cpu" and t.dtype in CODES for t in tensors)
 
 
 def infers_here(x: Tensor, *weights: Tensor) -> bool:
