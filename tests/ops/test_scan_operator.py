@@ -177,13 +177,15 @@ assert one(1) == 2
     ],
 )
 def test_nowhere_to_keep_compiled_kernels(tmp_path, prepare):
-    """Numba's own errors, no folder at all and a full disk, only cost the time of compiling again."""
+    """Numba's own errors, no folder at all and a full disk, only cost the time of compiling again, and are told."""
     file = tmp_path / "one.py"
-    file.write_text(_COMPILE_ONE.format(prepare=prepare))
+    heard = "import logging; logging.basicConfig(level='INFO')"
+    file.write_text(heard + _COMPILE_ONE.format(prepare=prepare) + "compiling.compiled(one.py_func)(1.0)")
     found = subprocess.run(
         [sys.executable, str(file)], env=environment(), capture_output=True, text=True, timeout=120
     )
     assert found.returncode == 0, found.stderr
+    assert found.stderr.count("unless NUMBA_CACHE_DIR names a folder") == 1
 
 
 def test_kept_kernels_depend_on_what_they_call(tmp_path):
@@ -207,7 +209,7 @@ def test_kept_kernels_depend_on_what_they_call(tmp_path):
 
 def test_the_first_compilation_of_a_process_is_told(monkeypatch, caplog):
     cache = object.__new__(compiling._KernelCache)
-    monkeypatch.setattr(compiling._KernelCache, "_told", False)
+    compiling._tell.cache_clear()
     monkeypatch.setattr(compiling.rtsys, "initialize", lambda context: None)
     caplog.set_level("INFO", compiling.FIRST_USE)
     for on_disk, told in (("kernel", 0), (None, 1), (None, 1)):

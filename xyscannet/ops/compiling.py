@@ -6,6 +6,7 @@ import hashlib
 import logging
 import pickle
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 from numba import njit
@@ -16,6 +17,20 @@ from xyscannet.environment import FIRST_USE
 from xyscannet.ops.simd import LANES
 
 _logger = logging.getLogger("xyscannet")
+
+
+@cache
+def _tell(message: str) -> None:
+    """Once in a process."""
+    logging.getLogger(FIRST_USE).info(message)
+
+
+def _tell_not_kept(error: Exception) -> None:
+    _tell(
+        "compiled kernels cannot be kept on disk: every process compiles them anew, unless NUMBA_CACHE_DIR names a "
+        "folder that can be written"
+    )
+    _logger.debug("a compiled kernel is not kept: %s", error)
 
 
 def _digest() -> str:
@@ -59,12 +74,11 @@ class _KernelFiles(IndexDataCacheFile):
 class _KernelCache(FunctionCache):
     """Numba looks only at the file of the kernel itself; this also forgets when what the kernel calls has changed.
 
-    A folder that cannot be written costs the time of compiling again, nothing else. Where numba makes ready to compile
-    before it loads (0.3 s in each process), this loads with what running needs.
+    A folder that cannot be written is told, and costs the time of compiling again, nothing else. Where numba makes
+    ready to compile before it loads (0.3 s in each process), this loads with what running needs.
     """
 
     _sources = f"{_digest()} {LANES}"
-    _told = False
 
     def __init__(self, function):
         super().__init__(function)
@@ -78,18 +92,15 @@ class _KernelCache(FunctionCache):
     def load_overload(self, sig, target_context):
         rtsys.initialize(target_context)
         found = self._load_overload(sig, target_context)
-        if found is None and not _KernelCache._told:
-            _KernelCache._told = True
-            logging.getLogger(FIRST_USE).info(
-                "kernels are compiled for this processor when they are used first, which takes a while"
-            )
+        if found is None:
+            _tell("kernels are compiled for this processor when they are used first, which takes a while")
         return found
 
     def save_overload(self, sig, data):
         try:
             super().save_overload(sig, data)
         except OSError as error:
-            _logger.debug("compiled kernel not kept on disk: %s", error)
+            _tell_not_kept(error)
 
 
 def compiled(function: Callable) -> Callable:
@@ -98,5 +109,5 @@ def compiled(function: Callable) -> Callable:
     try:
         kernel._cache = _KernelCache(function)
     except (RuntimeError, OSError) as error:  # numba finds no folder for its cache
-        _logger.debug("compiled kernels are not kept on disk: %s", error)
+        _tell_not_kept(error)
     return kernel
