@@ -172,6 +172,21 @@ def test_tensorboard_gets_numbers_and_restored_images(tiny: dict, run_folder: Pa
     assert read.Images("validation/first")[0].width == 3 * 40
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's
+def test_a_disk_too_full_for_tensorboard_does_not_stop_the_run(
+    tiny: dict, run_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("tensorboard")
+    from tests.training.test_loop import drawn_validation
+
+    config = parse_config({**tiny, "tensorboard": True, "iterations": 9})
+    trainer = Trainer(config, run_folder, samples=DrawnPairs(), validation=drawn_validation())
+    with full_between(trainer, 1, 7, size=100):
+        trainer.run()
+    assert caplog.text.count("training goes on without") == 1
+    assert newest(run_folder)["step"] == 9
+
+
 def test_a_log_that_cannot_be_written_does_not_stop_the_run(
     tiny_config: TrainConfig, run_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

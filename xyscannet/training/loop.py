@@ -276,8 +276,7 @@ class Trainer:
         if is_best:
             self.best, self._best_step = figures["psnr"], self.step
         self._emit("validation", **figures, best=is_best, seconds=time.perf_counter() - begin)
-        if self._report.board:
-            self._report.board.add_images(examples, self.step)
+        self._report.show(examples, self.step)
         return figures
 
     def _check_parts(self) -> None:

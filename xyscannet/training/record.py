@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import xyscannet
 from xyscannet.errors import ConfigError, InputError
@@ -89,7 +90,10 @@ class RunFolder:
 
 
 class Report:
-    """Tells what happens: to Python's log and `on_event`, and once it is open to the run's log and TensorBoard."""
+    """Tells what happens: to Python's log and `on_event`, and once it is open to the run's log and TensorBoard.
+
+    Training goes on without TensorBoard, after one warning, where the disk is full; `board` is None then.
+    """
 
     def __init__(self, folder: Path, on_event: Callable[[Event], None] | None = None) -> None:
         self._on_event = on_event
@@ -106,18 +110,28 @@ class Report:
     def tell(self, record: Event) -> None:
         if self._is_open:
             self._folder.log(record)
-        if self.board is not None:
-            self.board.add(record)
+        self._write(lambda board: board.add(record))
         _logger.info(
             " ".join(f"{k}={v:.5g}" if isinstance(v, float) else f"{k}={v}" for k, v in record.items())
         )
         if self._on_event is not None:
             self._on_event(record)
 
+    def show(self, examples: dict[str, Tensor], step: int) -> None:
+        """Show restored images in TensorBoard."""
+        self._write(lambda board: board.add_images(examples, step))
+
     def close(self) -> None:
         """Write what TensorBoard has still in memory."""
-        if self.board is not None:
-            self.board.close()
+        self._write(Board.close)
+
+    def _write(self, what: Callable[[Board], None]) -> None:
+        try:
+            if self.board is not None:
+                what(self.board)
+        except OSError as error:
+            self.board = None
+            _logger.warning("TensorBoard's files cannot be written: %s; training goes on without", error)
 
 
 def _portable(record: Event) -> Event:
