@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -170,6 +171,21 @@ def test_tensorboard_gets_numbers_and_restored_images(tiny: dict, run_folder: Pa
     assert [event.value for event in read.Scalars("validation/psnr")] == pytest.approx(wanted, rel=1e-6)
     assert [image.step for image in read.Images("validation/first")] == [3, 6]
     assert read.Images("validation/first")[0].width == 3 * 40
+
+
+def test_tensorboard_forgets_a_run_that_was_killed_before_its_first_state(
+    tiny: dict, run_folder: Path
+) -> None:
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    config = parse_config({**tiny, "tensorboard": True})
+    killed = Trainer(config, run_folder, samples=DrawnPairs())
+    killed._should_stop = lambda: killed.step == 2 and sys.exit()
+    with pytest.raises(SystemExit):
+        killed.run()
+    Trainer(config, run_folder, samples=DrawnPairs()).run()
+    read = events.EventAccumulator(str(run_folder / "tensorboard"))
+    read.Reload()
+    assert [event.step for event in read.Scalars("train/loss")] == [1, 2, 3, 4, 5, 6]
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's

@@ -14,7 +14,7 @@ _VALIDATION = ("psnr", "ssim", "psnr_blur", "ssim_blur", "psnr_sharp_input", "wo
 
 
 class Board:
-    """Event files in a run's folder `tensorboard`; records after `step` are forgotten when a run goes on.
+    """Event files in a run's folder `tensorboard`; what a run before has recorded after `step` is forgotten.
 
     Raises UnavailableError where the package tensorboard is not installed.
     """
@@ -26,7 +26,7 @@ class Board:
             raise UnavailableError(
                 "tensorboard is not installed: pip install 'xyscannet[train]', or --set tensorboard=false"
             ) from error
-        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
+        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
     def add(self, record: dict[str, Any]) -> None:
         """Take in a record of the run's log."""
