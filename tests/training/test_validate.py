@@ -64,6 +64,13 @@ def test_small_photos_take_no_place_of_those_that_are_large_enough(photos: Path)
     assert ValidationSet.from_folder(photos, whole).names == ("0.png", "00.png", "1.png", "2.png")
 
 
+def test_photos_too_small_for_the_strongest_blur_do_not_end_the_set(photos: Path) -> None:
+    Image.new("RGB", (100, 100)).save(photos / "00.png")  # 64 pixels and the margin of small shake
+    assert ValidationSet.from_folder(photos, CONFIG).names == ("0.png", "1.png", "2.png")
+    with pytest.raises(ConfigError, match="no photo of at least 178 pixels"):
+        ValidationSet.from_folder(photos, ValidationConfig(crop=100))
+
+
 def test_a_network_that_changes_nothing_scores_as_the_blurred(photos: Path) -> None:
     figures = evaluate(nn.Identity(), ValidationSet.from_folder(photos, CONFIG)).figures()
     assert figures["psnr"] == figures["psnr_blur"] and figures["ssim"] == figures["ssim_blur"]
@@ -102,5 +109,5 @@ def test_summary_counts_what_is_worse_by_more_than_a_fifth_of_a_decibel() -> Non
 def test_folder_without_usable_photos_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="does not exist"):
         ValidationSet.from_folder(tmp_path / "none", CONFIG)
-    with pytest.raises(ConfigError, match="no photo of 64 pixels"):
+    with pytest.raises(ConfigError, match="no photo of at least 104 pixels"):
         ValidationSet.from_folder(tmp_path, CONFIG)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +54,7 @@ class ValidationSet:
         """The central crop, or the whole, of the photos of a folder, each with a blur of its own seed.
 
         The set does not depend on the blur trained with, so runs compare. Photos too small for the crop and the
-        blur's margin are left out.
+        margin of the strongest blur are left out.
 
         Raises ConfigError where the folder holds no photo large enough, InputError for a file that is no image.
         """
@@ -61,21 +62,21 @@ class ValidationSet:
         if not folder.is_dir():
             raise ConfigError(f"the validation folder {folder} does not exist")
         blurs = [BlurConfig.preset(strength) for strength in config.strengths]
-        least = min(_least_side(config, blur) for blur in blurs)
+        least = (config.crop or SSIM_WINDOW) + 2 * max(blur.margin for blur in blurs)
         paths = [path for path in image_files(folder) if _shorter_side(path) >= least]
-        names, blurred, sharps = [], [], []
-        for path in _spread(paths, config.images):
-            name = path.relative_to(folder).as_posix()
-            blur = blurs[len(names) % len(blurs)]
-            made = _blurred_crop(path, name, config, blur)
-            if made is None:
-                continue
-            names.append(name)
-            blurred.append(made[0])
-            sharps.append(made[1])
-        if not names:
-            raise ConfigError(f"{folder} holds no photo of {config.crop} pixels and the margin of the blur")
-        return cls(tuple(names), tuple(blurred), tuple(sharps))
+        if not paths:
+            raise ConfigError(
+                f"{folder} holds no photo of at least {least} pixels on each side, a crop and the margins of the "
+                "blur: lower validation.crop, or leave out the strongest of validation.strengths"
+            )
+        chosen = _spread(paths, config.images)
+        names = tuple(path.relative_to(folder).as_posix() for path in chosen)
+        made = [
+            _blurred_crop(path, name, config, blur)
+            for path, name, blur in zip(chosen, names, itertools.cycle(blurs))
+        ]
+        blurred, sharp = zip(*made)
+        return cls(names, blurred, sharp)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -225,11 +226,6 @@ def _restore_8bit(
     return _to_8bit(restored[0])
 
 
-def _least_side(config: ValidationConfig, blur: BlurConfig) -> int:
-    """Pixels that a photo needs on each side."""
-    return (config.crop or SSIM_WINDOW) + 2 * blur.margin
-
-
 def _shorter_side(path: Path) -> int:
     info = images.probe(path)
     return min(info.width, info.height)
@@ -237,10 +233,8 @@ def _shorter_side(path: Path) -> int:
 
 def _blurred_crop(
     path: Path, name: str, config: ValidationConfig, blur: BlurConfig
-) -> tuple[torch.Tensor, torch.Tensor] | None:
+) -> tuple[torch.Tensor, torch.Tensor]:
     photo = _tensor(images.read(path))
-    if min(photo.shape[1:]) < _least_side(config, blur):
-        return None
     room = (photo.shape[1] - 2 * blur.margin, photo.shape[2] - 2 * blur.margin)
     height, width = room if config.crop is None else (config.crop, config.crop)
     top, left = (room[0] - height) // 2, (room[1] - width) // 2
