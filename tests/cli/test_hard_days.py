@@ -63,7 +63,7 @@ COMMANDS = {
     "bench": "bench --models w.safetensors --sizes 16x16 --repeats 1 --json b.json --csv b.csv",
     "train": "train smoke --set data.photos=[sharp/] --set data.validation=sharp/ --set data.patch=32 "
     "--set 'model={width: 8, encoder_blocks: [1, 0, 0], decoder_blocks: [1, 0, 0], d_state: 4}' "
-    "--set iterations=9 --set tensorboard=false "
+    "--set iterations=9 --set tensorboard=false --set validation.crop=64 "
     "--set save_every=2 --set data.workers=1 --output run --device cpu",
     "erf": "erf in --models w.safetensors --size 16 --inputs 3 --json e.json --csv e.csv",
     "features": "features in/0.png --models w.safetensors --json f.json --maps f.npz",
