@@ -111,8 +111,12 @@ def test_best_is_chosen_anew_where_its_weights_are_not_those_remembered(
 
 
 class Broken(DrawnPairs):
+    def __init__(self, at: int = 4) -> None:
+        super().__init__()
+        self.at = at
+
     def make(self, step: int, *rest) -> Batch:
-        if step == 4:
+        if step == self.at:
             raise InputError("photo.png: truncated")
         return super().make(step, *rest)
 
@@ -123,6 +127,18 @@ def test_a_damaged_file_costs_no_step_that_was_done(tiny: dict, run_folder: Path
         Trainer(config, run_folder, samples=Broken()).run()
     assert names(run_folder, "state-*.pt") == ["state-0000004.pt"]
     Trainer(config, run_folder, samples=DrawnPairs(), resume="auto").run()
+
+
+def test_a_damaged_file_before_any_step_leaves_the_folder_as_it_was(tiny: dict, run_folder: Path):
+    config = parse_config({**tiny, "save_every": 2, "iterations": 8, "keep_states": 3})
+    with pytest.raises(InputError, match="truncated"):
+        Trainer(config, run_folder, samples=Broken(at=0)).run()
+    assert names(run_folder, "state-*.pt") == []
+    Trainer(config, run_folder, samples=DrawnPairs()).run()
+    before = names(run_folder, "state-*.pt")
+    with pytest.raises(InputError, match="truncated"):
+        Trainer(config, run_folder, samples=Broken(), resume=run_folder / before[0]).run()
+    assert names(run_folder, "state-*.pt") == before
 
 
 def test_what_validation_needs_is_missed_before_the_first_step(

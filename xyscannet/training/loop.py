@@ -95,7 +95,6 @@ class Trainer:
         model, weights = parts.make_model(config, self.network_config, start=state is None)
         self._weights = weights if state is None else None
         self._saved: int | None = None  # the step of the last state
-        self._tried: int | None = None  # the step at which one was to be saved last
         layout = torch.channels_last if config.channels_last else torch.contiguous_format
         self.model = model.to(self.device, torch.float32, memory_format=layout).train()
         device_use = threading.Lock()
@@ -106,6 +105,7 @@ class Trainer:
         self._changed: list[str] = []  # settings that differ from those of the run that is resumed
         if state is not None:
             self._restore(state)
+        self._tried = self.step  # the step at which a state was there, or was to be saved, last
         check_alike(self.processes, self.step, self.model)
         self.samples = samples if samples is not None else source_of(config, self.device)
         self.validation = validation if validation is not None else validation_of(config)
