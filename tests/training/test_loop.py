@@ -16,7 +16,7 @@ from xyscannet.training.config import TrainConfig
 from xyscannet.training.loop import DivergedError, Interrupted, Trainer
 from xyscannet.training.recipes import load_config, parse_config
 from xyscannet.training.samples import Batch
-from xyscannet.training.state import find_state
+from xyscannet.training.state import find_state, state_path
 from xyscannet.training.validate import ValidationSet
 
 
@@ -157,6 +157,10 @@ def test_resume_needs_a_state_of_the_same_network_and_seed(tiny: dict, run_folde
         Trainer(wider, run_folder, samples=DrawnPairs(), resume="auto")
     with pytest.raises(ConfigError, match="seed 0, not 1"):
         Trainer(parse_config({**tiny, "seed": 1}), run_folder, samples=DrawnPairs(), resume="auto")
+    state = newest(run_folder)
+    torch.save({**state, "config": {**state["config"], "novel": 1}}, state_path(run_folder, state["step"]))
+    with pytest.raises(ConfigError, match="the state to resume: unknown key 'novel'"):
+        Trainer(parse_config(tiny), run_folder, samples=DrawnPairs(), resume="auto")
 
 
 def test_time_budget_ends_the_run_and_drives_the_rate(tiny: dict, run_folder: Path) -> None:

@@ -12,13 +12,14 @@ from xyscannet import checkpoint
 from xyscannet.errors import ConfigError, XYScanError
 from xyscannet.training.config import TrainConfig, network_config
 from xyscannet.training.processes import Processes
+from xyscannet.training.recipes import parse_config
 
 BEST = "best.safetensors"
 
 
 def begun_with(state: dict[str, Any], config: TrainConfig) -> TrainConfig:
     """The configuration of the run that a state is of. Raises ConfigError where `config` cannot go on with it."""
-    then = TrainConfig.model_validate(state["config"])
+    then = parse_config(state["config"], where="the state to resume")
     if network_config(then.model) != network_config(config.model):
         raise ConfigError("the state to resume is of another network than the configuration's")
     if then.seed != config.seed:
