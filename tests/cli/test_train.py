@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -12,9 +13,13 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from rich.console import Console
 from typer.testing import CliRunner
 
+from xyscan_cli import console
 from xyscan_cli.app import app
+from xyscan_cli.commands import _train_report
+from xyscan_cli.progress import Progress
 from xyscannet import checkpoint
 from xyscannet.training.recipes import load_config
 
@@ -135,6 +140,26 @@ def test_recipes_have_the_papers_numbers(recipe: str, stages: tuple, iterations:
     assert (loss.charbonnier, loss.eps, loss.edge, loss.contrastive) == (1, 1e-3, 0.05, 0.0005)
     if recipe == "gopro":
         assert config.stage_at(393_999 / 788_000) == 0 and config.stage_at(394_000 / 788_000) == 1
+
+
+def test_a_process_that_hears_of_nothing_shows_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    bars = []
+
+    class Bar(Progress):
+        def __enter__(self) -> Progress:
+            bars.append(self)
+            return super().__enter__()
+
+    monkeypatch.setattr(_train_report, "Progress", Bar)
+    monkeypatch.setattr(console, "terminal", lambda: Console(file=io.StringIO(), force_terminal=True))
+    with _train_report.shown(load_config("smoke")):
+        pass
+    assert not bars
+    with _train_report.shown(load_config("smoke")) as show:
+        for step in (10, 20, 30):
+            show({"event": "step", "step": step, "progress": step / 40, "loss": 0.1})
+    (bar,) = bars
+    assert (bar.done, bar.total) == (20, 30)
 
 
 def test_dry_run_measures_and_writes_nothing(photos: Path, tmp_path: Path) -> None:

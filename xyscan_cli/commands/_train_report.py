@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,22 @@ from xyscan_cli.progress import Progress, duration
 
 @contextmanager
 def shown(config: Any) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """A function that shows the loop's events: a live bar on a terminal, plain lines elsewhere."""
+    """A function that shows the loop's events: a live bar on a terminal from the first on, plain lines elsewhere.
+
+    Of several processes one alone hears of any, and so shows a bar.
+    """
     if not console.terminal().is_terminal:
         yield lambda event: console.say(line(event))
         return
     total, unit = config.iterations or config.time_budget_minutes, "steps" if config.iterations else "minutes"
-    begin, best = None, ""
-    with Progress(total, unit) as progress:
+    progress, begin, best = None, 0.0, ""
+    with ExitStack() as stack:
 
         def show(event: dict[str, Any]) -> None:
-            nonlocal begin, best
-            begin = event["progress"] if begin is None else begin
-            progress.total = (1 - begin) * total
+            nonlocal progress, begin, best
+            if progress is None:
+                begin = event["progress"]
+                progress = stack.enter_context(Progress((1 - begin) * total, unit))
             if event["event"] == "validation" and event["best"]:
                 best = f", best {event['psnr']:.2f} dB"
             name = f"loss {event['loss']:.4f}{best}" if event["event"] == "step" else None
