@@ -8,12 +8,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import yaml
 from PIL import Image
 from rich.console import Console
+from torch import nn
 from typer.testing import CliRunner
 
 from xyscan_cli import console
@@ -21,6 +23,7 @@ from xyscan_cli.app import app
 from xyscan_cli.commands import _train_report
 from xyscan_cli.progress import Progress
 from xyscannet import checkpoint
+from xyscannet.training.rates import Rates
 from xyscannet.training.recipes import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -170,6 +173,20 @@ def test_dry_run_measures_and_writes_nothing(photos: Path, tmp_path: Path) -> No
     for word in ("M parameters", "loader alone:", "device alone:", "crops/s", "40 steps: about", "3 images"):
         assert word in out
     assert not (tmp_path / "run").exists()
+
+
+def test_dry_run_tells_what_is_left_of_a_time_budget() -> None:
+    trainer = SimpleNamespace(
+        config=load_config("smoke", ["iterations=null", "time_budget_minutes=10"]),
+        model=nn.Linear(1, 1),
+        update=SimpleNamespace(precision="fp32"),
+        processes=SimpleNamespace(count=1),
+        device="cpu",
+        samples=SimpleNamespace(manifest=dict),
+        validation=None,
+        elapsed=360.0,
+    )
+    assert _train_report.plan(trainer, Rates(64, 4, 8.0, 8.0, 0.5, None))[-1] == "time budget: 4:00 left"
 
 
 def test_absent_perceptual_weights_are_one_message(

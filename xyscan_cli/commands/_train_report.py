@@ -95,7 +95,8 @@ def plan(trainer: Any, rates: Any) -> list[str]:
             f"{config.iterations - trainer.step} steps: about {total} at the first stage's rate, without validation"
         )
     else:
-        lines.append(f"time budget: {duration(60 * config.time_budget_minutes)}")
+        left = max(60 * config.time_budget_minutes - trainer.elapsed, 0)
+        lines.append(f"time budget: {duration(left)} left")
     return lines
 
 
