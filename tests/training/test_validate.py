@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,9 @@ from PIL import Image
 from torch import nn
 
 from xyscannet.errors import ConfigError
+from xyscannet.models import XYScanNet, XYScanNetConfig
+from xyscannet.models.strips import Strips
+from xyscannet.training import validate
 from xyscannet.training.config import ValidationConfig
 from xyscannet.training.validate import (
     ImageRecord,
@@ -77,6 +81,20 @@ def test_a_network_that_changes_nothing_scores_as_the_blurred(photos: Path) -> N
     assert 5 < figures["psnr_blur"] < 40
     assert figures["worse"] == 0 and figures["images"] == 3
     assert figures["psnr_sharp_input"] == 100
+
+
+def test_a_large_picture_is_restored_in_strips(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = XYScanNetConfig(width=8, encoder_blocks=(1, 0, 0), decoder_blocks=(1, 0, 0))
+    model = XYScanNet(config).eval()
+    nn.init.normal_(model.output.weight, std=0.1)
+    image = torch.randint(0, 256, (3, 48, 32), dtype=torch.uint8)
+    pair = ValidationSet(("one",), (image,), (image.flip(2),))
+    at_once, heights = evaluate(model, pair).figures(), []
+    monkeypatch.setattr(validate, "AT_ONCE", 1000)
+    monkeypatch.setattr(validate, "Strips", partial(Strips, elements=8 * 32 * 16, least=1))
+    model.patch_embed.register_forward_hook(lambda module, x, out: heights.append(out.shape[2]))
+    assert evaluate(model, pair).figures() == pytest.approx(at_once, abs=1e-3)
+    assert max(heights) < 48
 
 
 def test_a_network_that_spoils_is_counted_as_worse() -> None:

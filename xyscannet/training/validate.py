@@ -20,12 +20,15 @@ from xyscannet.data.pairs import image_files
 from xyscannet.data.sets import Dataset
 from xyscannet.errors import ConfigError
 from xyscannet.metrics import distortion
+from xyscannet.models.strips import Strips, may_be_taken_apart
 from xyscannet.training.config import TrainConfig, ValidationConfig
 from xyscannet.training.samples import find_pairs
 
 WORSE_DB = 0.2
 SSIM_WINDOW = 11
 """Pixels that a picture to measure has on each side, at least."""
+AT_ONCE = 2**21
+"""Pixels, more than Full HD has, up to which a picture is restored at once; a larger one in strips."""
 T = TypeVar("T")
 
 
@@ -221,8 +224,9 @@ def _restore_8bit(
 ) -> torch.Tensor:
     device = torch.device(device)
     x = image[None].to(device).float() / 255
+    in_strips = x[0, 0].numel() > AT_ONCE and may_be_taken_apart(model)
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-        restored = model(x)
+        restored = (Strips(model) if in_strips else model)(x)
     return _to_8bit(restored[0])
 
 
