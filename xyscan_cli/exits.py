@@ -60,6 +60,9 @@ def exit_code_of(run: Callable[[], Any]) -> int:
         drop(sys.stdout)
         return 1
     except OSError as failure:
+        if isinstance(failure, PermissionError) and failure.filename is not None:
+            _explain(failure, f"{failure.filename}: no permission: check its rights and those of its folders")
+            return EXIT_CODES[ConfigError]
         if failure.errno != errno.ENOSPC or failure.filename is not None:
             return _unexpected(failure)
         drop(sys.stdout)  # python would try again at exit

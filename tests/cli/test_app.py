@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import logging
@@ -132,6 +133,8 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
         (ConfigError("x"), 2),
         (UnavailableError("x"), 3),
         (ValueError("x"), 1),
+        (PermissionError(errno.EACCES, "no", "x"), 2),
+        (PermissionError(errno.EPERM, "no"), 1),
         (KeyboardInterrupt(), 130),
         (exits.Terminated(), 143),
     ],

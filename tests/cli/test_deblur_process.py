@@ -115,6 +115,7 @@ def test_paths_without_rights(tmp_path: Path, start) -> None:
     (tmp_path / "in/closed").chmod(0)
     (tmp_path / "in/listed").chmod(0o444)  # its names may be read, no more
     (tmp_path / "locked").mkdir(mode=0o555)
+    (tmp_path / "shut").mkdir(mode=0)
 
     def without_privilege() -> None:
         """Where the tests run as root: give up the right to override the rights of files, for good."""
@@ -123,9 +124,10 @@ def test_paths_without_rights(tmp_path: Path, start) -> None:
             for capability in (override, read_search):
                 assert ctypes.CDLL(None).prctl(drop_from_bounding_set, capability, 0, 0, 0) == 0
 
-    process = start("in", "locked/out", preexec_fn=without_privilege)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 2 and "cannot be written" in stderr, stderr
+    for output, words in (("locked/out", "cannot be written"), ("shut/out", "shut/out: no permission")):
+        process = start("in", output, preexec_fn=without_privilege)
+        _, stderr = process.communicate(timeout=60)
+        assert process.returncode == 2 and words in stderr, stderr
 
     process = start("in", "out", preexec_fn=without_privilege)
     _, stderr = process.communicate(timeout=60)
