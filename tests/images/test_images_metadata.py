@@ -188,6 +188,19 @@ def test_mutated_exif_is_read_or_dropped(tmp_path):
         write(photo, tmp_path / "y.tif")
 
 
+def test_directories_of_a_bigtiff_are_kept(tmp_path):
+    loaded = Image.Exif()
+    loaded.load(exif())
+    Image.fromarray(picture()).save(tmp_path / "x.tif", exif=loaded, big_tiff=True)
+    data = bytearray((tmp_path / "x.tif").read_bytes())
+    for pointer in (0x8769, 0x8825):
+        data[data.index(struct.pack("<HHQ", pointer, 4, 1)) + 2] = 18  # 64 bit, as libtiff writes it
+    (tmp_path / "x.tif").write_bytes(data)
+    kept = Image.Exif()
+    kept.load(read(tmp_path / "x.tif").metadata.exif)
+    assert kept.get_ifd(0x8769)[0x927C] == MAKER_NOTE and kept.get_ifd(0x8825) == {1: "N"}
+
+
 def test_directories_that_point_at_each_other(tmp_path):
     """EXIF that contains itself must not be followed for ever."""
     entries = struct.pack("<HHHII", 1, 0x8769, 4, 1, 8) + bytes(4)

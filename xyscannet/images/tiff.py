@@ -9,7 +9,7 @@ from typing import BinaryIO
 import numpy as np
 
 from .decoded import Decoded, Header
-from .exif import LAYERS, ORIENTATION, Layout, Reader, ifd_resolution, pack_tree
+from .exif import EXIF_POINTER, GPS_POINTER, LAYERS, ORIENTATION, Layout, Reader, ifd_resolution, pack_tree
 from .jpeg import without_thumbnails
 from .tiff_page import (
     COLOURS_AS_FIELDS,
@@ -25,7 +25,7 @@ from .tiff_page import (
 from .tiff_pixels import decode_pixels
 
 _COMPRESSIONS = {1: "none", 5: "lzw", 8: "deflate", 32946: "deflate"}
-_CLASSIC_TYPES = frozenset(range(1, 14))
+_CLASSIC_TYPES, _DIRECTORIES = frozenset(range(1, 14)), (EXIF_POINTER, GPS_POINTER)
 
 
 def header(fp: BinaryIO) -> Header:
@@ -80,7 +80,7 @@ def _metadata(page: Page, at: Reader) -> tuple[bytes | None, list[str]]:
     kept = {
         tag: entry
         for tag, entry in page.fields.items()
-        if tag not in DROPPED and entry.type in _CLASSIC_TYPES
+        if tag not in DROPPED and (entry.type in _CLASSIC_TYPES or tag in _DIRECTORIES)
     }
     notes = ["Photoshop layers are not kept"] if LAYERS in page.fields else []
     if not COLOURS_AS_FIELDS.isdisjoint(page.fields):
