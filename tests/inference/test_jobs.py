@@ -66,6 +66,7 @@ def test_patterns_keep_the_place_under_their_fixed_part(here: Path) -> None:
     assert sorted(pairs(make_jobs(["in/**/*.png"], "out"))) == both
     assert sorted(pairs(make_jobs(["in/**"], "out"))) == both
     assert sorted(pairs(make_jobs(["in/*"], "out"))) == both
+    assert sorted(pairs(make_jobs(["in/*/"], "out"))) == both[1:]
 
 
 def test_patterns_follow_links_once(here: Path) -> None:

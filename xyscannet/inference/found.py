@@ -88,6 +88,8 @@ def _find_address(address: Address, found: Found) -> None:
 def _find_pattern(text: str, found: Found) -> None:
     parts = Path(text).parts
     fixed = Path(*parts[: next(i for i, part in enumerate(parts) if glob.has_magic(part))])
+    if text.endswith("/") and "**" not in parts:
+        parts += ("",)  # folders alone
     matches = sorted(set(_matches(parts, fixed, found)))
     if not matches:
         raise ConfigError(f"no file matches the pattern {shown(text)}")
