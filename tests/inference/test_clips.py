@@ -15,7 +15,7 @@ from tests.video import clips
 from xyscannet import video
 from xyscannet.errors import InputError
 from xyscannet.inference import clips as inference_clips
-from xyscannet.inference import restore_segment
+from xyscannet.inference import Settings, make_jobs, restore_segment, run_jobs
 from xyscannet.metrics.temporal import flicker
 from xyscannet.models import XYScanNet, XYScanNetConfig
 from xyscannet.video import segments
@@ -212,6 +212,20 @@ def test_a_clip_comes_back_sharper_with_its_sound_and_its_time(tmp_path: Path) -
     pairs = zip(true, clips.luma(source), clips.luma(tmp_path / "out.mp4"))
     gains = [psnr(y, restored) - psnr(y, blurred) for y, blurred, restored in pairs]
     assert min(gains) > 1 and np.mean(gains) > 2, gains
+
+
+class Overflowing(Gain):
+    """Overflows in half precision alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 0.0 * nn.functional.conv2d(x * 3e5, torch.ones(3, 3, 1, 1))
+
+
+def test_what_is_told_of_many_frames_is_one_note(tmp_path: Path) -> None:
+    source = clips.write(tmp_path / "a.mkv", clips.pan(20, 32, 48), codec="ffv1", sound=False)
+    jobs, records = make_jobs([str(source)], str(tmp_path / "b.mkv")), []
+    run_jobs(jobs.jobs, Overflowing(), Settings(dtype=torch.float16), finished=records.append)
+    assert records[0].notes == ("not finite in float16: computed again in float32",)
 
 
 class Shimmer(Gain):

@@ -38,9 +38,8 @@ class Item:
 
     def record(self) -> Record:
         status = "failed" if self.error else "done"
-        return Record(
-            self.job, status, self.seconds, self.plan, tuple(self.notes), self.error, self.clip, self.scales
-        )
+        notes = tuple(dict.fromkeys(self.notes))  # each once, of however many frames
+        return Record(self.job, status, self.seconds, self.plan, notes, self.error, self.clip, self.scales)
 
 
 class Pipeline:
