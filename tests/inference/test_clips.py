@@ -14,8 +14,8 @@ from tests.inference.restoring import Gain, restored, same_beside_the_pixels
 from tests.video import clips
 from xyscannet import video
 from xyscannet.errors import InputError
-from xyscannet.inference import clips as inference_clips
 from xyscannet.inference import Settings, make_jobs, restore_segment, run_jobs
+from xyscannet.inference import clips as inference_clips
 from xyscannet.metrics.temporal import flicker
 from xyscannet.models import XYScanNet, XYScanNetConfig
 from xyscannet.video import segments
