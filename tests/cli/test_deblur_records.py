@@ -66,6 +66,8 @@ def test_json_file(deblur) -> None:
     assert json.loads(Path("log.jsonl").read_text())["status"] == "skipped"
     result = deblur("in", "out", "--json", "in/a.png", "--exist", "overwrite")
     assert result.exit_code == 2 and "also an input" in result.stderr
+    result = deblur("in", "out2", "--json", "out2")
+    assert result.exit_code == 2 and "also an input or an output" in result.stderr
     there = sorted(str(path) for path in Path().rglob("*") if path.is_file())
     assert there == ["in/a.png", "log.jsonl", "out/a.png"]
     assert deblur("in", "new", "--json", "new/logs/log.jsonl").exit_code == 0

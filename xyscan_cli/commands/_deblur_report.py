@@ -204,7 +204,8 @@ class Records:
         self._path, self._file, self._lost = path, None, False
         if path is None or str(path) == "-":
             return
-        taken = {job.input.resolve() for job in jobs.jobs} | {job.output.resolve() for job in jobs.jobs}
+        places = ((job.input, job.output, job.output.parent) for job in jobs.jobs)
+        taken = {place.resolve() for each in places for place in each}
         if path.resolve() in taken:
             raise ConfigError(f"--json {shown(path)} is also an input or an output")
         if is_stream(path):
