@@ -135,6 +135,20 @@ def test_a_variable_frame_rate_in_mpeg4(tmp_path: Path) -> None:
     assert [time / clips.TICKS for time in clips.read(tmp_path / "b.mp4")["times"]] == times
 
 
+@pytest.mark.parametrize(
+    ("name", "codec", "pixel_format"), [("a.mov", "qtrle", "rgb24"), ("a.mkv", "jpeg2000", "yuv420p")]
+)
+def test_segments_whose_container_begins_at_another_time(
+    tmp_path: Path, name: str, codec: str, pixel_format: str
+) -> None:
+    settings = {"codec": codec, "pixel_format": pixel_format, "sound": False}
+    source = clips.write(tmp_path / name, clips.pan(3, 32, 48), **settings)
+    restored(source, tmp_path / f"out{name}", Gain())
+    before, after = clips.read(source), clips.read(tmp_path / f"out{name}")
+    same_beside_the_pixels(before, after)
+    assert np.abs(before["pixels"].astype(int) - after["pixels"]).max() <= 8
+
+
 @pytest.mark.parametrize(("suffix", "length"), [(".ts", 188), (".m2ts", 192), (".mts", 192)])
 def test_packets_of_a_transport_stream_have_the_length_of_their_kind(
     tmp_path: Path, suffix: str, length: int

@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..files import replacing, shown
 from .clip import is_cover, probe, video_stream
 from .decode import display_matrix
-from .encode import LEAD, TICK, Coding, tag_colour
+from .encode import TICK, Coding, tag_colour
 from .pyav import keeping_bytes, load, opened, telling
 from .segments import Clip
 
@@ -48,34 +48,31 @@ def join(
 
     Raises InputError where frames are missing or the output cannot be written.
     """
-    reorder = _reordering(clip, files)
+    places = _places(clip, files)
     with replacing(output, parents=True) as temporary, opened(clip.info.path) as source:
         with telling(output, "written"):
             timed = output.suffix.lower() in _TIMED_PACKETS
             joined = _Joined(clip, coding, source, temporary, strip_metadata, timed)
-            joined.write(files, reorder)
+            joined.write(files, places)
         _check(clip, temporary, output)
         joined.compare(temporary)
     return tuple(joined.notes)
 
 
-def _reordering(clip: Clip, files: Sequence[Path]) -> int:
-    """The most frames that any is coded ahead of its place; every frame is seen to be there once."""
-    most = 0
+def _places(clip: Clip, files: Sequence[Path]) -> list[list[int]]:
+    """Of each segment, the frames in the order they are coded; every one is seen to be there once."""
+    found = []
     for segment, file in zip(clip.segments, files, strict=True):
         with opened(file) as container:
-            places = [_place(packet) for packet in container.demux(video=0) if packet.size]
+            packets = container.demux(video=0)
+            ticks = [round(packet.pts * packet.time_base / TICK) for packet in packets if packet.size]
+        places = [tick - min(ticks) for tick in ticks]  # containers differ in where they begin
         if sorted(places) != list(range(segment.frames)):
             raise InputError(
                 f"{shown(file)}: holds {len(places)} frames where {segment.frames} belong: delete it and run again"
             )
-        most = max(most, *(i - place for i, place in enumerate(places)))
-    return most
-
-
-def _place(packet: Any) -> int:
-    """A packet's frame in its segment."""
-    return round(packet.pts * packet.time_base / TICK) - LEAD
+        found.append(places)
+    return found
 
 
 class _Joined:
@@ -100,14 +97,14 @@ class _Joined:
             else None
         )
 
-    def write(self, files: Sequence[Path], reorder: int) -> None:
+    def write(self, files: Sequence[Path], places: Sequence[Sequence[int]]) -> None:
         with self._out as out:
             copied = self._streams(files[0])
             self._kept = self._chapters()
             out.set_chapters(self._kept)
             out.metadata.update({} if self._strip else self._source.metadata)
             ordered = heapq.merge(
-                self._video(files, reorder),
+                self._video(files, places),
                 self._others(copied),
                 key=lambda packet: (packet.dts if packet.dts is not None else packet.pts) * packet.time_base,
             )
@@ -195,30 +192,28 @@ class _Joined:
             return False
         return True
 
-    def _video(self, files: Sequence[Path], reorder: int) -> Iterator[Any]:
-        """The segments' packets under their frames' own time stamps, decoded `reorder` frames ahead."""
+    def _video(self, files: Sequence[Path], places: Sequence[Sequence[int]]) -> Iterator[Any]:
+        """The segments' packets under their frames' own time stamps, decoded as far ahead as any is coded."""
         times = self._clip.times
         shift = times[0] if self._clip.cut else 0
         step = times[1] - times[0] if len(times) > 1 else 1
+        reorder = max(i - place for each in places for i, place in enumerate(each))
         early = [times[0] - step * i for i in range(reorder, 0, -1)]
         last = self._clip.index.end if self._until is None else self._until
         done = 0
-        for segment, file in zip(self._clip.segments, files):
+        for file, within in zip(files, places):
             first = done
             with opened(file) as container:
-                for packet in container.demux(video=0):
-                    if not packet.size:
-                        continue
-                    place = first + _place(packet)
-                    after = times[place + 1] if place + 1 < len(times) else last
+                packets = (packet for packet in container.demux(video=0) if packet.size)
+                for packet, place in zip(packets, within, strict=True):
+                    after = times[first + place + 1] if first + place + 1 < len(times) else last
                     packet.time_base = self._base
-                    packet.pts = times[place] - shift
+                    packet.pts = times[first + place] - shift
                     packet.dts = (early[done] if done < reorder else times[done - reorder]) - shift
-                    packet.duration = after - times[place]
+                    packet.duration = after - times[first + place]
                     packet.stream = self._out_video
                     done += 1
                     yield packet
-            assert done == first + segment.frames
 
     def _others(self, copied: dict[int, Any]) -> Iterator[Any]:
         """The packets of the other streams, as they are in the source."""
