@@ -20,6 +20,7 @@ from .segments import Clip
 
 _TIMED_PACKETS = (".m2ts", ".mts")  # of MPEG-TS, each with its time before it, as Blu-ray and AVCHD have them
 _PICTURES = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
+_TELLING_TAGS = ("prores", "utvideo", "magicyuv")  # of codecs that tell the profile or the pixel format by it
 _OWN_KEYS = ("com.apple.", "com.android.")  # of metadata that MP4 keeps only where it is asked to
 _CONTAINERS_KEYS = (
     "major_brand",
@@ -166,6 +167,8 @@ class _Joined:
         tag_colour(context, self._coding)
         if info.aspect:
             context.sample_aspect_ratio = info.aspect
+        if self._coding.codec in _TELLING_TAGS:
+            context.codec_tag = template.codec_context.codec_tag
         if self._coding.codec == "hevc" and self._format in ("mp4", "mov"):
             context.codec_tag = "hvc1"  # the one that Apple's players take
         stream.time_base = self._base
