@@ -139,25 +139,27 @@ def test_a_variable_frame_rate_in_mpeg4(tmp_path: Path) -> None:
     ("suffix", "codec", "pixel_format", "options"),
     [
         (".mov", "prores_ks", "yuv444p10le", {"profile": "4"}),
+        (".mov", "dnxhd", "yuv422p", {"profile": "dnxhr_sq"}),
         (".avi", "utvideo", "yuv420p", {}),
         (".avi", "magicyuv", "gbrp", {}),
     ],
 )
-def test_tags_that_tell_the_profile_or_the_pixel_format_are_kept(
+def test_profiles_and_tags_that_tell_them_or_the_pixel_format_are_kept(
     tmp_path: Path, suffix: str, codec: str, pixel_format: str, options: dict
 ) -> None:
     import av
 
     source, output = tmp_path / f"a{suffix}", tmp_path / f"b{suffix}"
     settings = {"codec": codec, "pixel_format": pixel_format, "options": options, "sound": False}
-    clips.write(source, clips.pan(3, 32, 48), **settings)
+    clips.write(source, clips.pan(3, 128, 256), **settings)
     restored(source, output, Gain())
-    tags = []
+    told = []
     for path in (source, output):
         with av.open(str(path)) as container:
-            tags.append(container.streams.video[0].codec_context.codec_tag)
+            stream = container.streams.video[0]
+            told.append((stream.profile, stream.codec_context.codec_tag))
     before, after = clips.read(source)["pixels"], clips.read(output)["pixels"]
-    assert tags[0] == tags[1] and np.abs(before.astype(int) - after).mean() < 2
+    assert told[0] == told[1] and np.abs(before.astype(int) - after).mean() < 2
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,8 @@ def choose_coding(clip: Clip, output: str | os.PathLike[str]) -> Coding:
         more["x265-params"] += ":cutree=0"
     if encoder.name == "prores_ks" and info.profile in _PRORES:
         more["profile"] = _PRORES[info.profile]
+    if encoder.name == "dnxhd" and (info.profile or "").startswith("DNXHR"):
+        more["profile"] = info.profile.lower().replace(" ", "_")
     pixel_format, notes = _pixel_format(encoder, clip)
     first = decode.first_frame(info)
     fields = encode.NONE
