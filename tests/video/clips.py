@@ -123,8 +123,8 @@ def interlaced(frame: Any, fields: str) -> Any:
     return graph.pull()
 
 
-def with_subtitles(source: Path, path: Path) -> Path:
-    """A copy of a clip, as Matroska, with two lines of subtitles and an attached file."""
+def with_subtitles(source: Path, path: Path, milliseconds: int = 200) -> Path:
+    """A copy of a clip, as Matroska, with two lines of subtitles, each so long, and an attached file."""
     import av
 
     with av.open(str(source)) as clip, av.open(str(path), "w") as out:
@@ -139,7 +139,7 @@ def with_subtitles(source: Path, path: Path) -> Path:
                 line = av.Packet(f"line {number}".encode())
                 line.stream, line.time_base = subtitles, Fraction(1, 1000)
                 line.pts = line.dts = number * 30
-                line.duration = 200
+                line.duration = milliseconds
                 out.mux(line)
     return path
 

@@ -147,6 +147,11 @@ def test_a_clip_that_ends_early(tmp_path: Path) -> None:
         video.plan_clip(cut)
 
 
+def test_subtitles_may_end_after_the_pictures(tmp_path: Path) -> None:
+    plain = clips.write(tmp_path / "plain.mkv", clips.pan(20, 32, 48))
+    assert video.plan_clip(clips.with_subtitles(plain, tmp_path / "a.mkv", 5000)).frames == 20
+
+
 def test_frames_without_their_time_stamps_are_not_read(tmp_path: Path) -> None:
     """AVI has none for frames that are coded ahead of their place."""
     options = {"bf": "2", "b_strategy": "0"}

@@ -38,7 +38,7 @@ SUFFIXES: dict[str, str] = {
 
 _BOTTOM_FIRST = (3, 4)  # of FFmpeg's orders of fields
 _SLACK = 1.0  # seconds that a whole file may end before its header says
-_TYPES_IN_TIME = ("video", "audio")
+_TYPES_IN_TIME = ("video", "audio", "subtitle")
 
 
 @dataclass(frozen=True)
