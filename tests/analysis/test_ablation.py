@@ -301,8 +301,11 @@ def test_realblur_is_measured_by_its_protocol(gopro, tmp_path, monkeypatch):
     assert json.loads(kept.read_text())["protocol"] == "realblur"
     with monkeypatch.context() as patched:
         patched.setattr(registry, "build", lambda name, **_: None)
-        (scan,), _ = ablation.find_sets("scan", given)
-    assert list(scan.metrics.values()) == ["psnr-realblur", "st-lpips"]
+        found, _ = ablation.find_sets("scan", given | {"mine": given["realblur-j"]})
+    assert [[*each.metrics.values()] for each in found] == [
+        ["psnr-realblur", "st-lpips"],
+        ["psnr", "lpips-alex"],
+    ]
 
 
 def test_images_that_cannot_be_measured_are_told(gopro, tmp_path, monkeypatch):

@@ -77,10 +77,11 @@ def find_sets(
     Raises:
         ConfigError, UnavailableError: a folder that is given does not hold the set, or no set is here.
     """
-    columns = STUDIES[study].metrics()
-    for name in dict.fromkeys(given):
-        if name not in {dataset for dataset, _ in columns.values()}:
-            columns |= _others(name, columns.values())
+    table = STUDIES[study].metrics()
+    columns = dict(table)
+    for name in given:
+        if name not in {dataset for dataset, _ in table.values()}:
+            columns |= _others(name, table.values())
     gaps = _uncomputable(columns, device, offline)
     wanted = {name: place for name, place in columns.items() if name not in gaps}
     sets = []
