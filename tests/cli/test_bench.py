@@ -46,15 +46,15 @@ def test_table_and_files(tiny, tmp_path):
     lines = result.stdout.splitlines()
     assert lines[0].split()[:5] == ["network", "form", "size", "dtype", "scan"]
     assert [line.split()[:5] for line in lines[1:]] == [
-        ["tiny.safetensors", "fused", "16x24", "fp32", "cpu"],
-        ["tiny.safetensors", "fused", "16x24", "fp32", "reference"],
+        ["tiny", "fused", "16x24", "fp32", "cpu"],
+        ["tiny", "fused", "16x24", "fp32", "reference"],
     ]
     with table.open() as file:
         rows = list(csv.DictReader(file))
     held = json.loads(record.read_text())["results"]
     assert [float(row["seconds"]) for row in rows] == [each["seconds"] for each in held]
     assert [row["scan"] for row in rows] == ["cpu", "reference"]
-    assert markdown.read_text().count("| tiny.safetensors |") == 2
+    assert markdown.read_text().count("| tiny |") == 2
     assert {path.name for path in tmp_path.iterdir()} == {"a.csv", "a.md", "a.json", tiny.name}
 
 
@@ -67,6 +67,14 @@ def test_compared_networks_and_forms_have_ratios(tiny, tmp_path):
     assert cases == [(str(f), form) for f in (tiny, other) for form in ("unfused", "eager-loop")]
     for each in found:
         assert each["time_ratio"] == pytest.approx(each["seconds"] / found[0]["seconds"])
+
+
+def test_files_of_one_name_are_told_apart(tiny, tmp_path):
+    other = tmp_path / "another/tiny.safetensors"
+    other.parent.mkdir()
+    checkpoint.save(other, XYScanNet(TINY), TINY)
+    _, *rows = small(tiny, "--compare", other, "--no-parity").stdout.splitlines()
+    assert [row.split()[0] for row in rows] == [str(tiny), str(other)]
 
 
 def test_forwards_and_training_steps_in_one_table(tiny, tmp_path):
@@ -215,7 +223,7 @@ def test_a_trace_says_where_time_goes(tiny, tmp_path):
 def test_training_steps(tiny):
     header, row = small(tiny, "--train", "--batch", 2).stdout.splitlines()
     assert "gradient error" in header and "PSNR" not in header and "peak MiB" not in header
-    assert row.split()[:5] == ["tiny.safetensors", "unfused", "16x24x2", "fp32", "cpu"]
+    assert row.split()[:5] == ["tiny", "unfused", "16x24x2", "fp32", "cpu"]
 
 
 def test_too_little_memory_is_a_row(tiny, monkeypatch):

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from xyscannet.analysis.trace import Spent, Trace
 
 NETWORKS: dict[str, Callable[[Result], str | None]] = {
-    "network": lambda r: Path(r.case.model).name,
     "form": lambda r: r.case.form,
     "size": lambda r: f"{r.case.height}x{r.case.width}" + (f"x{r.case.batch}" if r.case.batch > 1 else ""),
     "pass": lambda r: "step" if r.case.train else "forward",
@@ -82,7 +81,8 @@ def networks(results: Sequence[Result]) -> Sheet:
         notes.append("networks without embedded weights ran with random ones")
     if any(result.case.scan == "none" for result in results):
         notes.append("networks of other projects ran as their authors wrote them, with the padding they need")
-    columns = dict(NETWORKS)
+    names = _names(results)
+    columns = {"network": lambda r: names[r.case.model], **NETWORKS}
     if len({result.case.train for result in results}) == 1:
         del columns["pass"]
     return Sheet(*_table(results, columns), list(map(_plain, results)), tuple(notes))
@@ -100,7 +100,7 @@ def costs(results: Sequence[Result]) -> dict[str, list[Cost]]:
     varying = [
         key for key in ("form", "dtype", "scan") if any(getattr(a, key) != getattr(b, key) for a, b in same)
     ]
-    names = labels(list(dict.fromkeys(case.model for case in lines)))
+    names = _names(results)
     both = len({case.train for case in lines}) > 1
 
     def label(case: Case) -> str:
@@ -137,6 +137,10 @@ def traced(trace: Trace) -> Sheet:
     common = dataclasses.asdict(case) | {"call_seconds": trace.seconds, "bandwidth": trace.bandwidth}
     records = [{"case": common, **dataclasses.asdict(spent)} for spent in trace.operators]
     return Sheet(*_table(trace.operators, columns), records, notes)
+
+
+def _names(results: Sequence[Result]) -> dict[str, str]:
+    return labels(list(dict.fromkeys(result.case.model for result in results)))
 
 
 def _plain(result: Result | OperatorResult) -> dict[str, Any]:
