@@ -54,7 +54,7 @@ class Pixels(DistributionMetric):
         return {"sums": np.array([self.total, self.count])}
 
     def resume(self, state):
-        self.total, self.count = map(int, state["sums"])
+        self.total, self.count = map(int, state.get("sums", (0, 0)))
 
     def compute(self):
         if not self.count:
@@ -192,6 +192,13 @@ def test_states_of_another_evaluation_are_not_taken_and_other_files_stay(tmp_pat
     again = measure(tmp_path / "out", pairs, metrics=[Pixels()])
     assert again.images == whole.images and again.summaries == whole.summaries
     assert (tmp_path / "out/mine.npz").exists()
+
+
+def test_a_second_evaluation_counts_its_own_images_alone(tmp_path, pairs):
+    whole = measure(tmp_path / "whole", pairs[3:], metrics=[Pixels()])
+    metrics = [Pixels()]
+    measure(tmp_path / "one", pairs[:3], metrics=metrics)
+    assert measure(tmp_path / "other", pairs[3:], metrics=metrics).summaries == whole.summaries
 
 
 def test_a_line_cut_off_is_measured_again(tmp_path, pairs):

@@ -206,6 +206,8 @@ def unmeasured(sample: Sample, reason: str) -> ImageResult:
 
 def _resume(of_sets: Sequence[Metric], journal: Journal) -> None:
     """Bring journal and metrics of sets to the last point that both know."""
+    for metric in of_sets:
+        metric.resume({})  # of what another evaluation gave it
     if not journal.images:
         _save(of_sets, journal)  # in the place of another evaluation's
         return

@@ -125,7 +125,7 @@ class DistributionMetric(Metric, ABC):
 
     @abstractmethod
     def resume(self, state: dict[str, np.ndarray]) -> None:
-        """Replaces what was gathered by an earlier `state`."""
+        """Replaces what was gathered by an earlier `state`; an empty one is that of no image."""
 
     @abstractmethod
     def merge(self, state: dict[str, np.ndarray]) -> None:
