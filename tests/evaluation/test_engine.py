@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from xyscannet.errors import ConfigError, InputError, UnavailableError
+from xyscannet.errors import ConfigError, InputError
 from xyscannet.evaluation import AsIs, Folder, Journal, Network, evaluate
 from xyscannet.evaluation.engine import _save, identity
 from xyscannet.metrics.base import DistributionMetric, ImageMetric, MetricInfo
@@ -322,34 +322,3 @@ def test_a_networks_images_are_measured_as_they_are_written(tmp_path, pairs):
     kept = measure(tmp_path / "again", pairs, Folder(tmp_path / "kept", pairs))
     assert [image.values for image in kept.images] == [image.values for image in found.images]
     assert measure(tmp_path / "not", pairs, Network(Brighter(), "b", {})).images[0].restored is None
-
-
-@pytest.mark.parametrize("layout", ["{name}.png", "test/s/blur/{stem}.png", "{flat}.PNG", "{stem}.png"])
-def test_restored_files_are_found_in_usual_layouts(tmp_path, pairs, layout):
-    for pair in pairs:
-        names = {"name": pair.name, "stem": pair.blur.stem, "flat": pair.name.replace("/", "_")}
-        save(tmp_path / "theirs" / layout.format(**names), cv2.imread(str(pair.blur)))
-    source = Folder(tmp_path / "theirs", pairs)
-    assert source.label == "theirs"
-    found = measure(tmp_path / "out", pairs, source)
-    assert found.images[5].values["error"] == 0 and not any(image.failures for image in found.images)
-
-
-def test_restored_files_in_linked_folders_are_found(tmp_path, pairs):
-    save(tmp_path / "elsewhere/0.png", cv2.imread(str(pairs[0].blur)))
-    (tmp_path / "theirs").mkdir()
-    (tmp_path / "theirs/s").symlink_to(tmp_path / "elsewhere")
-    (tmp_path / "theirs/._0.png").write_bytes(b"no image")
-    assert Folder(tmp_path / "theirs", pairs).find(pairs[0]) == tmp_path / "theirs/s/0.png"
-
-
-def test_missing_and_ambiguous_restored_files_fail(tmp_path, pairs):
-    for name in ("a/0.png", "b/0.png", "1.png"):
-        save(tmp_path / "theirs" / name, cv2.imread(str(pairs[1].blur)))
-    found = measure(tmp_path / "out", pairs[:3], Folder(tmp_path / "theirs", pairs))
-    assert "2 images that may be s/0" in found.images[0].failures["image"]
-    assert not found.images[1].failures
-    assert "no image of s/2" in found.images[2].failures["image"]
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(UnavailableError, match="no images"):
-        Folder(tmp_path / "empty", pairs)
