@@ -45,7 +45,6 @@ def exit_code_of(run: Callable[[], Any]) -> int:
     set_up()
     try:
         with _signals(), _library_messages():
-            _look_where_we_are()
             code = run()
             sys.stdout.flush()  # what it does not take is told here, not at python's exit
             return code if isinstance(code, int) and code else int(console.data_is_lost())
@@ -72,7 +71,7 @@ def exit_code_of(run: Callable[[], Any]) -> int:
         return _unexpected(failure)
 
 
-def _look_where_we_are() -> None:
+def look_where_we_are() -> None:
     """Raise UnavailableError where the working directory is gone: MKL would end the process."""
     try:
         os.getcwd()

@@ -233,6 +233,9 @@ def test_a_working_directory_that_is_gone(tmp_path: Path, monkeypatch: pytest.Mo
     result = runner.invoke(app, ["models", "list"])
     assert result.exit_code == 3
     assert "the working directory is not there any more" in result.stderr and len(result.stderr) < 150
+    for arguments in ([], ["--help"], ["--version"], ["deblur", "--help"], ["data", "synth", "-h"]):
+        result = runner.invoke(app, arguments)
+        assert (result.exit_code, result.stderr) == (0, ""), arguments
 
 
 @pytest.mark.parametrize("name", ["SIGHUP", "SIGINT", "SIGTERM"])
