@@ -56,7 +56,7 @@ def test_without_one_it_is_installed_again(broken: Path) -> None:
 def test_a_report_tells_it_and_looks_at_the_rest_as_they_are(broken: Path) -> None:
     found = machine.import_here("opencv-python-headless", machine.CORE["opencv-python-headless"])
     assert found["reason"].startswith("OpenCVError: OpenCV cannot be loaded (libxcb.so.1")
-    assert machine.import_elsewhere(["cv2", "fine_one"]) == {
+    assert machine.import_elsewhere(["cv2", "fine_one"])() == {
         "cv2": "ImportError: libxcb.so.1: cannot open shared object file",
         "fine_one": None,
     }

@@ -11,6 +11,7 @@ import platform
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,25 +94,30 @@ def _reason(failure: BaseException) -> str:
     return f"{type(failure).__name__}: {failure}".split("\n")[0]
 
 
-def optional() -> list[dict[str, Any]]:
-    """Each optional package: imported in another process, as a broken one may end the process that imports it."""
+def optional() -> Callable[[], list[dict[str, Any]]]:
+    """Begin to import each optional package in another process, as a broken one may end it; what is returned waits."""
     packages = [
         (extra, name, module) for extra, members in EXTRAS.items() for name, module in members.items()
     ]
-    found = [module for _, _, module in packages if _is_found(module)]
-    reasons = import_elsewhere(found) if found else {}
-    return [
-        {
-            "package": name,
-            "extra": extra,
-            "version": _version(name) if module in found else None,
-            "usable": module in found and reasons[module] is None,
-            "reason": reasons[module]
-            if module in found
-            else f'not installed: pip install "xyscannet[{extra}]"',
-        }
-        for extra, name, module in packages
-    ]
+    found = [module for module in dict.fromkeys(module for *_, module in packages) if _is_found(module)]
+    imported = import_elsewhere(found)
+
+    def told() -> list[dict[str, Any]]:
+        reasons = imported()
+        return [
+            {
+                "package": name,
+                "extra": extra,
+                "version": _version(name) if module in found else None,
+                "usable": module in found and reasons[module] is None,
+                "reason": reasons[module]
+                if module in found
+                else f'not installed: pip install "xyscannet[{extra}]"',
+            }
+            for extra, name, module in packages
+        ]
+
+    return told
 
 
 def _is_found(module: str) -> bool:
@@ -121,10 +127,11 @@ def _is_found(module: str) -> bool:
         return True  # its import will say what is wrong
 
 
-def import_elsewhere(modules: list[str]) -> dict[str, str | None]:
-    """Import modules in another process; for each the reason why that fails, None where it does not."""
+def import_elsewhere(modules: list[str]) -> Callable[[], dict[str, str | None]]:
+    """Begin to import modules in another process; what is returned waits, and tells why each fails, None if it does not."""
     code = (
-        "import importlib, json, os, sys\n"
+        "import gc, importlib, json, os, sys\n"
+        "gc.disable()\n"  # it would look through all that is imported, which stays
         "out = os.fdopen(os.dup(1), 'w')\n"
         "os.dup2(os.open(os.devnull, os.O_WRONLY), 1)\n"
         f"if not {TORCHVISION}.isdisjoint(sys.argv):\n"  # which xyscan itself imports so
@@ -142,35 +149,35 @@ def import_elsewhere(modules: list[str]) -> dict[str, str | None]:
         "        reason = f'{type(failure).__name__}: {failure}'.split('\\n')[0]\n"
         "        sys.path[:] = path\n"  # OpenCV leaves its folder there, in which the next would find others
         "    print(json.dumps([name, reason]), file=out, flush=True)\n"
+        "os._exit(0)\n"
     )
-    reasons: dict[str, str | None] = {}
-    waiting = list(modules)
-    while waiting:
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, *modules],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        )
+    except OSError as failure:
+        reason = f"cannot start Python: {failure}"
+        return lambda: dict.fromkeys(modules, reason)
+
+    def told() -> dict[str, str | None]:
         try:
-            run = subprocess.run(
-                [sys.executable, "-c", code, *waiting],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                text=True,
-                timeout=IMPORT_SECONDS,
-                env=environment,
-            )
-            output, end = run.stdout, f"importing it ends the process (code {run.returncode})"
-        except subprocess.TimeoutExpired as failure:
-            output = (
-                (failure.stdout or b"").decode()
-                if isinstance(failure.stdout, bytes)
-                else failure.stdout or ""
-            )
+            output, _ = process.communicate(timeout=IMPORT_SECONDS)
+            end = f"importing it ends the process (code {process.returncode})"
+        except subprocess.TimeoutExpired:
+            process.kill()
+            output, _ = process.communicate()
             end = f"importing it takes longer than {IMPORT_SECONDS} s"
-        except OSError as failure:
-            return reasons | dict.fromkeys(waiting, f"cannot start Python: {failure}")
-        reasons |= dict(map(json.loads, output.splitlines()))
-        waiting = [name for name in waiting if name not in reasons]
-        if waiting:
-            reasons[waiting.pop(0)] = end
-    return reasons
+        reasons = dict(map(json.loads, output.splitlines()))
+        left = [name for name in modules if name not in reasons]
+        if left:
+            reasons[left.pop(0)] = end
+        return reasons | import_elsewhere(left)() if left else reasons
+
+    return told
 
 
 def cpu() -> dict[str, Any]:

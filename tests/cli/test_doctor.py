@@ -23,13 +23,13 @@ import_elsewhere = machine.import_elsewhere
 
 @cache
 def looked_at(*modules: str) -> dict[str, str | None]:
-    return import_elsewhere(list(modules))
+    return import_elsewhere(list(modules))()
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Optional packages are looked at by tests of their own; what is here is looked at once."""
-    monkeypatch.setattr(machine, "import_elsewhere", lambda modules: looked_at(*modules))
+    monkeypatch.setattr(machine, "import_elsewhere", lambda modules: lambda: looked_at(*modules))
     monkeypatch.setattr(
         machine, "EXTRAS", {"metrics": {"scikit-image": "skimage"}, "video": {"no-such": "no_such"}}
     )
@@ -124,6 +124,21 @@ def test_a_package_that_fails_in_any_way_leaves_the_rest_of_the_report(monkeypat
     assert found["available_bytes"] is None and found["total_bytes"] > 0
 
 
+def test_optional_packages_are_imported_while_the_rest_is_looked_at(monkeypatch):
+    events = []
+
+    def begun(modules):
+        events.append(modules)
+        return lambda: events.append("told") or dict.fromkeys(modules)
+
+    twice = {"metrics": {"scikit-image": "skimage"}, "train": {"scikit-image": "skimage"}}
+    monkeypatch.setattr(machine, "EXTRAS", twice)
+    monkeypatch.setattr(machine, "import_elsewhere", begun)
+    monkeypatch.setattr(doctor, "_self_check", lambda: events.append("checked") or [])
+    assert [package["extra"] for package in doctor.examine()["optional"]] == ["metrics", "train"]
+    assert events == [["skimage"], "checked", "told"]
+
+
 def test_imports_that_go_wrong(monkeypatch, tmp_path):
     (tmp_path / "fine_one.py").write_text("import os; print('noise'); os.write(2, b'\\xff noise')")
     (tmp_path / "raising.py").write_text("raise ImportError('undefined symbol: x\\nmore')")
@@ -132,7 +147,7 @@ def test_imports_that_go_wrong(monkeypatch, tmp_path):
     (tmp_path / "slow_one.py").write_text("import time; time.sleep(60)")
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     monkeypatch.setattr(machine, "IMPORT_SECONDS", 5)
-    assert machine.import_elsewhere(["raising", "dying", "leaving", "slow_one", "fine_one"]) == {
+    assert machine.import_elsewhere(["raising", "dying", "leaving", "slow_one", "fine_one"])() == {
         "raising": "ImportError: undefined symbol: x",
         "dying": "importing it ends the process (code 7)",
         "leaving": "SystemExit: 5",

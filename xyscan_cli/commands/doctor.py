@@ -34,6 +34,7 @@ def examine() -> dict[str, Any]:
     """Everything the command shows, as plain data. Nothing that is broken on the machine makes it fail."""
     import xyscannet
 
+    optional = machine.optional()  # takes about as long as all that follows
     report: dict[str, Any] = {
         "xyscannet": xyscannet.__version__,
         "installed_at": str(Path(xyscannet.__file__).parent),
@@ -44,7 +45,7 @@ def examine() -> dict[str, Any]:
         "memory": machine.memory(),
         "gpus": [],
         "backends": [],
-        "optional": machine.optional(),
+        "optional": [],
         "weights": [],
         "self_check": [],
     }
@@ -55,6 +56,7 @@ def examine() -> dict[str, Any]:
         ("backends", _backends),
         ("weights", _weights),
         ("self_check", _self_check),
+        ("optional", optional),
     ):
         try:
             report[name] = fill()
