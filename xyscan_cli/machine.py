@@ -128,7 +128,7 @@ def _is_found(module: str) -> bool:
 
 
 def import_elsewhere(modules: list[str]) -> Callable[[], dict[str, str | None]]:
-    """Begin to import modules in another process; what is returned waits, and tells why each fails, None if it does not."""
+    """Begin to import modules in another process; what is returned waits, and tells why each fails, or None."""
     code = (
         "import gc, importlib, json, os, sys\n"
         "gc.disable()\n"  # it would look through all that is imported, which stays
