@@ -125,6 +125,14 @@ def test_names_that_differ_in_suffix_only_stay_apart(photos: Path, tmp_path: Pat
     assert {path.name for path in (tmp_path / "out/test").iterdir()} == {"a.jpg", "a.png", "deep__b"}
 
 
+def test_photographs_named_like_folders_of_a_data_set_are_pairs_as_any(photos: Path, tmp_path: Path) -> None:
+    for name in ("Train.png", "blur.png", "sharp.png", "data.png", "gopro.png"):
+        (photos / name).write_bytes((photos / "a.png").read_bytes())
+    run(photos, tmp_path / "out", crop=16, strength="small")
+    (found,) = recognise(tmp_path / "out")
+    assert len(found.samples) == 7 and found.split == "test" and not found.problems
+
+
 def test_wrong_folders_and_settings(photos: Path, tmp_path: Path) -> None:
     for out in (photos, photos / "out", tmp_path):
         with pytest.raises(ConfigError, match="lie in one another"):

@@ -108,7 +108,7 @@ class Search:
         """{blur,sharp} and the like in every subfolder; tells whether there are any."""
         inside: dict[Path, dict[str, Path]] = {}
         for key, child in children.items():
-            if key not in _RELEVANT and plain(key) not in _CONTAINERS and not by_folder(key):
+            if may_be_sequence(key):
                 try:
                     inside[child] = _look(child)[0]
                 except InputError as error:
@@ -237,6 +237,11 @@ def _look(folder: Path) -> tuple[dict[str, Path], list[Path]]:
         else:
             children[path.name] = path
     return children, files
+
+
+def may_be_sequence(folder: str) -> bool:
+    """Whether a folder of this name, in lower case, is none that is looked into for another reason."""
+    return folder not in _RELEVANT and plain(folder) not in _CONTAINERS and not by_folder(folder)
 
 
 def samples_of(pairs: Iterable[Pair]) -> list[Sample]:

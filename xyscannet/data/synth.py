@@ -4,9 +4,10 @@
     OUT/test/<photograph>/sharp/000001.png
     OUT/manifest.json
 
-One sequence per photograph, named by its path below the source folder without suffix, "/" written as "__"; within it
-one pair per blur. Pixels that a moving camera would have seen beyond the photograph's border are unknown, so a
-margin is cut off all around. Every pair depends on the seed, its photograph's name and its own number only.
+One sequence per photograph, named by its path below the source folder, "/" written as "__"; without the suffix unless
+two would be one, or it would not be taken for a sequence, as `train` of train.jpg. Within it one pair per blur.
+Pixels that a moving camera would have seen beyond the photograph's border are unknown, so a margin is cut off all
+around. Every pair depends on the seed, its photograph's name and its own number only.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import numpy as np
 import torch
 
 from xyscannet.data.blur import STRENGTHS, BlurConfig, render, sample_blur
+from xyscannet.data.layouts import may_be_sequence
 from xyscannet.data.pairs import image_files
 from xyscannet.data.photos import sharp_tiles
 from xyscannet.errors import ConfigError, InputError, XYScanError
@@ -103,7 +105,8 @@ class Synthesis:
         shared = Counter(stems)
         named = {}
         for path, place, stem in zip(files, places, stems):
-            name = stem if shared[stem] == 1 else "__".join(place.parts)
+            alone = shared[stem] == 1 and may_be_sequence(stem.lower())
+            name = stem if alone else "__".join(place.parts)
             if name in named:
                 raise ConfigError(f"{path} and {named[name]} would both be the sequence {name}; rename one")
             named[name] = path
