@@ -32,7 +32,12 @@ def test_folders_and_archives_are_read_as_rgb(tmp_path: Path) -> None:
     archive = tmp_path / "train-00.tar"
     data = cv2.imencode(".png", two[..., ::-1])[1].tobytes()
     with tarfile.open(archive, "w") as tar:
-        for name, content in (("two.png", data), ("./._two.png", b"hidden"), ("LICENCES.csv", b"file")):
+        hidden = ("./._two.png", ".thumbnails/two.png", "./__MACOSX/two.png")
+        for name, content in (
+            ("two.png", data),
+            *((n, b"hidden") for n in hidden),
+            ("LICENCES.csv", b"file"),
+        ):
             member = tarfile.TarInfo(name)
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
@@ -75,6 +80,20 @@ def test_sources_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     (tmp_path / "x.tar").write_bytes(b"no archive")
     with pytest.raises(InputError, match=r"x\.tar"):
         SharpPhotos([tmp_path / "x.tar"])
+
+
+def test_sources_that_cannot_be_read_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, archive = write(tmp_path / "a.png", picture(30, 40)), tmp_path / "b.tar"
+    archive.touch()
+
+    def refuse(path: object, *_: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(tarfile, "open", refuse)
+    for source, named in ((tmp_path, file), (file, file), (archive, archive)):
+        with pytest.raises(InputError, match=f"{named.name} cannot be read: Permission denied"):
+            SharpPhotos([source])
 
 
 def test_sharp_tiles_are_those_with_fine_detail() -> None:

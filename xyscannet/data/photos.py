@@ -10,7 +10,7 @@ import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -35,39 +35,45 @@ T = TypeVar("T")
 def _encoded(sources: Iterable[str | Path]) -> Iterator[tuple[str, bytes]]:
     """Names and bytes of every image in the sources that is not hidden, in a fixed order."""
     for source in map(Path, sources):
-        if source.is_dir():
-            files = [path for path in image_files(source) if path.is_file()]
-            if not files:
-                raise ConfigError(f"no images ({', '.join(SUFFIXES)}) in the folder {source}")
-            for path in files:
-                yield str(path), path.read_bytes()
-        elif source.suffix.lower() == ".tar" and source.is_file():
-            found = False
-            try:
-                with tarfile.open(source) as archive:
-                    for member in filter(_is_photograph, archive):
-                        if member.size > MOST_BYTES:
-                            raise InputError(
-                                f"{source}:{member.name} claims {member.size} bytes, more than any photograph "
-                                f"has ({MOST_BYTES}); leave it out"
-                            )
-                        found = True
-                        yield f"{source}:{member.name}", archive.extractfile(member).read()
-            except tarfile.TarError as error:
-                raise InputError(f"{source} is no readable tar archive ({error}); fetch it again") from error
-            if not found:
-                raise ConfigError(f"no images ({', '.join(SUFFIXES)}) in the archive {source}")
-        elif source.is_file() and source.suffix.lower() in SUFFIXES:
-            yield str(source), source.read_bytes()
-        else:
-            raise ConfigError(
-                f"{source} is neither a folder, a .tar archive nor an image; correct the data path"
-            )
+        try:
+            yield from _encoded_in(source)
+        except OSError as error:
+            raise InputError(f"{error.filename or source} cannot be read: {error.strerror}") from error
+
+
+def _encoded_in(source: Path) -> Iterator[tuple[str, bytes]]:
+    if source.is_dir():
+        files = [path for path in image_files(source) if path.is_file()]
+        if not files:
+            raise ConfigError(f"no images ({', '.join(SUFFIXES)}) in the folder {source}")
+        for path in files:
+            yield str(path), path.read_bytes()
+    elif source.suffix.lower() == ".tar" and source.is_file():
+        found = False
+        try:
+            with tarfile.open(source) as archive:
+                for member in filter(_is_photograph, archive):
+                    if member.size > MOST_BYTES:
+                        raise InputError(
+                            f"{source}:{member.name} claims {member.size} bytes, more than any photograph "
+                            f"has ({MOST_BYTES}); leave it out"
+                        )
+                    found = True
+                    yield f"{source}:{member.name}", archive.extractfile(member).read()
+        except tarfile.TarError as error:
+            raise InputError(f"{source} is no readable tar archive ({error}); fetch it again") from error
+        if not found:
+            raise ConfigError(f"no images ({', '.join(SUFFIXES)}) in the archive {source}")
+    elif source.is_file() and source.suffix.lower() in SUFFIXES:
+        yield str(source), source.read_bytes()
+    else:
+        raise ConfigError(f"{source} is neither a folder, a .tar archive nor an image; correct the data path")
 
 
 def _is_photograph(member: tarfile.TarInfo) -> bool:
-    name = Path(member.name)
-    return member.isfile() and name.suffix.lower() in SUFFIXES and not name.name.startswith(".")
+    name = PurePosixPath(member.name)
+    hidden = any(part.startswith((".", "__MACOSX")) and part != ".." for part in name.parts)
+    return member.isfile() and name.suffix.lower() in SUFFIXES and not hidden
 
 
 def _decode(named: tuple[str, bytes]) -> np.ndarray:
