@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from xyscan_cli import console, exits
-from xyscannet import environment
+from xyscannet import __version__, environment
 
 COMMANDS = {
     "deblur": "Deblur photographs and clips: files, folders, globs or addresses.",
@@ -110,14 +110,7 @@ app = typer.Typer(
 
 def _version(asked: bool) -> None:
     if asked:
-        from importlib import metadata
-
-        try:
-            typer.echo(f"xyscan {metadata.version('xyscannet')}")
-        except metadata.PackageNotFoundError:
-            import xyscannet
-
-            typer.echo(f"xyscan {xyscannet.__version__}")
+        typer.echo(f"xyscan {__version__}")
         raise typer.Exit
 
 

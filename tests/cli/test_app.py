@@ -63,6 +63,11 @@ def test_module_and_version() -> None:
     assert done.stdout == f"xyscan {__version__}\n"
 
 
+def test_the_version_is_that_of_the_code_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "of another installation")
+    assert runner.invoke(app, ["--version"]).stdout == f"xyscan {__version__}\n"
+
+
 def test_without_a_command_the_help_is_shown() -> None:
     result = runner.invoke(app, [])
     assert result.exit_code == 0 and "deblur" in result.stdout
