@@ -140,6 +140,33 @@ def test_tiff_layouts_of_other_programs(tmp_path, samples, order, big):
                         np.testing.assert_array_equal(back.alpha, pixels[..., -1])
 
 
+@pytest.mark.parametrize("big", [False, True])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_tiff_tiles_that_pillow_decompresses(tmp_path, order, big):
+    tifffile = pytest.importorskip("tifffile")
+    pixels = picture(41, 57, np.uint16)
+    stored = np.pad(pixels, ((0, 7), (0, 7), (0, 0))).astype(f"{order}u2")
+    tiles = [stored[top : top + 16, left : left + 32] for top in (0, 16, 32) for left in (0, 32)]
+    raw = [tile.tobytes() for tile in tiles]
+    packed = [b"".join(b"\x7f" + each[at : at + 128] for at in range(0, len(each), 128)) for each in raw]
+    options = {"byteorder": order, "bigtiff": big, "photometric": "rgb", "metadata": None}
+    options |= {"shape": pixels.shape, "dtype": np.uint16, "tile": (16, 32), "compression": "zlib"}
+    tifffile.imwrite(tmp_path / "x.tif", iter(packed), **options)
+    with tifffile.TiffFile(tmp_path / "x.tif", mode="r+") as file:
+        file.pages[0].tags["Compression"].overwrite(32773)  # PackBits: runs of 128 bytes as they stand
+    np.testing.assert_array_equal(read(tmp_path / "x.tif").rgb, pixels)
+
+
+@pytest.mark.parametrize("big", [False, True])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_tiff_palette_of_another_program(tmp_path, order, big):
+    tifffile = pytest.importorskip("tifffile")
+    indices, colours = picture()[..., 0], picture(3, 256, np.uint16, grey=True)[..., 0]
+    options = {"byteorder": order, "bigtiff": big, "photometric": "palette", "colormap": colours}
+    tifffile.imwrite(tmp_path / "x.tif", indices, rowsperstrip=10, metadata=None, **options)
+    np.testing.assert_array_equal(read(tmp_path / "x.tif").rgb, (colours >> 8).T[indices])
+
+
 def test_tiff_white_is_zero_and_premultiplied_alpha(tmp_path):
     tifffile = pytest.importorskip("tifffile")
     grey = picture(dtype=np.uint16)[..., 0]
