@@ -77,6 +77,16 @@ def test_the_seed_makes_the_same_files_whatever_else_is_there(photos: Path, tmp_
     assert Image.open(tmp_path / "one/test/a/blur/000001.png").size == (32, 32)
 
 
+def test_crops_lie_about_what_is_sharp(tmp_path: Path) -> None:
+    scene = np.full((300, 600, 3), 128, np.uint8)
+    scene[:256, 256:512] = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(scene).save(tmp_path / "photos" / "a.png")
+    run(tmp_path / "photos", tmp_path / "out", crop=32, strength="small", count=3)
+    pairs = json.loads((tmp_path / "out" / "manifest.json").read_text())["pairs"]
+    assert [pair["box"] for pair in pairs] == [[368, 112, 400, 144]] * 3
+
+
 def test_photographs_that_fail_are_reported_and_do_not_stop_the_others(photos: Path, tmp_path: Path) -> None:
     (photos / "0.png").write_bytes(b"no image")
     Image.fromarray(picture(60, 60)).save(photos / "small.png")

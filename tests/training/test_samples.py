@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from tests.data.miniature import gopro_sequences, picture
+from xyscannet import images
 from xyscannet.errors import ConfigError, InputError
 from xyscannet.training.config import PairsConfig
 from xyscannet.training.recipes import parse_config
@@ -55,6 +56,18 @@ def test_stored_pairs_are_cut_flipped_and_turned_alike(pairs: Path) -> None:
     assert len(turned) > 1  # not all in one orientation
     again = source.to_device([source.make(3, 16, 6, range(6))], CPU)[0]
     assert torch.equal(again[0], blur)
+
+
+def test_16_bits_are_the_nearest_8(pairs: Path) -> None:
+    def given() -> tuple[torch.Tensor, ...]:
+        source = source_of(config(pairs=[{"root": str(pairs)}]), CPU)
+        stored = ValidationPairs(find_pairs(PairsConfig(root=str(pairs))), None)
+        return *source.to_device([source.make(3, 16, 6, range(6))], CPU)[0], *stored.item(1)[1:]
+
+    of_8 = given()
+    for path in pairs.glob("*/*.png"):
+        images.write(images.Photo(images.read(path).rgb.astype(np.uint16) * 257 + 128), path)
+    assert all(torch.equal(one, other) for one, other in zip(of_8, given(), strict=True))
 
 
 @pytest.mark.parametrize("kind", ["photos", "pairs", "both"])
