@@ -266,6 +266,11 @@ def test_oversized_blocks_leave_a_jpeg_with_a_note(tmp_path):
     notes = write(photo, tmp_path / "x.jpg")
     assert len(notes) == 2 and all("larger than a JPEG" in note for note in notes)
     assert read(tmp_path / "x.jpg").metadata.exif is None
+    photo = Photo(picture(), metadata=Metadata(icc=profile().ljust(255 * 65519 + 1, b"\0")))
+    assert write(photo, tmp_path / "x.jpg") == (
+        "colour profile dropped: it is larger than a JPEG file can hold",
+    )
+    assert read(tmp_path / "x.jpg").metadata.icc is None
 
 
 def test_iptc_and_comments_of_a_jpeg(tmp_path):
@@ -340,6 +345,33 @@ def test_further_pictures_in_a_jpeg_are_mentioned(tmp_path):
     Image.fromarray(picture()).save(buffer, "JPEG")
     (tmp_path / "x.jpg").write_bytes(buffer.getvalue() * 2)
     assert any("embedded" in note for note in read(tmp_path / "x.jpg").notes)
+
+
+def test_segments_of_a_jpeg_are_known_by_their_names(tmp_path):
+    parts = (
+        segment(0xE0, b"JFXX\0 a thumbnail"),
+        b"\xff\xff" + segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + XMP),
+        segment(0xE1, b"http://ns.adobe.com/xmp/extension/\0 more"),
+        segment(0xE1, b"QVCI\0 of a camera"),
+        segment(0xE2, b"MPF\0 where the other pictures are"),
+        segment(0xE2, b"ICC_PROFILE\0\1\2" + profile()),
+    )
+    (tmp_path / "x.jpg").write_bytes(JPEG[:20] + b"".join(parts) + JPEG[20:])
+    photo = read(tmp_path / "x.jpg")
+    assert photo.metadata.xmp == XMP and photo.metadata.icc is None
+    told = (
+        "pictures or video embedded",
+        "extension of the XMP",
+        "(APP1 segments)",
+        "incomplete colour profile",
+    )
+    assert [words in note for words, note in zip(told, photo.notes, strict=True)] == [True] * 4
+
+
+@pytest.mark.parametrize(("unit", "dpi"), [(0, None), (1, (300, 200)), (2, (762, 508))])
+def test_the_unit_of_a_jpegs_resolution(tmp_path, unit, dpi):
+    (tmp_path / "x.jpg").write_bytes(JPEG[:13] + struct.pack(">BHH", unit, 300, 200) + JPEG[18:])
+    assert read(tmp_path / "x.jpg").metadata.dpi == (dpi and pytest.approx(dpi))
 
 
 def test_bmp_says_what_it_cannot_hold(tmp_path):
