@@ -58,7 +58,7 @@ def test_a_tree_is_mirrored_with_a_plan_and_a_summary(deblur) -> None:
     assert left_over("out") == ["out/a.png", "out/sub/b.jpg"]
     assert result.stdout == ""
     for words in (
-        r"images: 2, 0.0011 MP \(1 other file ignored\)",
+        r"images: 2, 0.0011 MP \(1 other file ignored: .txt\)",
         r"network: .*tiny.safetensors, 0.06 M parameters",
         r"scan: (cpu|reference)",
         r"device: cpu",

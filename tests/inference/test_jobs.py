@@ -40,7 +40,7 @@ def test_a_folder_is_walked_and_mirrored(here: Path) -> None:
         ("in/b.png", "out/b.png"),
         ("in/sub/deep/c.tif", "out/sub/deep/c.tif"),
     ]
-    assert jobs.ignored == 1 and jobs.folder == Path("out")
+    assert jobs.ignored_kinds == "1 other file ignored: .txt" and jobs.folder == Path("out")
     assert not Path("out").exists()
 
 
@@ -124,7 +124,7 @@ def test_what_cannot_be_read_is_a_job_with_its_reason(here: Path) -> None:
         (["gone"], "out", "does not exist"),
         (["in/gone*.png"], "out", "no file matches"),
         (["empty"], "out", "no image in empty.*looked for .png"),
-        (["texts"], "out", "no image in texts; 1 other file is there"),
+        (["texts"], "out", "no image in texts; 1 other file there: .txt .looked for"),
         (["broken.png"], "out", "broken link"),
         (["in"], "in", "is the input folder"),
         (["in"], "in/", "is the input folder"),
@@ -209,7 +209,11 @@ def test_a_link_does_not_lead_out_of_the_output_folder(here: Path, target: str) 
 def test_a_pipe_named_like_an_image_is_not_opened(here: Path) -> None:
     picture("in/a.png")
     os.mkfifo("in/b.png")
-    assert make_jobs(["in"], "out").ignored == 1
+    for name in "abcdef":
+        Path(f"in/x.{name}").touch(), Path(f"in/y.{name}").touch()
+    Path("in/only.one").touch()
+    jobs = make_jobs(["in"], "out")
+    assert jobs.ignored_kinds == "14 other files ignored: .a, .b, .c, .d, .e, ..."
     with pytest.raises(ConfigError, match="neither a file nor a folder"):
         make_jobs(["in/b.png"], "out")
 

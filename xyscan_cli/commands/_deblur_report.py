@@ -40,9 +40,9 @@ def print_plan(
     for count, what in (
         (sum(record.status == "skipped" for record in planned), "already there and skipped"),
         (sum(record.status == "failed" for record in planned), "that cannot be read"),
-        (jobs.ignored, "other file ignored" if jobs.ignored == 1 else "other files ignored"),
     ):
         aside += [f"{count} {what}"] if count else []
+    aside += [jobs.ignored_kinds] if jobs.ignored else []
     others = f" ({', '.join(aside)})" if aside else ""
     clips = [record.job for record in work if record.job.is_clip]
     images = [record.job for record in work if not record.job.is_clip]

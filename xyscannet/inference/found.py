@@ -6,6 +6,7 @@ import errno
 import glob
 import os
 import stat
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,14 +27,14 @@ class Found:
         addresses: folders that were walked at addresses.
         folders: each folder that was walked here, by device and inode.
         unreadable: what could not be looked at, its place, and the reason.
-        ignored: number of files that are neither images nor clips.
+        ignored: how many files there are that are neither images nor clips, by suffix.
     """
 
     files: list[tuple[Path | Address, Path]] = field(default_factory=list)
     addresses: list[Address] = field(default_factory=list)
     folders: dict[tuple[int, int], Path] = field(default_factory=dict)
     unreadable: list[tuple[Path | Address, Path, str]] = field(default_factory=list)
-    ignored: int = 0
+    ignored: Counter[str] = field(default_factory=Counter)
 
 
 def is_clip(path: Path | Address) -> bool:
@@ -82,7 +83,7 @@ def _find_address(address: Address, found: Found) -> None:
         elif file.suffix.lower() in SUFFIXES or is_clip(file):
             found.files.append((file, Path(place)))
         else:
-            found.ignored += 1
+            found.ignored[file.suffix.lower()] += 1
 
 
 def _find_pattern(text: str, found: Found) -> None:
@@ -124,7 +125,7 @@ def _take(path: Path, place: Path, found: Found) -> None:
     if stat.S_ISREG(mode) and (path.suffix.lower() in SUFFIXES or is_clip(path)):
         found.files.append((path, place))
     else:
-        found.ignored += 1
+        found.ignored[path.suffix.lower() if stat.S_ISREG(mode) else ""] += 1
 
 
 def _walk(root: Path, place: Path, found: Found) -> None:

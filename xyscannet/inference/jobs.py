@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,9 @@ _PREFERRED = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tif", "b
 # suffixes of images that are read by other programs, so that `deblur a.jpg b.heic` makes no folder "b.heic"
 _FOREIGN = {".gif", ".avif", ".jp2", ".jxl", ".exr", ".hdr", ".psd", ".svg", ".pdf", ".ppm"}
 _FOREIGN |= {".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".raw"}
+
+
+_MOST_KINDS = 5
 
 
 @dataclass(frozen=True)
@@ -59,12 +63,17 @@ class Jobs:
     Attributes:
         jobs: in a stable order.
         folder: the folder the outputs go to; None where the output is one file.
-        ignored: number of files met in folders that are neither images nor clips.
+        ignored: how many files there were in folders that are neither images nor clips, by suffix.
     """
 
     jobs: tuple[Job, ...]
     folder: Path | Address | None
-    ignored: int
+    ignored: Counter[str]
+
+    @property
+    def ignored_kinds(self) -> str:
+        """How many files were ignored, and the commonest of their suffixes; empty where none was."""
+        return others(self.ignored, "ignored")
 
 
 def make_jobs(inputs: Sequence[str], output: str, *, format: str | None = None, exist: str = "error") -> Jobs:
@@ -106,9 +115,8 @@ def _make_jobs(inputs: Sequence[str], output: str, format: str | None, exist: st
         _refuse_output_in_input(output, found)
     if not found.files and not found.unreadable:
         suffixes = ", ".join([*SUFFIXES, *CLIP_SUFFIXES])
-        files = "1 other file is" if found.ignored == 1 else f"{found.ignored} other files are"
-        ignored = f"; {files} there" if found.ignored else ""
-        raise ConfigError(f"no image in {_listing(inputs)}{ignored} (looked for {suffixes})")
+        there = f"; {others(found.ignored, 'there')}" if found.ignored else ""
+        raise ConfigError(f"no image in {_listing(inputs)}{there} (looked for {suffixes})")
 
     if all(is_clip(path) for path, _ in found.files) and found.files:
         load_av()
@@ -125,6 +133,17 @@ def _make_jobs(inputs: Sequence[str], output: str, format: str | None, exist: st
     jobs = _apply_exist(jobs, exist)
     _refuse_unwritable(target.parent if target else place_of(output))
     return Jobs(tuple(jobs), None if target else place_of(output), found.ignored)
+
+
+def others(ignored: Counter[str], how: str) -> str:
+    """Such as "3 other files ignored: .dng, .txt", the commonest first; empty where there is none."""
+    count, kinds = ignored.total(), [suffix for suffix, _ in ignored.most_common() if suffix]
+    if not count:
+        return ""
+    named = (
+        ": " + ", ".join(kinds[:_MOST_KINDS]) + (", ..." if len(kinds) > _MOST_KINDS else "") if kinds else ""
+    )
+    return f"{count} other {'file' if count == 1 else 'files'} {how}{shown(named)}"
 
 
 def _listing(names: Sequence[object]) -> str:
