@@ -62,6 +62,7 @@ class Progress:
                 console=console.terminal(),
                 transient=True,
                 refresh_per_second=4,
+                redirect_stdout=sys.stdout.isatty(),  # else data would go to the terminal
             )
             self._task = self._bar.add_task("", total=self.total, name="", status="")
             self._bar.start()
