@@ -16,6 +16,7 @@ from typing import Any
 import typer
 
 from xyscan_cli import console
+from xyscan_cli.stopping import ENDING
 from xyscan_cli.streams import drop, set_up
 from xyscannet.environment import FIRST_USE
 from xyscannet.errors import ConfigError, InputError, UnavailableError, XYScanError
@@ -109,11 +110,10 @@ def _usage(failure: Any) -> int:
 def _signals() -> Iterator[None]:
     """The first signal to end raises in the main thread; later ones are ignored while the work is wound up.
 
-    They are SIGINT, SIGTERM and SIGHUP of a terminal that is closed, but for those that whoever started us has ignored,
-    as `nohup` does, and a shell for what it starts in the background.
+    They are those of `ENDING` but for what whoever started us has ignored, as `nohup` does, and a shell for what it
+    starts in the background.
     """
-    known = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    watched = [each for each in known if signal.getsignal(each) != signal.SIG_IGN]
+    watched = [each for each in ENDING if signal.getsignal(each) != signal.SIG_IGN]
 
     def stop(number: int, frame: Any) -> None:
         for each in watched:

@@ -6,14 +6,16 @@ import signal
 import time
 from typing import Any
 
+ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+"""Signals to end; SIGHUP, which Windows lacks, comes where a terminal is closed."""
 FORWARDED = 2.0
 """Seconds after the first signal in which another may be the same one, forwarded by a launcher."""
 
 
 class StopOnSignal:
-    """While entered, the first SIGINT or SIGTERM is only remembered, in `number`; a later SIGINT interrupts at once.
+    """While entered, the first of `ENDING` is only remembered, in `number`; a later SIGINT interrupts at once.
 
-    A further SIGTERM does not, nor a SIGINT within `FORWARDED` seconds: launchers forward to every process what it has
+    A later one of the others does not, nor a SIGINT within `FORWARDED` seconds: launchers forward to every process what it has
     received already. One that whoever started us has ignored stays so.
     """
 
@@ -27,7 +29,7 @@ class StopOnSignal:
     def __enter__(self) -> None:
         self._before = {
             number: signal.signal(number, self._hear)
-            for number in (signal.SIGINT, signal.SIGTERM)
+            for number in ENDING
             if signal.getsignal(number) != signal.SIG_IGN
         }
 

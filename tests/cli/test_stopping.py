@@ -5,14 +5,14 @@ import signal
 import pytest
 
 from xyscan_cli import stopping
-from xyscan_cli.stopping import StopOnSignal
+from xyscan_cli.stopping import ENDING, StopOnSignal
 
 
-@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("first", ENDING)
 def test_what_a_launcher_forwards_is_the_first_signal_again(
     first: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    before = [signal.getsignal(number) for number in ENDING]
     stop = StopOnSignal()
     assert not stop.asked() and stop.number is None
     with stop:
@@ -24,4 +24,4 @@ def test_what_a_launcher_forwards_is_the_first_signal_again(
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert stop.number == first
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    assert [signal.getsignal(number) for number in ENDING] == before
