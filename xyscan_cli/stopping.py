@@ -15,8 +15,8 @@ FORWARDED = 2.0
 class StopOnSignal:
     """While entered, the first of `ENDING` is only remembered, in `number`; a later SIGINT interrupts at once.
 
-    A later one of the others does not, nor a SIGINT within `FORWARDED` seconds: launchers forward to every process what it has
-    received already. One that whoever started us has ignored stays so.
+    A later one of the others does not, nor a SIGINT within `FORWARDED` seconds: launchers forward to every process what
+    it has received already. One that whoever started us has ignored stays so.
     """
 
     def __init__(self) -> None:

@@ -71,8 +71,9 @@ def command(
     """Train a network: on sharp photographs blurred on the fly, on a data set's pairs, or on both.
 
     The run's folder gets last.safetensors and best.safetensors (averaged weights), stage-N.safetensors, the newest
-    states for --resume, log.jsonl, TensorBoard's files, curves.png, config.yaml and run.json. SIGINT, SIGTERM and SIGHUP
-    end the step, save the state and exit with 130. `accelerate launch -m xyscan_cli train ...` trains on many GPUs.
+    states for --resume, log.jsonl, TensorBoard's files, curves.png, config.yaml and run.json. SIGINT, SIGTERM and
+    SIGHUP end the step, save the state and exit with 130. `accelerate launch -m xyscan_cli train ...` trains on many
+    GPUs.
     """
     from xyscannet.errors import ConfigError
     from xyscannet.training.recipes import description, load_config, recipes
