@@ -9,23 +9,32 @@ from typing import Any
 
 
 class Stderr:
-    """stderr. Where it takes no more, as when a pipe's reader has gone, the work goes on without."""
+    """stderr. Where it takes no more, as when a pipe's reader or a terminal has gone, the work goes on without."""
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(sys.stderr, name)
+        return getattr(_stderr(), name)
+
+    @property
+    def rich_proxied_file(self) -> Stderr:
+        """Where rich writes to while a live bar stands in stderr's place."""
+        return self
 
     def write(self, text: str) -> int:
         try:
-            return sys.stderr.write(text)
+            return _stderr().write(text)
         except OSError:
-            drop(sys.stderr)
+            drop(_stderr())
             return len(text)
 
     def flush(self) -> None:
         try:
-            sys.stderr.flush()
+            _stderr().flush()
         except OSError:
-            drop(sys.stderr)
+            drop(_stderr())
+
+
+def _stderr() -> Any:
+    return getattr(sys.stderr, "rich_proxied_file", sys.stderr)
 
 
 def drop(stream: Any) -> None:

@@ -33,3 +33,11 @@ def test_data_goes_to_stdout() -> None:
     process, terminal = beside_a_bar("console.data({'status': 'done'})")
     assert process.communicate(timeout=30)[0] == '{"status": "done"}\n'
     os.close(terminal)
+
+
+def test_the_work_goes_on_where_the_terminal_has_gone() -> None:
+    process, terminal = beside_a_bar("sys.stdin.read(); console.say('line'); bar.update(5); print(bar.done)")
+    os.read(terminal, 1)
+    os.close(terminal)
+    assert process.communicate(timeout=30)[0] == "5\n"
+    assert process.returncode == 0
