@@ -28,6 +28,7 @@ from xyscannet.authors import State, first, is_authors, read_pth, read_state, si
 from xyscannet.errors import ConfigError, InputError, UnavailableError
 from xyscannet.files import replacing
 from xyscannet.models import XYScanNet, XYScanNetConfig, zoo
+from xyscannet.models.mamba import SCAN_PARAMETERS
 
 VERSION = 1
 RESERVED = ("format", "checkpoint_version", "config")
@@ -35,8 +36,6 @@ CHANNEL_ORDERS = ("rgb", "bgr")
 Network = TypeVar("Network", bound=XYScanNet)
 
 _FIRST, _LAST = "patch_embed.weight", "output.weight"
-# float32 at least, whatever the network's type
-_SCAN_PARAMETERS = ("A_log", "D", "dt_proj.bias", "A_logs", "Ds", "dt_projs_bias")
 
 
 @dataclass(frozen=True)
@@ -160,7 +159,7 @@ def build(
     model.to(device=device, dtype=dtype)
     scan = {"device": device, "dtype": torch.promote_types(dtype, torch.float32), "copy": True}
     for name, parameter in model.named_parameters():
-        if name.endswith(_SCAN_PARAMETERS):
+        if name.endswith(SCAN_PARAMETERS):
             parameter.data = checkpoint.state[name].to(**scan)
     return model.eval().requires_grad_(False)
 

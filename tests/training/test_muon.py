@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from xyscannet.errors import ConfigError
-from xyscannet.models import zoo
+from xyscannet.models import XYScanNet, XYScanNetConfig, zoo
 from xyscannet.training import parts
 from xyscannet.training.config import OptimiserConfig, network_config
 from xyscannet.training.loop import Interrupted, Trainer
@@ -125,13 +125,20 @@ def test_matrices_are_most_of_a_network_and_never_its_tables_or_depthwise_kernel
     assert not {"dwconv", "conv1d", "dt_proj", "mamba", "patch_embed", "output"} & tails
 
 
-def test_every_parameter_is_in_one_group() -> None:
-    model = zoo.build(network_config("xyscannet-s"))
+@pytest.mark.parametrize(
+    ("scanner", "scans"), [("intra", {"A_log", "D"}), ("ss2d", {"A_logs", "Ds", "dt_projs_bias"})]
+)
+def test_every_parameter_is_in_one_group(scanner: str, scans: set[str]) -> None:
+    config = XYScanNetConfig(
+        width=8, encoder_blocks=(1, 0, 0), decoder_blocks=(1, 0, 0), scanners=(scanner,) * 2
+    )
+    model = XYScanNet(config)
     optimiser = parts.make_optimiser(OptimiserConfig(kind="muon", weight_decay=0.1), model)
-    grouped = [id(p) for group in optimiser.param_groups for p in group["params"]]
-    assert sorted(grouped) == sorted(id(p) for p in model.parameters())
-    decayed = [group["weight_decay"] for group in optimiser.param_groups]
-    assert decayed == [0.1, 0.1, 0.0] and all(p.ndim <= 1 for p in optimiser.param_groups[2]["params"])
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    groups = [[names[p] for p in group["params"]] for group in optimiser.param_groups]
+    assert sorted(name for group in groups for name in group) == sorted(names.values())
+    assert [group["weight_decay"] for group in optimiser.param_groups] == [0.1, 0.1, 0.0]
+    assert {name.rpartition(".")[2] for name in groups[2]} == {"weight", "bias", *scans}
 
 
 def _muon(tiny: dict, **changes: object) -> dict:

@@ -15,6 +15,8 @@ from xyscannet.ops.mixer import mamba_mixer
 from xyscannet.ops.mixer.reference import scan_inputs
 
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 0.1, 1e-4
+SCAN_PARAMETERS = ("A_log", "D", "dt_proj.bias", "A_logs", "Ds", "dt_projs_bias")
+"""How the names end of what a scan has in float32 at least, here and in `ss2d`: A, D and delta's bias."""
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from xyscannet.metrics import perceptual
 from xyscannet.models import XYScanNet, XYScanNetConfig, zoo
 from xyscannet.models.grow import grow
 from xyscannet.models.init import lecun_normal_
+from xyscannet.models.mamba import SCAN_PARAMETERS
 from xyscannet.training.config import OptimiserConfig, TrainConfig
 from xyscannet.training.muon import Muon, is_matrix
 
@@ -47,14 +48,14 @@ def _grown(small: XYScanNet, network: XYScanNetConfig, source: str) -> nn.Module
 def make_optimiser(
     options: OptimiserConfig, model: nn.Module, *, captured: bool = False
 ) -> torch.optim.Optimizer:
-    """Adam, AdamW or Muon; vectors (norms, biases, D) are not decayed.
+    """Adam, AdamW or Muon; norms, biases and the scans' A and D are not decayed.
 
     With `captured` its steps can be part of a CUDA graph: all it counts with is on the GPU, learning rates too.
     """
-    matrices, others, vectors = [], [], []
+    matrices, others, kept = [], [], []
     for name, parameter in model.named_parameters():
-        if parameter.ndim <= 1:
-            vectors.append(parameter)
+        if parameter.ndim <= 1 or name.endswith(SCAN_PARAMETERS):
+            kept.append(parameter)
         elif options.kind == "muon" and is_matrix(name, parameter):
             matrices.append(parameter)
         else:
@@ -64,7 +65,7 @@ def make_optimiser(
     )
     groups += [
         {"params": others, "weight_decay": options.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
+        {"params": kept, "weight_decay": 0.0},
     ]
     kind, shared = _OPTIMISERS[options.kind], {"betas": options.betas, "eps": options.eps, "foreach": True}
     if not captured:

@@ -16,7 +16,7 @@ from xyscannet.files import reason, replacing
 from xyscannet.training.config import OptimiserConfig
 
 _log = logging.getLogger("xyscannet")
-STATE_VERSION = 2
+STATE_VERSION = 3
 
 
 class Ema:
