@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import signal
 import threading
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from tests.limits import bounded
 from xyscannet.errors import UnavailableError
+from xyscannet.images import Photo, write
 from xyscannet.inference import Job, Record, Settings, make_jobs, run_jobs
 from xyscannet.models import XYScanNetConfig
 
@@ -198,6 +200,29 @@ def test_an_interruption_keeps_what_is_complete(here: Path) -> None:
     ]
     assert sorted(path.name for path in Path("out").iterdir()) == ["0.png", "1.png"]
     assert not own_threads()
+
+
+def test_an_interruption_while_the_writer_is_behind_keeps_what_waits(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    third, records = threading.Event(), []
+
+    def slowly(photo: Photo, path: Path, **options) -> tuple[str, ...]:
+        if path.name == "0.png":
+            third.wait(10)
+            time.sleep(0.2)  # until the main thread waits for room
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        return write(photo, path, **options)
+
+    def progress(job: Job, share: float) -> None:
+        if job.input.name == "2.png" and share == 1:
+            third.set()
+
+    monkeypatch.setattr("xyscannet.inference.pipeline.write", slowly)
+    jobs = make_jobs(["in"], "out").jobs
+    with pytest.raises(KeyboardInterrupt):
+        run_jobs(jobs, Toy(), Settings(), finished=records.append, progress=progress)
+    assert [(each.job.input.name, each.status) for each in records] == [(name, "done") for name in NAMES[:3]]
 
 
 @pytest.mark.parametrize("thread", ["xyscan reader", "xyscan writer"])

@@ -55,7 +55,8 @@ class Pipeline:
         self._jobs, self._settings, self._finished = jobs, settings, finished
         self._stop, self._over = threading.Event(), False
         self._to_restore: queue.Queue[Item | None] = queue.Queue(networks)
-        self._to_write: queue.Queue[Item | None] = queue.Queue(networks)
+        self._to_write: queue.SimpleQueue[Item | None] = queue.SimpleQueue()
+        self._room = threading.Semaphore(networks)  # for items that wait to be written
         self._records: queue.SimpleQueue[Record] = queue.SimpleQueue()
         self._reader = threading.Thread(target=self._read_ahead, name="xyscan reader")
         self._writer = threading.Thread(target=self._write_behind, name="xyscan writer")
@@ -98,8 +99,9 @@ class Pipeline:
             yield item
 
     def write(self, item: Item) -> None:
-        """Hand a restored or failed item to the writer; for any thread."""
-        self._to_write.put(item)
+        """Hand a restored or failed item to the writer, then wait while too many wait; for any thread."""
+        self._to_write.put(item)  # before the wait: it is kept if that is interrupted
+        self._room.acquire()
 
     def report(self) -> None:
         """Report what the writer has finished so far."""
@@ -136,6 +138,7 @@ class Pipeline:
 
     def _write_behind(self) -> None:
         while (item := self._next_to_write()) is not None:
+            self._room.release()
             if item.photo is not None and not item.error:
                 try:
                     self._write(item)
