@@ -219,6 +219,15 @@ def test_reduced_versions_in_a_tiff_are_no_pages(tmp_path):
     assert photo.width == 31 and any("reduced" in note for note in photo.notes)
 
 
+def test_the_preview_of_a_camera_raw_is_not_taken_for_the_picture(tmp_path):
+    """As in NEF and ARW: first a reduced version, the picture below it."""
+    tifffile = pytest.importorskip("tifffile")
+    with tifffile.TiffWriter(tmp_path / "x.nef") as file:
+        file.write(picture()[::2, ::2], photometric="rgb", subfiletype=1, subifds=1, metadata=None)
+        file.write(picture(dtype=np.uint16)[..., 0], photometric="cfa", metadata=None)
+    assert "camera raw" in refused(tmp_path / "x.nef")
+
+
 @pytest.mark.parametrize(
     ("dtype", "samples", "word"),
     [

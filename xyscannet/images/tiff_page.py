@@ -83,8 +83,8 @@ def read_page(at: Reader) -> Page:
     def value(tag: int, default: int) -> int:
         return (integers(fields.get(tag), layout) or (default,))[0]
 
-    if 50706 in fields:
-        raise BadImage("camera raw (DNG) is not supported: develop it to TIFF or JPEG first")
+    if 50706 in fields or (330 in fields and value(254, 0) & 1):  # DNG; a preview above the picture
+        raise BadImage("camera raw is not supported: develop it to TIFF or JPEG first")
     width, height, samples = value(WIDTH, 0), value(HEIGHT, 0), value(SAMPLES, 1)
     check_size(width, height)
     bits = set(integers(fields.get(BITS), layout) or (1,))
