@@ -87,7 +87,10 @@ def command(
     quality: Annotated[
         int | None,
         typer.Option(
-            "--quality", min=1, max=100, help="JPEG, WebP and HEIC quality; by default the input's own."
+            "--quality",
+            min=1,
+            max=100,
+            help="JPEG, WebP and HEIC quality; by default a JPEG's own, 95 for other inputs, 90 for WebP, 80 for HEIC.",
         ),
     ] = None,
     strip_metadata: Annotated[
