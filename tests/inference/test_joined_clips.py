@@ -114,6 +114,24 @@ def test_a_cover_that_the_container_does_not_hold_is_told(tmp_path: Path) -> Non
     assert notes == ("cover picture left out: mov does not hold it",)
 
 
+@pytest.mark.parametrize(
+    ("suffix", "notes"),
+    [("mov", ()), ("mp4", ()), ("avi", ("data stream 1 left out: avi does not hold it",))],
+)
+def test_a_time_code_is_kept_or_told(tmp_path: Path, suffix: str, notes: tuple) -> None:
+    import av
+
+    source, output = tmp_path / "a.mov", tmp_path / f"b.{suffix}"
+    clips.write(source, clips.pan(6, 32, 48), sound=False, timecode="10:00:00:12", codec="mpeg4")
+    clip = video.plan_clip(source)
+    coding = video.choose_coding(clip, output)
+    restore_segment(clip, clip.segments[0], coding, tmp_path / "part", Gain())
+    assert video.join(clip, coding, [tmp_path / "part"], output) == notes
+    with av.open(str(output)) as container:
+        codes = [stream.metadata.get("timecode") for stream in container.streams]
+    assert codes == ([None] if notes else ["10:00:00:12"] * 2)
+
+
 def test_what_the_container_does_not_hold_is_told(tmp_path: Path) -> None:
     source = clips.write(tmp_path / "a.mp4", clips.pan(6, 32, 48), rotation=90, chapters=True, sound=False)
     clip = video.plan_clip(source)

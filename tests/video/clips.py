@@ -42,6 +42,7 @@ def write(
     gop: int = 12,
     format: str | None = None,
     fields: str | None = None,
+    timecode: str | None = None,
     **settings: object,
 ) -> Path:
     """Write frames as a clip; times are in TICKS."""
@@ -66,6 +67,8 @@ def write(
             context.flags |= int(av.codec.context.Flags.interlaced_dct)
         if rotation:
             stream.set_display_rotation(rotation)
+        if timecode:
+            stream.metadata["timecode"] = timecode
         if sound:
             audio = out.add_stream("aac" if path.suffix != ".webm" else "libopus", rate=SOUND * 6)
             audio.codec_context.layout = "mono"

@@ -132,7 +132,7 @@ class _Joined:
                 if stream.index == self._clip.info.stream:
                     self._out_video = self._add_video(segment.streams.video[0])
                     self._like(stream, self._out_video)
-                elif self._strip and (stream.type == "data" or is_cover(stream)):
+                elif self._left_out(stream):
                     continue
                 elif is_cover(stream) and self._format != "mp4":
                     self._attach(stream)
@@ -148,6 +148,12 @@ class _Joined:
                         f"{stream.type} stream {stream.index} left out: {self._format} does not hold it"
                     )
         return copied
+
+    def _left_out(self, stream: Any) -> bool:
+        """Whether a stream is stripped, or is a time code, which QuickTime's containers make anew of the metadata."""
+        if self._strip and (stream.type == "data" or is_cover(stream)):
+            return True
+        return stream.type == "data" and self._format in ("mov", "mp4") and "timecode" in stream.metadata
 
     def _attach(self, cover: Any) -> None:
         """Keep a cover picture as Matroska does, in an attached file; no other container but MP4 has any."""
@@ -185,6 +191,8 @@ class _Joined:
     def _holds(self, stream: Any) -> bool:
         """Whether the output's container takes a copy of a stream, seen by trying."""
         av = load()
+        if stream.type == "data" and self._format in ("avi", "asf"):  # which take it for something else
+            return False
         try:
             with av.open(io.BytesIO(), "w", format=self._format, **keeping_bytes()) as trial:
                 if stream.type == "attachment":  # a container of nothing else is refused
