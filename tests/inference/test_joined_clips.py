@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -239,6 +240,21 @@ def test_what_the_container_does_not_take_is_told_before_the_work(tmp_path: Path
     clip = video.plan_clip(source, video.ClipOptions(codec="mpeg2video"))
     with pytest.raises(InputError, match=r"a\.mp4: mxf does not take its mpeg2video: choose another"):
         video.choose_coding(clip, tmp_path / "b.mxf")
+
+
+@pytest.mark.parametrize(
+    ("name", "times", "even"),
+    [("a.mp4", None, True), ("a.mkv", None, True), ("a.mp4", [0, 3000, 9000], False)],
+)
+def test_frames_that_come_evenly_stay_alone_in_avi(
+    tmp_path: Path, name: str, times: list | None, even: bool
+) -> None:
+    """Where the ticks are finer, it has empty frames between them."""
+    source = clips.write(tmp_path / name, clips.pan(3, 32, 48), times=times, sound=False)
+    restored(source, tmp_path / "b.avi", Gain(), codec="mpeg4")
+    info, after = video.probe(tmp_path / "b.avi"), clips.read(tmp_path / "b.avi")["times"]
+    assert (info.time_base == Fraction(1, 30)) is (info.frames == 3) is even
+    assert after == pytest.approx([time / 90000 for time in times or (0, 3000, 6000)], abs=1e-3)
 
 
 def test_h264_in_avi(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import io
+import math
 import os
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
@@ -177,11 +178,21 @@ class _Joined:
             context.codec_tag = template.codec_context.codec_tag
         if self._coding.codec == "hevc" and self._format in ("mp4", "mov"):
             context.codec_tag = "hvc1"  # the one that Apple's players take
-        stream.time_base = self._base
+        stream.time_base = self._base if self._format != "avi" else self._even_ticks()
         matrix = display_matrix(info)
         if matrix is not None:
             stream.set_display_matrix(matrix)
         return stream
+
+    def _even_ticks(self) -> Fraction:
+        """A frame's time where frames come evenly, else the source's tick: AVI has an empty frame for each between."""
+        rate = self._clip.info.rate
+        places = [(time * self._base - self._shift) * rate + Fraction(1, 2) for time in self._clip.times]
+        even = all(
+            math.floor(place) == math.floor(places[0]) + i and abs(place - places[0] - i) <= self._base * rate
+            for i, place in enumerate(places)
+        )
+        return 1 / rate if even else self._base
 
     def _like(self, stream: Any, new: Any) -> None:
         kept = _NEEDED_KEYS if self._strip else stream.metadata
