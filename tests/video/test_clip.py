@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.video import clips
+from tests.video import clips, fields
 from xyscannet import video
 from xyscannet.errors import ConfigError, InputError, UnavailableError
 from xyscannet.video import clip as clip_module
@@ -89,6 +90,26 @@ def test_times(text: str, seconds: float) -> None:
 def test_no_times(text: str) -> None:
     with pytest.raises(ConfigError, match="not a time"):
         clip_module.seconds_of(text)
+
+
+@pytest.mark.parametrize("rate", [Fraction(25), Fraction(30000, 1001)])
+def test_two_fields_are_a_frame(tmp_path: Path, rate: Fraction) -> None:
+    import av
+
+    if not hasattr(av.codec.CodecContext.create("libx264", "w"), "field_order"):
+        pytest.skip("this PyAV does not tell the order of fields")
+    written = np.random.default_rng(0).integers(16, 235, (6, fields.HEIGHT, fields.WIDTH), dtype=np.uint8)
+    info = video.probe(fields.write(tmp_path / "a.ts", written, rate))
+    index = video.read_index(info)
+    ticks = [*index.times, index.end]
+    assert [after - before for before, after in itertools.pairwise(ticks)] == pytest.approx(
+        [90000 / rate] * 6, abs=1
+    )
+    assert index.keys == tuple(range(6)) and min(index.sizes) > 2 * 384
+    read = [
+        pixels.to_planes(frame, pixels.layout("yuv420p"))[0] for frame in decode.frames(info, index, 0, 6)
+    ]
+    assert np.array_equal(np.stack(read), written)
 
 
 def test_what_is_no_clip(tmp_path: Path, source: Path) -> None:

@@ -36,7 +36,7 @@ SUFFIXES: dict[str, str] = {
 }
 """Suffixes of clips, and the container that is written under each."""
 
-_BOTTOM_FIRST = (3, 4)  # of FFmpeg's orders of fields
+_INTERLACED, _BOTTOM_FIRST = (2, 3, 4, 5), (3, 4)  # of FFmpeg's orders of fields
 _SLACK = 1.0  # seconds that a whole file may end before its header says
 _TYPES_IN_TIME = ("video", "audio", "subtitle")
 
@@ -186,9 +186,15 @@ def read_index(info: ClipInfo) -> FrameIndex:
     time stamps.
     """
     found: list[tuple[int, int, bool, int]] = []  # time stamp, seek to, key, bytes
-    end, ended = 0, 0.0
+    end, ended, second = 0, 0.0, False
     with opened(info.path) as container:
+        field = _field_ticks(info, container)
         for packet in container.demux():
+            if packet.stream_index == info.stream and packet.size and packet.duration == field and second:
+                *first, size = found[-1]
+                found[-1], second = (*first, size + packet.size), False
+                end = max(end, first[0] + 2 * field)
+                continue
             if packet.pts is None or packet.size == 0:
                 if packet.size and packet.stream_index == info.stream:
                     raise InputError(f"{shown(info.path)}: frame {len(found) + 1} has no time stamp")
@@ -201,6 +207,7 @@ def read_index(info: ClipInfo) -> FrameIndex:
                 raise InputError(f"{shown(info.path)}: frame {len(found) + 1} is cut off or damaged")
             dts = packet.pts if packet.dts is None else min(packet.pts, packet.dts)
             found.append((packet.pts, dts, packet.is_keyframe, packet.size))
+            second = packet.duration == field
             end = max(end, packet.pts + (packet.duration or 0))
         promised = ((container.start_time or 0) + (container.duration or 0)) / 1e6
     if not found:
@@ -222,6 +229,14 @@ def read_index(info: ClipInfo) -> FrameIndex:
         tuple(each[3] for each in found),
         end if end > times[-1] else times[-1] + tick,
     )
+
+
+def _field_ticks(info: ClipInfo, container: Any) -> int | None:
+    """How long a packet of one field lasts; H.264 in transport streams may have two for a frame. None for others."""
+    order = getattr(container.streams[info.stream].codec_context, "field_order", 0)
+    if order not in _INTERLACED or (info.codec, container.format.name) != ("h264", "mpegts"):
+        return None
+    return int(1 / (2 * info.rate * info.time_base))
 
 
 def _hidden(packet: Any, codec: str) -> bool:
