@@ -181,7 +181,8 @@ def _restore_clip(
     try:
         refuse_existing(item.job.output, settings.overwrite)
         with fetched(item.job.input) as source, stored(item.job.output) as output:
-            item.job = replace(item.job, info=item.job.info or probe_clip(source))
+            part = settings.clip.start, settings.clip.end
+            item.job = replace(item.job, info=item.job.info or probe_clip(source).part(*part))
             item.plan = plan_of(item.job.info.height, item.job.info.width, model, settings)
             item.clip = restore_clip(
                 source,
