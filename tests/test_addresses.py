@@ -202,6 +202,7 @@ def test_a_clip(deblur, memory) -> None:
     assert json.loads(result.stdout)["clip"]["frames"] == 6
     result = deblur("memory://box/clip.mp4", "part.mp4", "--end", "0.12")  # 3 frames
     assert result.exit_code == 0 and f"done, {3 * 32 * 32 / 1e6:.2g} MP in" in result.stderr
+    assert "clips: 1, of sizes that are known when they are read" in result.stderr
 
 
 @pytest.fixture

@@ -53,10 +53,8 @@ def print_plan(
         console.field("images", f"{len(images)}, {_megapixels(images)}{others}")
     if clips:
         frames = sum(job.info.frames for job in clips if job.info)
-        console.field(
-            "clips",
-            f"{len(clips)}, about {frames} frames, {_megapixels(clips)}{others if not images else ''}",
-        )
+        about = f"about {frames} frames, " if frames else ""
+        console.field("clips", f"{len(clips)}, {about}{_megapixels(clips)}{others if not images else ''}")
     console.field("output", f"{output}")
     console.field(
         "network",
