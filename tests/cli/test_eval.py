@@ -117,6 +117,17 @@ def test_other_pairs_are_another_evaluation(folder):
     assert "something else (other pairs" in run(*command, code=2).stderr
 
 
+def test_what_cannot_be_measured_is_refused_before_the_first_is(folder, tiny):
+    command = ["a", "--pairs", "blur", "sharp", "--out", "out"]
+    for missing, code in (("nowhere.safetensors", 3), ("runs/nowhere", 3), ("nowhere", 2)):
+        assert "nowhere" in run(*command, missing, code=code).stderr
+    run("b", *command[1:], "--metrics", "psnr")
+    assert "out/b holds an evaluation of something else" in run(*command, "b", code=2).stderr
+    assert sum(path.stat().st_size for path in Path("out").glob("a/*")) == 0
+    shown = run(*command, "--metrics", "psnr", tiny, "b").stderr
+    assert shown.index("measuring a") < shown.index("measuring tiny") < shown.index("4 images were measured")
+
+
 def test_images_that_were_kept_for_a_report_are_kept_on(folder, tiny):
     command = [tiny, "--pairs", "blur", "sharp", "--out", "out"]
     run(*command, "--limit", "4", "--report", "page.html")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from xyscannet.data.datasets import Dataset, Sample
     from xyscannet.evaluation import Source
 
-    Make = Callable[[Path | None], AbstractContextManager[Source]]
+    Make = Callable[[Path | None], Source]
 
 _WEIGHTS = {".safetensors", ".pth"}
 
@@ -79,21 +78,17 @@ def images(
 def sources(
     named: Sequence[str], as_they_are: str | None, blurred: bool, samples: Sequence[Sample], runs: Running
 ) -> Iterator[tuple[str, Make]]:
-    """Labels, and what makes each source when it is its turn, given a folder for its images or None.
+    """Labels, and what makes each source, given a folder for its images or None.
 
     Args:
         samples: the whole set.
     """
     from xyscannet.evaluation import AsIs, Folder
 
-    @contextmanager
-    def ready(source: Source) -> Iterator[Source]:
-        yield source
-
     if blurred:
-        yield "blurred input", lambda keep: ready(AsIs())
+        yield "blurred input", lambda keep: AsIs()
     if as_they_are is not None:
-        yield as_they_are, lambda keep: ready(AsIs(as_they_are))
+        yield as_they_are, lambda keep: AsIs(as_they_are)
         return
     names = list(named) or [networks.default_weights(runs.device)]
     if len(set(names)) < len(names):
@@ -102,7 +97,7 @@ def sources(
     labels = [_label(name, names, folders) for name in names]
     for name, label in zip(names, labels, strict=True):
         if name in folders:
-            yield label, lambda keep, name=name, label=label: ready(Folder(folders[name], samples, label))
+            yield label, lambda keep, name=name, label=label: Folder(folders[name], samples, label)
         else:
             yield label, lambda keep, name=name, label=label: _network(name, label, keep, runs)
 
@@ -139,8 +134,7 @@ def _label(name: str, names: Sequence[str], folders: dict[str, Path | Address]) 
     return name if len(alike) > 1 else short
 
 
-@contextmanager
-def _network(name: str, label: str, keep: Path | None, runs: Running) -> Iterator[Source]:
+def _network(name: str, label: str, keep: Path | None, runs: Running) -> Source:
     from xyscannet.evaluation import Network
 
     model, words, digest = networks.load_network(name, runs.loaded, runs.channel_order)
@@ -152,7 +146,7 @@ def _network(name: str, label: str, keep: Path | None, runs: Running) -> Iterato
         "scan": runs.scan,
         "device": runs.device,
     }
-    yield Network(
+    return Network(
         model,
         label,
         known,

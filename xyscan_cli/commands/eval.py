@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import ExitStack
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from xyscannet.errors import ConfigError
 
 if TYPE_CHECKING:
     from xyscannet.data.datasets import Dataset
-    from xyscannet.evaluation import Source
+    from xyscannet.evaluation import Journal, Source
     from xyscannet.reports.results import Evaluation
 
 GROUPS = {
@@ -207,6 +208,7 @@ def command(
     tile_size, how_many = networks.tile_size(tile), networks.number_of_scales(scales)
 
     from xyscannet.evaluation import Journal
+    from xyscannet.evaluation.engine import identity
     from xyscannet.metrics import registry
     from xyscannet.metrics.distribution import DistributionSettings
 
@@ -231,36 +233,34 @@ def command(
         "problems": list(found.problems),
         "limit": limit,
     }
+    known = {"dataset": found.name, "protocol": kind}
+    if any(registry.info(name).kind != "image" for name in wanted):
+        known |= {"patch": patch, "kid_subset": subset}
     evaluations = []
     build = partial(registry.build_all, wanted, offline=offline, distribution=distribution)
-    with where(device, dtype, scan, **how) as runs:
+    with where(device, dtype, scan, **how) as runs, ExitStack() as stack:
         chosen = [*measured.sources(named, as_they_are, blurred, found.samples, runs)]
         homes = report.homes(folder, [label for label, _ in chosen])
         inputs = [*named, *(pairs or ()), *filter(None, (restored, sharp))]
         for home in homes:
             measured.refuse_inputs(home, keep and as_they_are is None, found.samples, inputs)
+        ready = []
         for (_, make), home in zip(chosen, homes, strict=True):
             # Who has kept images goes on to: a report that is asked for later shows them all.
             kept = keep or (not fresh and Journal.identity_in(home).get("kept") == "True")
-            with make(home / "restored" if kept else None) as source:
-                # Built anew for each source: metrics of sets hold what they have seen.
-                built = build(device=str(runs.loaded))
-                across = runs.across(samples, source, build)
-                evaluations.append(
-                    _evaluate(
-                        found,
-                        samples,
-                        source,
-                        built,
-                        home,
-                        kind,
-                        fresh,
-                        settings,
-                        {**facts, "machine": runs.machine, "across": across},
-                        patch,
-                        subset,
-                    )
-                )
+            ready.append(make(home / "restored" if kept else None))
+        built = build(device=str(runs.loaded))
+        journals = []
+        for source, home in zip(ready, homes, strict=True):
+            kept = str(getattr(source, "keep", None) is not None)
+            journal = Journal(home, identity(samples, source, built, kept=kept, **known), fresh=fresh)
+            journals.append(stack.enter_context(journal))
+        for source, journal in zip(ready, journals, strict=True):
+            if len(ready) > 1:
+                console.say(f"measuring {source.label}")
+            across = runs.across(samples, source, build)
+            told = {**facts, "machine": runs.machine, "across": across}
+            evaluations.append(_evaluate(found, samples, source, built, journal, kind, settings, told))
     comparison = None
     if paired:
         from xyscannet.evaluation import compare
@@ -307,24 +307,14 @@ def _evaluate(
     samples: Sequence[Any],
     source: Source,
     metrics: Sequence[Any],
-    home: Path,
+    journal: Journal,
     protocol: str,
-    fresh: bool,
     settings: dict[str, Any],
     facts: dict[str, Any],
-    patch: int | None,
-    subset: int,
 ) -> Evaluation:
-    from xyscannet.evaluation import Journal, evaluate
-    from xyscannet.evaluation.engine import identity
+    from xyscannet.evaluation import evaluate
 
-    of_sets = {"patch": patch, "kid_subset": subset} if any(m.kind != "image" for m in metrics) else {}
-    kept = str(getattr(source, "keep", None) is not None)
-    known = identity(samples, source, metrics, dataset=found.name, protocol=protocol, kept=kept, **of_sets)
-    with (
-        Journal(home, known, fresh=fresh) as journal,
-        Progress(len(samples), "images", before=len(journal.images)) as bar,
-    ):
+    with Progress(len(samples), "images", before=len(journal.images)) as bar:
         if journal.images:
             console.say(f"{source.label}: {len(journal.images)} images were measured before")
         return evaluate(

@@ -31,7 +31,8 @@ class Journal:
 
     Args:
         folder: is made where it is missing; `journal.jsonl` and, for metrics of sets, `NAME.npz` lie in it.
-        identity: everything that decides the values. A journal of another identity is not continued.
+        identity: everything that decides the values. A journal of another identity is not continued. It is written with
+            the first image.
         fresh: begin anew, whatever is there.
 
     Attributes:
@@ -48,21 +49,19 @@ class Journal:
         self.folder = Path(folder)
         self.images: dict[str, ImageResult] = {}
         self.seconds: dict[str, list[float]] = defaultdict(list)
-        identity = json.loads(json.dumps({"format": FORMAT, **identity}))
+        self._identity = json.loads(json.dumps({"format": FORMAT, **identity}))
         path = self.folder / "journal.jsonl"
         with contextlib.ExitStack() as stack:
             stack.enter_context(held(self.folder))
-            self._open(path, identity, fresh)
+            self._open(path, fresh)
             self._held = stack.pop_all()
 
-    def _open(self, path: Path, identity: Mapping[str, Any], fresh: bool) -> None:
+    def _open(self, path: Path, fresh: bool) -> None:
         try:
-            whole = 0 if fresh else self._load(path, identity)
+            whole = 0 if fresh else self._load(path)
             self._file = open(path, "r+b" if whole else "wb")  # noqa: SIM115 -- closed in __exit__
             self._file.truncate(whole)
             self._file.seek(whole)
-            if not whole:
-                self._write(identity)
         except OSError as error:
             raise InputError(f"{self.folder} cannot be written: {error.strerror}") from None
 
@@ -75,6 +74,8 @@ class Journal:
 
     def add(self, image: ImageResult, seconds: Mapping[str, float]) -> None:
         """Keep an image's result and the seconds each of its metrics took."""
+        if not self._file.tell():
+            self._write(self._identity)
         self._write({"image": portable(asdict(image)), "seconds": dict(seconds)})
         self._note(image, seconds)
 
@@ -132,7 +133,7 @@ class Journal:
     def _unwritable(self, error: OSError) -> InputError:
         return InputError(f"{self.folder}: cannot be written: {reason(error)}; {_KEPT}")
 
-    def _load(self, path: Path, identity: Mapping[str, Any]) -> int:
+    def _load(self, path: Path) -> int:
         """Read what is there; returns the bytes of its whole lines (the last may have been cut off)."""
         if not path.exists():
             return 0
@@ -144,7 +145,7 @@ class Journal:
             try:
                 record = json.loads(line)
                 if number == 0:
-                    _check(record, identity, path)
+                    _check(record, self._identity, path)
                 else:
                     self._note(result_from(record["image"]), record["seconds"])
             except (ValueError, KeyError, TypeError):
