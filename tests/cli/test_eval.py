@@ -134,6 +134,9 @@ def test_images_that_were_kept_for_a_report_are_kept_on(folder, tiny):
     again = run(*command, "--limit", "4")
     assert "4 images were measured before" in again.stderr
     assert "4 images were measured before" in run(*command, "--report", "page.html").stderr
+    run(*command, "--fresh")
+    told = run(*command, "--report", "page.html", code=2).stderr
+    assert "something else (restored images that were not kept); --fresh" in told
 
 
 def test_two_folders_image_by_image(folder):

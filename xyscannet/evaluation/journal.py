@@ -18,10 +18,11 @@ from xyscannet.files import held, reason, replacing
 from xyscannet.reports.results import ImageResult, portable, result_from
 
 FORMAT = 1
-_DIGESTS = {
+_WORDS = {
     "samples": "other pairs",
     "contents": "images that have changed since",
     "files": "restored images that have changed since",
+    "kept": "restored images that were not kept",
 }
 _KEPT = "what was measured before is kept"
 
@@ -164,7 +165,7 @@ def _check(found: Mapping[str, Any], identity: Mapping[str, Any], path: Path) ->
     changed = [name for name in {**identity, **found} if found.get(name) != identity.get(name)]
     if changed:
         shown = "; ".join(
-            _DIGESTS.get(name, f"{name}: {found.get(name)} there, {identity.get(name)} now")
+            _WORDS.get(name, f"{name}: {found.get(name)} there, {identity.get(name)} now")
             for name in changed[:3]
         )
         raise ConfigError(
