@@ -22,6 +22,7 @@ from xyscannet.training.loop import Interrupted, Trainer
 
 pytest.importorskip("skimage", reason="PSNR needs scikit-image")
 CPU = torch.device("cpu")
+RECORD = {"loss": 1.0, "grad_norm": 1.0, "lr": 1e-3, "crops": 2}
 TINY = {"width": 8, "encoder_blocks": [1, 0, 0], "decoder_blocks": [1, 0, 0], "d_state": 4}
 
 
@@ -189,6 +190,21 @@ def test_an_unfinished_cell_of_other_settings_or_data_is_refused(gopro, tmp_path
     started.write_text(json.dumps(starts))
     with pytest.raises(ConfigError, match="trained with other settings"):
         list(ablation.run(plan))
+
+
+def test_cells_are_trained_on_the_same_data_wherever_they_lie(gopro, tmp_path, monkeypatch):
+    monkeypatch.setattr(Trainer, "train_step", lambda self, _: setattr(self, "step", self.step + 1) or RECORD)
+    first, second = (Path(shutil.copytree(gopro, tmp_path / name / "GoPro")) for name in "ab")
+    plan = make_plan(gopro, tmp_path / "runs", "data.pairs=[{dataset: gopro}]", variants=("xyscannet",))
+    for place, seeds in ((first, 1), (second, 2)):
+        monkeypatch.setenv("XYSCAN_DATA", str(place.parent))
+        assert [cell.failure for cell in ablation.run(replace(plan, seeds=seeds))] == [None] * seeds
+    for role in ("blur", "sharp"):
+        picture(second / f"train/a/{role}/3.png", size=(24, 20))
+    with pytest.raises(
+        ConfigError, match=r"seed-0 was trained with other settings \(sets.1.pairs: 2 there, 3 now"
+    ):
+        list(ablation.run(replace(plan, seeds=3)))
 
 
 def test_costs_are_measured_anew_under_other_conditions(gopro, tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
@@ -210,10 +211,17 @@ def _train(plan: Plan, home: Path, config: TrainConfig, watcher: Watcher) -> Non
         should_stop=watcher.should_stop,
         command=plan.facts.get("command", ""),
     )
-    if trainer.step:
-        starts = json.loads((home / "run.json").read_text(encoding="utf-8"))
-        _check(starts[-1]["data"], trainer.samples.manifest(), home, "trained")
+    begun = [other for other in starmap(plan.home, plan.cells) if _is_trained(other)]
+    for other in [*begun, home] if trainer.step else begun:
+        starts = json.loads((other / "run.json").read_text(encoding="utf-8"))
+        _check(_data(starts[-1]["data"]), _data(trainer.samples.manifest()), other, "trained")
     trainer.run()
+
+
+def _data(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What the data of a training are, wherever they lie."""
+    sets = enumerate(manifest.get("sets", ()), 1)
+    return {**manifest, "sets": {f"{n}": {**each, "root": None} for n, each in sets}}
 
 
 def _measured(plan: Plan, home: Path, cell: Cell, watcher: Watcher) -> Cell:
