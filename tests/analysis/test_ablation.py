@@ -9,43 +9,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
+from tests.analysis.ablations import CPU, make_plan
 from tests.data.miniature import picture
 from xyscannet.analysis import ablation
-from xyscannet.analysis.ablation import costs, sets
-from xyscannet.analysis.ablation.table import costs_file
+from xyscannet.analysis.ablation import costs
 from xyscannet.errors import ConfigError, InputError, UnavailableError
-from xyscannet.metrics import registry
-from xyscannet.models import XYScanNetConfig
 from xyscannet.training.loop import Interrupted, Trainer
 
 pytest.importorskip("skimage", reason="PSNR needs scikit-image")
-CPU = torch.device("cpu")
 RECORD = {"loss": 1.0, "grad_norm": 1.0, "lr": 1e-3, "crops": 2}
-TINY = {"width": 8, "encoder_blocks": [1, 0, 0], "decoder_blocks": [1, 0, 0], "d_state": 4}
-
-
-@pytest.fixture(scope="module")
-def gopro(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two pairs to train on and three to test."""
-    root = tmp_path_factory.mktemp("data") / "GoPro"
-    for seed, place in enumerate(
-        ("train/a/{}/1", "train/a/{}/2", "test/b/{}/1", "test/b/{}/2", "test/b/{}/3")
-    ):
-        for role in ("blur", "sharp"):
-            picture(root / f"{place.format(role)}.png", size=(24, 20), seed=2 * seed + (role == "blur"))
-    return root
-
-
-def make_plan(gopro: Path, folder: Path, *overrides: str, **changes) -> ablation.Plan:
-    settings = [f"data.pairs=[{{dataset: gopro, root: {gopro}}}]", "validation.pairs=null", "data.patch=16"]
-    settings += [f"model={json.dumps(TINY)}", "data.batch=2", "loss.contrastive=0", "tensorboard=false"]
-    recipe = ablation.recipe(4, [*settings, "optimiser.lr=2e-3", "data.prefetch=1", *overrides], CPU)
-    given = {"gopro": str(gopro)}
-    found, gaps = ablation.find_sets("slices", changes.pop("given", given), limit=changes.pop("limit", None))
-    plan = ablation.Plan("slices", folder, recipe, ("inter-only", "xyscannet"), 1, found, gaps, CPU)
-    return replace(plan, facts={"machine": "here", "command": "xyscan ablate slices"}, **changes)
 
 
 def forbid(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,123 +180,6 @@ def test_cells_are_trained_on_the_same_data_wherever_they_lie(gopro, tmp_path, m
         list(ablation.run(replace(plan, seeds=3)))
 
 
-def test_costs_are_measured_anew_under_other_conditions(gopro, tmp_path, monkeypatch):
-    plan = make_plan(gopro, tmp_path)
-    told: list[str] = []
-    first = ablation.profile(plan, (16, 16), repeats=1, memory=False, tell=told.append)
-    assert set(first["figures"]) == {"inter-only", "xyscannet"} and told
-    assert first["figures"]["xyscannet"]["training memory (GB)"] is None
-    told.clear()
-    assert ablation.profile(plan, (16, 16), repeats=1, memory=False, tell=told.append) == first and not told
-    ablation.profile(plan, (16, 24), repeats=1, memory=False, tell=told.append)
-    assert told
-    told.clear()
-    updated = replace(plan, facts=plan.facts | {"versions": {"torch": "99"}})
-    record = ablation.profile(updated, (16, 24), repeats=1, memory=False, tell=told.append)
-    assert told and record["conditions"]["versions"] == {"torch": "99"}
-    costs_file(tmp_path, "slices").write_text("{")
-    assert costs.read(costs_file(tmp_path, "slices")) is None
-
-
-def test_costs_of_variants_that_are_measured_one_by_one_are_kept_together(gopro, tmp_path, monkeypatch):
-    measured = []
-
-    def measure(networks, conditions, tell):
-        measured.append((*networks,))
-        return {name: {"step seconds": len(measured)} for name in networks}
-
-    monkeypatch.setattr(costs, "measure", measure)
-    plan = make_plan(gopro, tmp_path)
-    for variants in (["inter-only"], ["xyscannet"], ["inter-only"], ["inter-only", "xyscannet"]):
-        record = ablation.profile(replace(plan, variants=variants), (16, 16))
-    assert (
-        measured == [("inter-only",), ("xyscannet",)] and costs.read(costs_file(tmp_path, "slices")) == record
-    )
-    assert {name: each["step seconds"] for name, each in record["figures"].items()} == {
-        "inter-only": 1,
-        "xyscannet": 2,
-    }
-    record = ablation.profile(replace(plan, variants=["xyscannet"]), (16, 24))
-    assert set(record["figures"]) == {"xyscannet"}
-
-
-def test_parts_of_a_step_are_counted(monkeypatch):
-    monkeypatch.setattr(costs, "time_in_turn", lambda calls, **_: {name: costs_timing(2.0) for name in calls})
-    at = costs.Conditions(16, 4, 2, 16, 16, "fp32", "cpu", "here", repeats=1, memory=False)
-    network = XYScanNetConfig.from_dict(TINY)
-    figures = costs.measure({"a": network}, at)["a"]
-    assert figures["step seconds"] == 4 and figures["training time (s)"] == 4 * 2103 / 4
-    assert figures["inference seconds"] == 2
-
-
-def costs_timing(seconds: float):
-    from xyscannet.analysis.timing import Timing
-
-    return Timing((seconds,))
-
-
-def test_counts_of_the_fusion_modules():
-    columns = {"GMACs": "lower", "parameters (K)": "lower"}
-    found = costs.counted(
-        XYScanNetConfig(width=8, encoder_blocks=(0, 0, 0), decoder_blocks=(0, 0, 0)), columns
-    )
-    assert found["parameters (K)"] == pytest.approx(71.424 / 36) and found["GMACs"] > 0
-    none = costs.counted(XYScanNetConfig(width=8, fusion="none"), columns)
-    assert none["parameters (K)"] is None and none["GMACs"] is None
-
-
-def test_sets_that_are_not_here_and_metrics_that_cannot_be_computed(gopro, tmp_path, monkeypatch):
-    build = registry.build
-
-    def unavailable(name: str, **options):
-        if name != "psnr":
-            raise UnavailableError(f"{name} needs weights\nmore")
-        return build(name, **options)
-
-    monkeypatch.setattr(registry, "build", unavailable)
-    monkeypatch.setenv("XYSCAN_DATA", str(gopro.parent))
-    found, gaps = ablation.find_sets("scan", {})
-    assert [(test.name, dict(test.metrics)) for test in found] == [("gopro", {"gopro psnr": "psnr"})]
-    assert gaps["gopro lpips"] == "lpips-alex needs weights"
-    assert gaps["hide psnr"] == "the test split of HIDE was not found"
-    assert ablation.image_size(found[0]) == (20, 24)
-    with pytest.raises(UnavailableError, match="nothing to measure"):
-        ablation.find_sets("fusion", {})
-    monkeypatch.delenv("XYSCAN_DATA")
-    with pytest.raises(UnavailableError, match="XYSCAN_DATA"):
-        ablation.find_sets("scan", {})
-    for role in ("blur", "sharp"):
-        picture(tmp_path / "mine" / role / "1.png")
-    found, gaps = ablation.find_sets("slices", {"mine": str(tmp_path / "mine"), "gopro": str(gopro)}, limit=1)
-    assert {test.name: dict(test.metrics) for test in found} == {
-        "gopro": {"gopro psnr": "psnr"},
-        "mine": {"mine psnr": "psnr"},
-    }
-    assert all(len(test.dataset.samples) == 1 for test in found)
-    with pytest.raises(UnavailableError, match="HIDE"):
-        ablation.find_sets("slices", {"hide": str(tmp_path / "mine" / "blur")})
-
-
-def test_realblur_is_measured_by_its_protocol(gopro, tmp_path, monkeypatch):
-    for role in ("blur", "sharp"):
-        picture(tmp_path / "realblur/test" / role / "1.png", seed=1)
-    given = {"realblur-j": str(tmp_path / "realblur")}
-    plan = make_plan(gopro, tmp_path / "runs", given=given, variants=("xyscannet",))
-    (test,) = plan.sets
-    assert dict(test.metrics) == {"realblur-j psnr-realblur": "psnr-realblur"}
-    (cell,) = ablation.run(plan)
-    assert "RealBlur's alignment" in cell.notes["realblur-j psnr-realblur"]
-    kept = plan.home("xyscannet", 0) / "evaluation/slices/realblur-j/evaluation.json"
-    assert json.loads(kept.read_text())["protocol"] == "realblur"
-    with monkeypatch.context() as patched:
-        patched.setattr(registry, "build", lambda name, **_: None)
-        found, _ = ablation.find_sets("scan", given | {"mine": given["realblur-j"]})
-    assert [[*each.metrics.values()] for each in found] == [
-        ["psnr-realblur", "st-lpips"],
-        ["psnr", "lpips-alex"],
-    ]
-
-
 def test_images_that_cannot_be_measured_are_told(gopro, tmp_path, monkeypatch):
     for role in ("blur", "sharp"):
         for name in ("1", "2"):
@@ -338,15 +194,6 @@ def test_images_that_cannot_be_measured_are_told(gopro, tmp_path, monkeypatch):
     (plan.home("xyscannet", 0) / "slices.json").unlink()
     (cell,) = ablation.run(replace(plan, folder=tmp_path / "others"))
     assert "no image could be measured" in cell.failure
-
-
-def test_given_sets():
-    assert sets.parse_given(["gopro=a/b=c", "mine=d"]) == {"gopro": "a/b=c", "mine": "d"}
-    for wrong in ("gopro", "=a", "a b=c", "a="):
-        with pytest.raises(ConfigError, match="NAME=FOLDER"):
-            sets.parse_given([wrong])
-    with pytest.raises(ConfigError, match="twice"):
-        sets.parse_given(["a=b", "a=c"])
 
 
 def test_the_recipe_is_scaled_and_counted_in_iterations():
