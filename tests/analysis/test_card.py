@@ -25,6 +25,11 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_a_name_that_is_no_text(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "\udcff.png").write_bytes((photos / "coffee.png").read_bytes())
+    assert [scene.name for scene in card.scenes(tmp_path, "small", crop=CROP, seed=0)] == ["\udcff.png"]
+
+
 def half_black(image: torch.Tensor) -> torch.Tensor:
     return torch.cat([image[..., : image.shape[-1] // 2] * 0, image[..., image.shape[-1] // 2 :]], -1)
 

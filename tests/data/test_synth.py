@@ -143,6 +143,14 @@ def test_photographs_named_like_folders_of_a_data_set_are_pairs_as_any(photos: P
     assert len(found.samples) == 7 and found.split == "test" and not found.problems
 
 
+def test_a_name_that_is_no_text(photos: Path, tmp_path: Path) -> None:
+    (photos / "a.png").rename(photos / "\udcff.png")
+    results = run(photos, tmp_path / "out", crop=16, strength="small")
+    assert [result.error for result in results] == [None, None]
+    pairs = json.loads((tmp_path / "out/manifest.json").read_text())["pairs"]
+    assert (tmp_path / "out" / pairs[1]["blur"]).is_file() and pairs[1]["source"] == "\udcff.png"
+
+
 def test_wrong_folders_and_settings(photos: Path, tmp_path: Path) -> None:
     for out in (photos, photos / "out", tmp_path):
         with pytest.raises(ConfigError, match="lie in one another"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -162,8 +163,9 @@ def test_tensorboard_gets_numbers_and_restored_images(tiny: dict, run_folder: Pa
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     from tests.training.test_loop import drawn_validation
 
-    config = parse_config({**tiny, "tensorboard": True})
-    Trainer(config, run_folder, samples=DrawnPairs(), validation=drawn_validation()).run()
+    config, validation = parse_config({**tiny, "tensorboard": True}), drawn_validation()
+    validation = replace(validation, names=("first", "\udcff.png"))  # one is no text
+    Trainer(config, run_folder, samples=DrawnPairs(), validation=validation).run()
     read = events.EventAccumulator(str(run_folder / "tensorboard"))
     read.Reload()
     assert [event.step for event in read.Scalars("train/loss")] == [1, 2, 3, 4, 5, 6]

@@ -59,6 +59,11 @@ def test_hidden_photos_are_left_out_and_linked_folders_are_read(
     assert ValidationSet.from_folder(folder, CONFIG).names == ("linked/0.png", "linked/1.png", "linked/2.png")
 
 
+def test_a_name_that_is_no_text(photos: Path) -> None:
+    (photos / "2.png").rename(photos / "\udcff.png")
+    assert ValidationSet.from_folder(photos, CONFIG).names == ("0.png", "1.png", "\udcff.png")
+
+
 def test_small_photos_take_no_place_of_those_that_are_large_enough(photos: Path) -> None:
     (photos / "small.png").rename(photos / "00.png")
     config = CONFIG.model_copy(update={"images": 2})

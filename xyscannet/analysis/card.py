@@ -77,7 +77,7 @@ def scenes(photos: str | Path, strength: str, *, crop: int | None, seed: int) ->
         top, left = (room[0] - height) // 2, (room[1] - width) // 2
         rgb = np.ascontiguousarray(rgb[top : top + height + 2 * m, left : left + width + 2 * m])
         name = path.relative_to(folder).as_posix()
-        digest = hashlib.sha256(f"{seed} {strength} {name}".encode()).digest()
+        digest = hashlib.sha256(f"{seed} {strength} {name}".encode(errors="surrogateescape")).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
         parameters = sample_blur(blur, 1, height, width, generator)
         blurred, sharp = (_picture(image) for image in render(_tensor(rgb), parameters))

@@ -190,7 +190,7 @@ class Synthesis:
     def _pair(self, rgb: np.ndarray, name: str, number: int, source: Path) -> tuple[dict[str, Any], Any]:
         """The parameters of a pair, and a function that renders its blurred and its sharp picture (H, W, 3) uint8."""
         settings = self.settings
-        digest = hashlib.sha256(f"{settings.seed}/{name}/{number}".encode()).digest()
+        digest = hashlib.sha256(f"{settings.seed}/{name}/{number}".encode(errors="surrogateescape")).digest()
         random = np.random.default_rng(int.from_bytes(digest[:8], "big"))
         generator = torch.Generator().manual_seed(int.from_bytes(digest[8:15], "big"))
         strength = random.choice(list(STRENGTHS)) if settings.strength == MIXED else settings.strength

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from xyscannet.errors import UnavailableError
+from xyscannet.files import shown
 
 _STEP = ("loss", "charbonnier", "edge", "contrastive", "lpips", "lr", "grad_norm", "crops_per_s", "data_wait")
 _VALIDATION = ("psnr", "ssim", "psnr_blur", "ssim_blur", "psnr_sharp_input", "worse")
@@ -39,7 +40,7 @@ class Board:
     def add_images(self, examples: dict[str, torch.Tensor], step: int) -> None:
         """Show uint8 images (3, H, W) by name."""
         for name, image in examples.items():
-            self._writer.add_image(f"validation/{name}", image, step)
+            self._writer.add_image(f"validation/{shown(name)}", image, step)
 
     def close(self) -> None:
         """Write what is still in memory."""

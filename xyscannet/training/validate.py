@@ -244,7 +244,7 @@ def _blurred_crop(
     top, left = (room[0] - height) // 2, (room[1] - width) // 2
     crop = photo[None, :, top : top + height + 2 * blur.margin, left : left + width + 2 * blur.margin].float()
     crop = crop / 255
-    digest = hashlib.sha256(f"{config.seed} {name}".encode()).digest()
+    digest = hashlib.sha256(f"{config.seed} {name}".encode(errors="surrogateescape")).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
     parameters = sample_blur(blur, 1, height, width, generator)
     blurred, sharp = render(crop, parameters)
