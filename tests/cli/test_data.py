@@ -118,6 +118,9 @@ def test_check_of_a_folder_without_sets(tmp_path: Path, capsys: pytest.CaptureFi
     assert "holds no data set" in capsys.readouterr().err
     assert xyscan("check", tmp_path / "absent") == 3
     assert "does not exist" in capsys.readouterr().err
+    (tmp_path / "gopro.zip").touch()
+    assert xyscan("check", tmp_path / "gopro.zip") == 3
+    assert "gopro.zip is a file" in capsys.readouterr().err
 
 
 def test_check_imports_no_torch(tmp_path: Path) -> None:

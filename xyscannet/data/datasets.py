@@ -77,9 +77,7 @@ def recognise(root: str | Path, *, gamma: bool = False) -> list[Dataset]:
 
     Raises UnavailableError for a folder that does not exist, InputError for one that cannot be read.
     """
-    folder = Path(root)
-    if not os.path.isdir(folder):
-        raise UnavailableError(f"the data folder {folder} does not exist; correct the path")
+    folder = _existing(root)
     sets = [_finished(each, None) for each in Search(folder, gamma=gamma).found]
     places: dict[tuple[str, str], list[Dataset]] = {}
     for each in sets:
@@ -92,10 +90,7 @@ def pair_folders(blur: str | Path, sharp: str | Path) -> Dataset:
 
     Raises UnavailableError for a folder that does not exist or pairs that do not.
     """
-    blur, sharp = Path(blur), Path(sharp)
-    for folder in (blur, sharp):
-        if not os.path.isdir(folder):
-            raise UnavailableError(f"the data folder {folder} does not exist; correct the path")
+    blur, sharp = _existing(blur), _existing(sharp)
     pairs, problems = match(blur, sharp)
     if not pairs:
         told = f": {problems[0]}" if problems else ", and no images"
@@ -107,14 +102,19 @@ def pair_folders(blur: str | Path, sharp: str | Path) -> Dataset:
 
 def images_below(folder: str | Path) -> Dataset:
     """All images below a folder, without sharp partners. Raises UnavailableError if there are none."""
-    folder = Path(folder)
-    if not os.path.isdir(folder):
-        raise UnavailableError(f"the data folder {folder} does not exist; correct the path")
+    folder = _existing(folder)
     samples = tuple(sorted(unpaired(folder), key=lambda sample: sample.name))
     if not samples:
         raise UnavailableError(f"{folder} holds no images")
     name = _folder_name(folder)
     return Dataset(name, name, "", "images without sharp ones", folder, samples)
+
+
+def _existing(folder: str | Path) -> Path:
+    if not os.path.isdir(folder):
+        what = "is a file" if os.path.exists(folder) else "does not exist"
+        raise UnavailableError(f"the data folder {folder} {what}; correct the path")
+    return Path(folder)
 
 
 def _finished(found: Dataset, asked: str | None) -> Dataset:
