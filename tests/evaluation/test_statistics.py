@@ -12,7 +12,11 @@ from xyscannet.reports.results import Column, Evaluation, ImageResult
 
 
 def evaluation(label, **values):
-    columns = (Column("psnr", "PSNR", "dB", True, ""), Column("lpips", "LPIPS", "", False, ""))
+    columns = (
+        Column("psnr", "PSNR", "dB", True, ""),
+        Column("lpips", "LPIPS", "", False, ""),
+        Column("fid", "FID", "", False, "", of_set=True),
+    )
     images = tuple(ImageResult(n, {"psnr": v, "lpips": None if v is None else -v}) for n, v in values.items())
     return Evaluation(label, "mini", "plain", columns, images, {})
 
@@ -30,6 +34,7 @@ def test_the_interval_covers_as_often_as_it_says(monkeypatch):
 def test_the_interval_is_the_same_however_it_is_cut(monkeypatch):
     values = np.random.default_rng(0).normal(size=50)
     whole = module.interval(values)
+    monkeypatch.setattr(module, "_AT_ONCE", 7 * len(values))
     assert whole == module.interval(values)
     assert whole[1] - whole[0] == pytest.approx(2 * 1.96 * values.std() / 50**0.5, rel=0.05)
 
@@ -48,7 +53,7 @@ def test_differences_by_image():
     assert found.differences["psnr"] == {"a": 1.0, "b": -0.5}
     assert found.summaries["psnr"].mean == 0.25 and found.summaries["psnr"].worst[0] == "b"
     assert found.summaries["lpips"].mean == -0.25 and found.summaries["lpips"].worst[0] == "b"
-    assert found.wins == {"psnr": 1, "lpips": 1}
+    assert found.wins == {"psnr": 1, "lpips": 1} and found.differences.keys() == found.wins.keys()
 
 
 def test_other_sets_do_not_compare():
