@@ -202,10 +202,12 @@ def test_a_second_evaluation_counts_its_own_images_alone(tmp_path, pairs):
 
 
 def test_a_line_cut_off_is_measured_again(tmp_path, pairs):
-    measure(tmp_path / "out", pairs)
-    path = tmp_path / "out/journal.jsonl"
-    path.write_bytes(path.read_bytes()[:-20])
-    assert measure(tmp_path / "out", pairs).images == measure(tmp_path / "whole", pairs).images
+    path, whole = tmp_path / "out/journal.jsonl", measure(tmp_path / "whole", pairs)
+    for cut in (1, 20):
+        measure(tmp_path / "out", pairs[:2], fresh=True)
+        path.write_bytes(path.read_bytes()[:-cut])
+        assert measure(tmp_path / "out", pairs).images == whole.images
+        assert len(path.read_bytes().splitlines()) == 1 + len(pairs)
 
 
 def test_another_evaluation_is_not_continued(tmp_path, pairs):
