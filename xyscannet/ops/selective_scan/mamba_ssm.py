@@ -46,10 +46,11 @@ def check(device: torch.device, dtype: torch.dtype) -> None:
     """Compare output and gradients with the definition, once. Raises UnavailableError where they differ."""
     generator = torch.Generator().manual_seed(0)
     rows, length, channels, states = 2, 37, 16, 8
-    u, delta, z = torch.randn(3, rows, length, channels, generator=generator)
-    B, C = torch.randn(2, rows, length, states, generator=generator)
-    A = -torch.rand(channels, states, generator=generator) * 4
-    D, bias = torch.randn(2, channels, generator=generator)
+    with torch.device("cpu"):  # the generator's, whatever the default
+        u, delta, z = torch.randn(3, rows, length, channels, generator=generator)
+        B, C = torch.randn(2, rows, length, states, generator=generator)
+        A = -torch.rand(channels, states, generator=generator) * 4
+        D, bias = torch.randn(2, channels, generator=generator)
     given = {"u": u, "delta": delta - 2, "A": A, "B": B, "C": C, "D": D, "z": z, "delta_bias": bias}
     found = _answers(
         _call, {n: x.to(device, torch.float32 if n in _REAL else dtype) for n, x in given.items()}
