@@ -117,6 +117,14 @@ def test_what_does_not_grow(options: dict, said: str) -> None:
         grow(trained(), XYScanNetConfig(**{**SMALL, **options}))
 
 
+def test_hidden_widths_that_are_no_multiples_do_not_grow() -> None:
+    config = XYScanNetConfig(**{**SMALL, "width": 8, "ffn_expansion": 2.66})
+    with pytest.raises(
+        ConfigError, match=r"the hidden widths \[21, 43, 85\] are no multiples of \[11, 21, 43\]"
+    ):
+        grow(trained(ffn_expansion=2.66), config)
+
+
 def test_training_starts_from_a_smaller_network(tmp_path: Path) -> None:
     small = trained()
     checkpoint.save(tmp_path / "small.safetensors", small, small.config)

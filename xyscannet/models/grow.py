@@ -25,7 +25,7 @@ def grow(small: XYScanNet, config: XYScanNetConfig) -> XYScanNet:
     Returns float32, on the CPU, with gradients; drawn from torch's global generator.
 
     Raises:
-        ConfigError: the width is no multiple, a level has fewer blocks, another option differs, or "ss2d" scans.
+        ConfigError: a width is no multiple, a level has fewer blocks, another option differs, or "ss2d" scans.
     """
     _check(small.config, config)
     large = lecun_normal_(XYScanNet(config))
@@ -51,6 +51,13 @@ def _check(small: XYScanNetConfig, large: XYScanNetConfig) -> None:
             raise ConfigError(f"{name} grow from {value} to as many or more, not to {wanted}")
         if name not in _DEPTH and name != "width" and value != wanted:
             raise ConfigError(f"{name} stays {value!r} where a network grows, not {wanted!r}")
+    hidden = [
+        [round(config.width * n * config.ffn_expansion) for n in (1, 2, 4)] for config in (small, large)
+    ]
+    if any(wide % narrow for narrow, wide in zip(*hidden)):
+        raise ConfigError(
+            f"with ffn_expansion {small.ffn_expansion} the hidden widths {hidden[1]} are no multiples of {hidden[0]}"
+        )
 
 
 def _widened(name: str, x: Tensor, like: Tensor, states: int) -> Tensor:
