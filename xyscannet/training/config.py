@@ -251,11 +251,8 @@ def changes(before: TrainConfig, now: TrainConfig) -> list[str]:
 
 def validates_alike(one: TrainConfig, other: TrainConfig) -> bool:
     """Whether two runs validate on the same images, whenever they do."""
-    return all(
-        config.data.validation == one.data.validation
-        and config.validation.model_copy(update={"every": one.validation.every}) == one.validation
-        for config in (one, other)
-    )
+    same = other.validation.model_copy(update={"every": one.validation.every}) == one.validation
+    return same and one.data.validation == other.data.validation
 
 
 def _flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

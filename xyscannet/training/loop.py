@@ -20,6 +20,7 @@ from xyscannet.training import parts
 from xyscannet.training.board import centre
 from xyscannet.training.config import TrainConfig, changes, network_config, validates_alike
 from xyscannet.training.deterministic import deterministic
+from xyscannet.training.diverging import DivergedError, diverged, has_diverged
 from xyscannet.training.feed import Feed, Ready, rates, rendered_together
 from xyscannet.training.processes import Processes
 from xyscannet.training.record import Event, Report
@@ -38,14 +39,10 @@ from xyscannet.training.state import (
     states,
 )
 from xyscannet.training.update import Update
-from xyscannet.training.validate import Measured, Validation, evaluate, validation_of
+from xyscannet.training.validate import Validation, evaluate_together, validation_of
 
 SHOWN = 4
 """Validation images that TensorBoard shows."""
-
-
-class DivergedError(XYScanError):
-    """The loss or the gradient is no longer finite."""
 
 
 class Interrupted(XYScanError):
@@ -82,7 +79,7 @@ class Trainer:
         self.config, self.output, self._command = config, Path(output), command
         self.processes = Processes(device)
         self.device = self.processes.device
-        self._check_parts()
+        self.processes.check(config)
         self._should_stop = should_stop
         self._states = states(self.output)  # before one of them is read: what comes later is another run's
         state = None if resume is None else find_state(resume, self.output)
@@ -207,15 +204,15 @@ class Trainer:
         self._emit("done", **figures)
         return figures
 
-    def save(self, *, required: bool = False) -> bool:
-        """Write the state and the averaged weights, and tell whether that succeeded.
+    def save(self, *, required: bool = False) -> None:
+        """Write the state and the averaged weights.
 
         Where the disk is full, the last saved state stays and training goes on, told by the event "not saved";
         with `required` it is an InputError.
         """
         self.elapsed, self._tried = self._elapsed_now(), self.step
         if not self.processes.main:
-            return True
+            return
         path = state_path(self.output, self.step)
         try:
             save_state(path, self._state())
@@ -226,11 +223,10 @@ class Trainer:
             if required:
                 raise
             self._emit("not saved", reason=str(error))
-            return False
+            return
         self._saved = self.step
         self._kept.prune(self.step, self.config.keep_states, self.config.keep_last)
         self._emit("saved", path=str(path))
-        return True
 
     def train_step(self, ready: Ready) -> dict[str, Any]:
         """One optimiser step on this process's part of a batch; the figures are means over all processes.
@@ -240,8 +236,10 @@ class Trainer:
         rate = learning_rate(self.config.optimiser, self.step, self.progress())
         ready.arrive()
         found = self.update(ready.blur, ready.sharp, rate, self.step + 1)
-        if not (math.isfinite(found["loss"]) and math.isfinite(found["grad_norm"])):
-            self._report_divergence(ready, found)
+        if has_diverged(found):
+            error = diverged(self.output, self.processes.rank, self.step, ready, found)
+            self._emit("diverged", **found, origin=ready.batch.origins)
+            raise error
         self.step += 1
         return {**found, "lr": rate, "crops": ready.sharp.shape[0] * self.processes.count}
 
@@ -260,38 +258,19 @@ class Trainer:
             if len(examples) < SHOWN:
                 examples[name] = torch.cat([centre(image) for image in images], 2)
 
-        measured = self.processes.agree(
-            lambda: evaluate(
-                self.ema.module,
-                self.validation,
-                device=self.device,
-                precision=self.update.precision,
-                share=(self.processes.rank, self.processes.count),
-                keep=keep if self._report.board else None,
-            )
-        )
-        records = self.processes.gather(list(measured.records))
-        figures = Measured(tuple(records), tuple(self.processes.gather(list(measured.kept)))).figures()
+        figures = evaluate_together(
+            self.ema.module,
+            self.validation,
+            self.processes,
+            precision=self.update.precision,
+            keep=keep if self._report.board else None,
+        ).figures()
         is_best = figures["psnr"] > self.best and self._keep_weights(BEST, psnr=f"{figures['psnr']:.4f}")
         if is_best:
             self.best, self._best_step = figures["psnr"], self.step
         self._emit("validation", **figures, best=is_best, seconds=time.perf_counter() - begin)
         self._report.show(examples, self.step)
         return figures
-
-    def _check_parts(self) -> None:
-        """Every step's crops must divide among the processes and their parts."""
-        parts_of_step = self.processes.count * self.config.accumulate
-        for _, batch in self.config.shapes:
-            if batch % parts_of_step:
-                raise ConfigError(
-                    f"a batch of {batch} does not divide into {self.processes.count} processes with accumulate="
-                    f"{self.config.accumulate}; change data.batch, the stages or accumulate"
-                )
-        if self.processes.count > 1 and self.config.iterations is None:
-            raise ConfigError(
-                "a time budget is for one process, since clocks differ: give iterations and time_budget_minutes=null"
-            )
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -320,21 +299,6 @@ class Trainer:
         if validates_alike(then, self.config) and state.get("best_step", kept) == kept:
             self.best, self._best_step = state["best"], kept
         set_rng_state(state["rng"])
-
-    def _report_divergence(self, ready: Ready, found: dict[str, float]) -> None:
-        name = "diverged.pt" if self.processes.main else f"diverged-{self.processes.rank}.pt"
-        report = {"step": self.step, **found, "origin": ready.batch.origins}
-        images = {"blur": ready.blur.cpu(), "sharp": ready.sharp.cpu()}
-        try:
-            save_state(self.output / name, {**report, **images})
-            kept = f"Its batch and file names are in {self.output / name}"
-        except InputError as error:
-            kept = f"Its batch is of {', '.join(ready.batch.origins)}, and could not be saved ({error})"
-        self._emit("diverged", **report)
-        raise DivergedError(
-            f"step {self.step}: the loss ({found['loss']}) or the gradient's norm ({found['grad_norm']}) is not "
-            f"finite. {kept}; resume from the last saved state with a lower optimiser.lr"
-        )
 
     def _keep_weights(self, name: str, **metadata: str) -> bool:
         """`_save_weights`; where that is impossible, training goes on, told by the event "not saved"."""

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from xyscannet.errors import ConfigError, UnavailableError, XYScanError
+from xyscannet.training.config import TrainConfig
 
 T = TypeVar("T")
 
@@ -44,6 +45,20 @@ class Processes:
         self.count, self.rank = self._accelerator.num_processes, self._accelerator.process_index
         self.device = self._accelerator.device if self.count > 1 else device
         self.main = self._accelerator.is_main_process
+
+    def check(self, config: TrainConfig) -> None:
+        """Raises ConfigError where steps do not divide among the processes and their parts, or clocks would have to."""
+        parts = self.count * config.accumulate
+        for _, batch in config.shapes:
+            if batch % parts:
+                raise ConfigError(
+                    f"a batch of {batch} does not divide into {self.count} processes with accumulate="
+                    f"{config.accumulate}; change data.batch, the stages or accumulate"
+                )
+        if self.count > 1 and config.iterations is None:
+            raise ConfigError(
+                "a time budget is for one process, since clocks differ: give iterations and time_budget_minutes=null"
+            )
 
     def part(self, batch: int) -> range:
         """The items of a batch that this process works on."""

@@ -22,6 +22,7 @@ from xyscannet.errors import ConfigError
 from xyscannet.metrics import distortion
 from xyscannet.models.strips import Strips, may_be_taken_apart
 from xyscannet.training.config import TrainConfig, ValidationConfig
+from xyscannet.training.processes import Processes
 from xyscannet.training.samples import find_pairs
 
 WORSE_DB = 0.2
@@ -191,6 +192,29 @@ def evaluate(
             keep(name, blur, restored, sharp)
         if validation.sharp_input:
             kept.append(psnr_8bit(_restore_8bit(model, sharp, device, precision), sharp))
+    return Measured(tuple(records), tuple(kept))
+
+
+def evaluate_together(
+    model: nn.Module,
+    validation: Validation,
+    processes: Processes,
+    *,
+    precision: str,
+    keep: Callable[[str, torch.Tensor, torch.Tensor, torch.Tensor], None] | None = None,
+) -> Measured:
+    """`evaluate` shared among processes: each measures its images and is told of all; `keep` is given its own."""
+    measured = processes.agree(
+        lambda: evaluate(
+            model,
+            validation,
+            device=processes.device,
+            precision=precision,
+            share=(processes.rank, processes.count),
+            keep=keep,
+        )
+    )
+    records, kept = (processes.gather(list(found)) for found in (measured.records, measured.kept))
     return Measured(tuple(records), tuple(kept))
 
 
