@@ -14,7 +14,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from xyscannet import checkpoint
+from xyscannet import checkpoint, checkpoint_file
 from xyscannet.errors import ConfigError, InputError, UnavailableError
 from xyscannet.models import XYScanNet, XYScanNetConfig, zoo
 
@@ -90,7 +90,7 @@ def test_the_checksum_is_of_the_weights_where_another_file_takes_the_place(tmp_p
     path, other = tmp_path / "tiny.safetensors", tmp_path / "other.safetensors"
     checkpoint.save(path, tiny, TINY)
     torch.nn.init.ones_(tiny.output.weight)
-    digest, sha256 = checkpoint.save(other, tiny, TINY), checkpoint._sha256
+    digest, sha256 = checkpoint.save(other, tiny, TINY), checkpoint_file._sha256
 
     def replaced_meanwhile(start, file):
         found = sha256(start, file)
@@ -98,7 +98,7 @@ def test_the_checksum_is_of_the_weights_where_another_file_takes_the_place(tmp_p
             other.replace(path)
         return found
 
-    monkeypatch.setattr(checkpoint, "_sha256", replaced_meanwhile)
+    monkeypatch.setattr(checkpoint_file, "_sha256", replaced_meanwhile)
     held = checkpoint.read(path)
     assert held.sha256 == digest and torch.equal(held.state["output.weight"], tiny.output.weight)
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.damage import damaged, quick
 from tests.limits import bounded
 from tests.test_checkpoint import OFFICIAL, TINY, Evil
-from xyscannet import checkpoint
+from xyscannet import checkpoint, checkpoint_file
 from xyscannet.errors import ConfigError, XYScanError
 from xyscannet.models import XYScanNet
 
@@ -169,8 +169,8 @@ def test_a_checkpoint_that_vanishes_while_it_is_read(
 ) -> None:
     path = tmp_path / "vanishing.pth"
     path.write_bytes(valid["pth"])
-    digest = checkpoint._sha256
-    monkeypatch.setattr(checkpoint, "_sha256", lambda *given: (path.unlink(), digest(*given))[1])
+    digest = checkpoint_file._sha256
+    monkeypatch.setattr(checkpoint_file, "_sha256", lambda *given: (path.unlink(), digest(*given))[1])
     with pytest.raises(XYScanError, match=r"vanishing\.pth: no such"):
         checkpoint.read(path)
 

@@ -8,30 +8,24 @@ but is not a checkpoint of this network (damaged, foreign, with code in it, or o
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import TypeVar
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import nn
 
 from xyscannet.addresses import Address, fetched, place_of
-from xyscannet.authors import State, first, is_authors, read_pth, read_state, size
+from xyscannet.authors import State, first, is_authors, read_state, size
+from xyscannet.checkpoint_file import RESERVED, is_pth, opened, read_file, write_file
 from xyscannet.errors import ConfigError, InputError, UnavailableError
-from xyscannet.files import replacing
 from xyscannet.models import XYScanNet, XYScanNetConfig, zoo
 from xyscannet.models.mamba import SCAN_PARAMETERS
 
-VERSION = 1
-RESERVED = ("format", "checkpoint_version", "config")
 CHANNEL_ORDERS = ("rgb", "bgr")
 Network = TypeVar("Network", bound=XYScanNet)
 
@@ -68,20 +62,14 @@ def save(
         raise ConfigError(f"cannot save {path}: a checkpoint holds floating numbers, not {dtype}")
     state = model_or_state.state_dict() if isinstance(model_or_state, nn.Module) else model_or_state
     check(state, config, f"cannot save {path}")
-    header = {
-        "format": "pt",
-        "checkpoint_version": str(VERSION),
-        "config": json.dumps(config.to_dict(), sort_keys=True),
-    }
-    for key, value in (metadata or {}).items():
+    metadata = metadata or {}
+    for key, value in metadata.items():
         if key in RESERVED or not isinstance(value, str):
             raise ConfigError(
                 f"checkpoint metadata {key!r}: must be text under a name other than {', '.join(RESERVED)}"
             )
-        header[key] = value
     tensors = {name: _stored(name, tensor, dtype) for name, tensor in state.items()}
-    blob = memoryview(safetensors.torch.save(tensors, metadata=header))
-    return _write(path, _with_sorted_metadata(blob))
+    return write_file(path, tensors, config, metadata)
 
 
 def read(place: str | Path | Address, channel_order: str = "rgb") -> Checkpoint:
@@ -94,20 +82,11 @@ def read(place: str | Path | Address, channel_order: str = "rgb") -> Checkpoint:
     if channel_order not in CHANNEL_ORDERS:
         raise ConfigError(f"channel order {channel_order!r}: must be rgb or bgr")
     with at_hand(place) as path:
-        changed = True
-        while changed:  # by another file in its place, while it was read
-            with _opened(path) as (file, start):
-                before = _mark(os.fstat(file.fileno()))
-                digest = _sha256(start, file)
-                if _is_pth(start):
-                    (state, config), metadata = read_pth(path), {"imported_from": place.name}
-                else:
-                    state, config, metadata = _read_safetensors(path)
-                changed = _mark(path.stat()) != before
-        check(state, config, str(path))
+        content = read_file(path, place.name)
+        check(content.state, content.config, str(path))
     if channel_order == "bgr":
-        state = flip_channels(state)
-    return Checkpoint(config, state, metadata, digest, place)
+        content = content._replace(state=flip_channels(content.state))
+    return Checkpoint(*content, place)
 
 
 @contextmanager
@@ -128,8 +107,8 @@ def read_foreign(path: Path) -> State | None:
 
     Raises as `read` does where the file is missing, damaged or holds code.
     """
-    with _opened(path) as (_, start):
-        state = read_state(path) if _is_pth(start) else None
+    with opened(path) as (_, start):
+        state = read_state(path) if is_pth(start) else None
     return None if state is None or is_authors(state) else state
 
 
@@ -226,17 +205,15 @@ def mean(checkpoints: Sequence[Checkpoint], shares: Sequence[float] | None = Non
         raise ConfigError(f"{len(shares)} shares are given for {len(checkpoints)} checkpoints")
     if not (math.isfinite(total) and total > 0 and min(shares) >= 0):
         raise ConfigError(f"shares must be numbers from 0, not all 0: {', '.join(map(str, shares))}")
-    first = checkpoints[0]
+    one = checkpoints[0]
     for other in checkpoints[1:]:
-        if other.config != first.config:
-            raise ConfigError(
-                f"{first.source} and {other.source} are of different networks; a mean is of one"
-            )
+        if other.config != one.config:
+            raise ConfigError(f"{one.source} and {other.source} are of different networks; a mean is of one")
     return {
         name: sum(
             share / total * held.state[name].double() for share, held in zip(shares, checkpoints)
         ).float()
-        for name in first.state
+        for name in one.state
     }
 
 
@@ -256,87 +233,3 @@ def _stored(name: str, tensor: torch.Tensor, dtype: torch.dtype | None) -> torch
             raise ConfigError(f"{name}: its values overflow {dtype}; save as float32")
         stored = cast
     return stored.clone(memory_format=torch.contiguous_format)
-
-
-def _with_sorted_metadata(blob: memoryview) -> list[bytes | memoryview]:
-    """The same safetensors content with the header's text fields in a fixed order."""
-    size = int.from_bytes(blob[:8], "little")
-    header = json.loads(bytes(blob[8 : 8 + size]))
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return [len(text).to_bytes(8, "little"), text, blob[8 + size :]]
-
-
-def _write(path: Path, pieces: list[bytes | memoryview]) -> str:
-    digest = hashlib.sha256()
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        for piece in pieces:
-            digest.update(piece)
-            file.write(piece)
-    return digest.hexdigest()
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[tuple[BinaryIO, bytes]]:
-    """A checkpoint as an open file behind its first bytes, and these. Raises as `read` does, while it is open too."""
-    if path.exists() and not path.is_file():
-        raise ConfigError(
-            f"{path}: is {'a folder' if path.is_dir() else 'no regular file'}, not a checkpoint"
-        )
-    try:
-        with path.open("rb") as file:
-            start = file.read(16)
-            _recognise(path, start)
-            yield file, start
-    except FileNotFoundError:
-        raise UnavailableError(f"{path}: no such checkpoint file") from None
-    except OSError as error:
-        raise UnavailableError(f"{path}: cannot be read: {error.strerror or error}") from None
-
-
-def _mark(status: os.stat_result) -> tuple[int, ...]:
-    """What a file does not keep where it is written to, or another takes its place."""
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def _sha256(start: bytes, rest) -> str:
-    digest = hashlib.sha256(start)
-    while block := rest.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
-
-
-def _is_pth(start: bytes) -> bool:
-    """A safetensors file begins with the length of its header, whose low byte may be a pickle's 0x80."""
-    return start[:4] == b"PK\x03\x04" or (start[:1] == b"\x80" and start[4:9] != b"\0\0\0\0{")
-
-
-def _recognise(path: Path, start: bytes) -> None:
-    if not start:
-        raise ConfigError(f"{path}: is empty (zero bytes); fetch or export the checkpoint again")
-    if not _is_pth(start) and start[8:9] != b"{":
-        raise ConfigError(f"{path}: is not a checkpoint (neither safetensors nor .pth)")
-
-
-def _read_safetensors(path: Path) -> tuple[State, XYScanNetConfig, dict[str, str]]:
-    try:
-        with safetensors.safe_open(path, framework="pt", device="cpu") as file:
-            header = dict(file.metadata() or {})
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except Exception as error:
-        raise ConfigError(f"{path}: is damaged or truncated ({error}); fetch or export it again") from None
-    if "config" not in header or "checkpoint_version" not in header:
-        raise ConfigError(
-            f"{path}: is a safetensors file of another program: its header holds no XYScanNet configuration"
-        )
-    version = header["checkpoint_version"]
-    if version not in map(str, range(1, VERSION + 1)):
-        raise ConfigError(
-            f"{path}: has checkpoint version {version[:9]}, newer than {VERSION}; update xyscannet"
-        )
-    try:
-        config = XYScanNetConfig.from_dict(json.loads(header["config"]))
-    except (ConfigError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise ConfigError(f"{path}: the configuration in its header is not valid: {error}") from None
-    return state, config, {key: value for key, value in header.items() if key not in RESERVED}
