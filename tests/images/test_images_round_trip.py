@@ -450,6 +450,13 @@ def test_alpha_is_never_lost_in_silence(tmp_path):
     assert any("opaque" in note for note in write(opaque, tmp_path / "x.jpg"))
 
 
+@pytest.mark.parametrize(("name", "side"), [("x.jpg", 65500), ("x.webp", 16383)])
+def test_what_is_larger_than_a_format_allows_is_refused(tmp_path, name, side):
+    write(Photo(np.zeros((1, side, 3), np.uint8)), tmp_path / name)
+    with pytest.raises(InputError, match=f"{name}: {side + 1}x1 is larger than"):
+        write(Photo(np.zeros((1, side + 1, 3), np.uint8)), tmp_path / name)
+
+
 def test_the_content_decides_and_the_name_stays(tmp_path):
     buffer = io.BytesIO()
     Image.fromarray(picture()).save(buffer, "JPEG")

@@ -175,6 +175,13 @@ def test_ten_thousand_small_files(here: Path, monkeypatch: pytest.MonkeyPatch) -
     assert all(job.skip for job in make_jobs(["many"], "out", exist="skip").jobs)
 
 
+def test_what_the_format_cannot_hold_is_not_computed(here: Path) -> None:
+    Image.new("RGBA", (13, 8)).save("in/0.png")  # unlucky, too
+    records = run(make_jobs(["in"], "out", format="jpeg").jobs[:2], settings=Settings(format="jpeg"))
+    assert [record.status for record in records] == ["failed", "done"]
+    assert "out/0.jpg: it is transparent in places" in records[0].error
+
+
 def test_skipped_files_are_not_read(here: Path) -> None:
     picture(Path("out/1.png"), 1)
     jobs = make_jobs(["in"], "out", exist="skip").jobs

@@ -8,25 +8,16 @@ import struct
 import numpy as np
 from PIL import Image
 
-from .formats import BadImage
 from .jpeg import EXIF, ICC, JFIF, PHOTOSHOP, XMP, segment
 from .photo import Photo
 
 DEFAULT_QUALITY = 95
-LARGEST_SIDE = 65500  # of libjpeg, pixels
 _MAX_SEGMENT = 65533
 _LEAST_BUFFER = 65536  # bytes
 
 
 def encode(photo: Photo, quality: int | None) -> tuple[bytes, list[str]]:
-    """The file's bytes and what could not be kept. The photograph has 8 bits and no alpha.
-
-    Raises BadImage when it is too large.
-    """
-    if max(photo.width, photo.height) > LARGEST_SIDE:
-        raise BadImage(
-            f"{photo.width}x{photo.height} is larger than JPEG allows ({LARGEST_SIDE} a side): use PNG"
-        )
+    """The file's bytes and what could not be kept. The photograph has 8 bits and no alpha."""
     metadata, notes = photo.metadata, []
     body = _encode_pixels(photo, quality, notes)
     first = 4 + struct.unpack(">H", body[4:6])[0] if body[2:4] == b"\xff\xe0" else 2

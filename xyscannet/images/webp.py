@@ -23,7 +23,6 @@ from .formats import BadImage, check_size
 from .photo import Photo
 
 DEFAULT_QUALITY = 90
-LARGEST_SIDE = 16383
 
 
 def _chunks(fp: BinaryIO, *, pixels: bool) -> Iterator[tuple[bytes, bytes]]:
@@ -109,11 +108,7 @@ def decode(data: bytes) -> Decoded:
 
 
 def encode(photo: Photo, quality: int | None) -> tuple[bytes, list[str]]:
-    """The file's bytes and what could not be kept. The photograph has 8 bits. Raises BadImage when it is too large."""
-    if max(photo.width, photo.height) > LARGEST_SIDE:
-        raise BadImage(
-            f"{photo.width}x{photo.height} is larger than WebP allows ({LARGEST_SIDE} a side): use PNG"
-        )
+    """The file's bytes and what could not be kept. The photograph has 8 bits."""
     metadata = photo.metadata
     options: dict = {"quality": DEFAULT_QUALITY if quality is None else quality}
     if metadata.webp_lossless and quality is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import struct
 from dataclasses import replace
@@ -15,6 +16,8 @@ from . import bmp, heic, jpeg_write, png_write, tiff_write, webp
 from .formats import FORMATS, LOSSY, NAMES, BadImage, suffix_format
 from .photo import Metadata, Photo
 from .png import COLOUR_CHUNKS
+
+LARGEST = {"jpeg": 65500, "webp": 16383}  # pixels a side, of libjpeg and of the format
 
 
 def write(
@@ -45,6 +48,7 @@ def write(
     """
     path = Path(path)
     notes: list[str] = []
+    refuse_unwritable(photo, path, format=format)
     chosen = _format(photo, path, format)
     quality = _quality(photo, chosen, quality, asked=format is not None, notes=notes)
     try:
@@ -73,6 +77,19 @@ def check_format(format: str) -> None:
             heic.library()
     except BadImage as error:
         raise UnavailableError(str(error)) from error
+
+
+def refuse_unwritable(photo: Photo, path: str | os.PathLike[str], *, format: str | None = None) -> None:
+    """Raise the InputError of `write` for a photograph that the format cannot hold, whatever its pixels become."""
+    chosen, reason = _format(photo, Path(path), format), None
+    if max(photo.width, photo.height) > (side := LARGEST.get(chosen, math.inf)):
+        reason = (
+            f"{photo.width}x{photo.height} is larger than {NAMES[chosen]} allows ({side} a side): use PNG"
+        )
+    elif chosen == "jpeg" and photo.alpha is not None and int(photo.alpha.min()) < photo.white:
+        reason = "it is transparent in places, which JPEG cannot hold: write PNG, WebP or TIFF instead"
+    if reason:
+        raise InputError(f"{shown(path)}: {reason}")
 
 
 def _format(photo: Photo, path: Path, format: str | None) -> str:
@@ -114,10 +131,6 @@ def _fitted(photo: Photo, chosen: str, strip_metadata: bool, notes: list[str]) -
         metadata = _carried(metadata, chosen, notes)
     rgb, alpha = photo.rgb, photo.alpha
     if chosen == "jpeg" and alpha is not None:
-        if int(alpha.min()) < photo.white:
-            raise BadImage(
-                "it is transparent in places, which JPEG cannot hold: write PNG, WebP or TIFF instead"
-            )
         alpha = None
         notes.append("alpha left out: it is opaque everywhere")
     if chosen in ("jpeg", "webp", "bmp") and photo.bit_depth == 16:

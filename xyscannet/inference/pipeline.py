@@ -11,7 +11,7 @@ from pathlib import Path
 from xyscannet.addresses import fetched, stored
 from xyscannet.errors import InputError
 from xyscannet.files import shown
-from xyscannet.images import Photo, PhotoInfo, read, write
+from xyscannet.images import Photo, PhotoInfo, read, refuse_unwritable, write
 from xyscannet.inference.clip_runs import ClipTimes, refuse_existing
 from xyscannet.inference.jobs import Job
 from xyscannet.inference.plan import ImagePlan
@@ -122,6 +122,7 @@ class Pipeline:
                         item.photo = read(path)
                     item.notes += item.photo.notes
                     item.job = _as_read(job, item.photo)
+                    refuse_unwritable(item.photo, job.output, format=self._settings.format)
                 except Exception as error:
                     item.fail(error)
             if not put(self._to_restore, item, self._stop.is_set):
