@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
-import signal
 import threading
 import time
 from pathlib import Path
@@ -18,7 +17,6 @@ from torch import Tensor, nn
 
 from tests.limits import bounded
 from xyscannet.errors import UnavailableError
-from xyscannet.images import Photo, write
 from xyscannet.inference import Job, Record, Settings, make_jobs, run_jobs
 from xyscannet.models import XYScanNetConfig
 
@@ -212,23 +210,16 @@ def test_an_interruption_keeps_what_is_complete(here: Path) -> None:
 def test_an_interruption_while_the_writer_is_behind_keeps_what_waits(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    third, records = threading.Event(), []
+    acquire, waits, records = threading.Semaphore.acquire, itertools.count(), []
 
-    def slowly(photo: Photo, path: Path, **options) -> tuple[str, ...]:
-        if path.name == "0.png":
-            third.wait(10)
-            time.sleep(0.2)  # until the main thread waits for room
-            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
-        return write(photo, path, **options)
+    def interrupt(self: threading.Semaphore) -> None:
+        if next(waits) == 2:
+            raise KeyboardInterrupt
+        acquire(self)
 
-    def progress(job: Job, share: float) -> None:
-        if job.input.name == "2.png" and share == 1:
-            third.set()
-
-    monkeypatch.setattr("xyscannet.inference.pipeline.write", slowly)
-    jobs = make_jobs(["in"], "out").jobs
+    monkeypatch.setattr(threading.Semaphore, "acquire", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        run_jobs(jobs, Toy(), Settings(), finished=records.append, progress=progress)
+        run_jobs(make_jobs(["in"], "out").jobs, Toy(), Settings(), finished=records.append)
     assert [(each.job.input.name, each.status) for each in records] == [(name, "done") for name in NAMES[:3]]
 
 
