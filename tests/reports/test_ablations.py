@@ -63,8 +63,10 @@ def test_a_row_that_the_paper_does_not_have_and_its_reference():
     assert [row[0] for row in rows] == ["KLFF, mean gate"]
     assert rows[0][1] == "3.500" and rows[0][-2:] == ["2.19", "71.42"]
     assert header[4].startswith("RealBlur-J LPIPS ↓")
-    vssm = replace(table, study="vssm", table=5, variants=(), cells=())
-    assert [row[0] for row in grids.text_rows(ablations.grid(vssm))[1]] == ["paper: Reference"]
+    ours = Variant("mambair", "MambaIR", {}, {})
+    vssm = ablations.grid(replace(table, study="vssm", table=5, variants=(ours,), cells=()))
+    assert [row.label for row in vssm.rows] == ["paper: Reference", "MambaIR", "paper: MambaIR"]
+    assert [vssm.rank(row, vssm.columns[0]) for row in vssm.rows] == [None, None, 1]
 
 
 def test_the_direction_is_the_metrics_whatever_the_set_is_called(table):

@@ -12,6 +12,7 @@ from xyscannet.reports.results import Column
 
 _DIGITS = {"psnr": 2, "ssim": 4, "lpips": 4, "st": 4, "niqe": 3, "fid": 2, "kid": 5, "dists": 4}
 _SIGNS = "*†‡§¶#"
+_TRUTHS = ("Ground truth", "paper: Reference")  # rows of the sharp images themselves
 
 
 @dataclass
@@ -51,7 +52,7 @@ class Grid:
         """1 for the best finite value of a column, 2 for the second-best; None for the others and the ground truth."""
         apart = self.apart or column.name in self.unlike
         rivals = [each for each in self.rows if not apart or each.measured == row.measured]
-        values = {each.values.get(column.name) for each in rivals if each.label != "Ground truth"}
+        values = {each.values.get(column.name) for each in rivals if each.label not in _TRUTHS}
         finite = {value for value in values if value is not None and math.isfinite(value)}
         best = sorted(finite, reverse=column.higher_is_better)[:2]
         value = row.values.get(column.name)
