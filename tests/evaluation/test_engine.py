@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from xyscannet.errors import ConfigError, InputError
+from xyscannet.errors import ConfigError, InputError, UnavailableError
 from xyscannet.evaluation import AsIs, Folder, Journal, Network, evaluate
 from xyscannet.evaluation.engine import _save, identity
 from xyscannet.metrics.base import DistributionMetric, ImageMetric, MetricInfo
@@ -324,3 +324,15 @@ def test_a_networks_images_are_measured_as_they_are_written(tmp_path, pairs):
     kept = measure(tmp_path / "again", pairs, Folder(tmp_path / "kept", pairs))
     assert [image.values for image in kept.images] == [image.values for image in found.images]
     assert measure(tmp_path / "not", pairs, Network(Brighter(), "b", {})).images[0].restored is None
+
+
+def test_images_that_cannot_be_kept_are_measured_by_the_next_run(tmp_path, pairs, monkeypatch):
+    def full(photo, path, **_):
+        raise InputError(f"{path}: cannot be written: no space left")
+
+    network = Network(Brighter(), "brighter", {"sha256": "x"}, keep=tmp_path / "kept")
+    measure(tmp_path / "out", pairs[:2], network)
+    with monkeypatch.context() as patch, pytest.raises(UnavailableError, match="no space left"):
+        patch.setattr("xyscannet.evaluation.sources.write", full)
+        measure(tmp_path / "out", pairs, network)
+    assert not any(image.failures for image in measure(tmp_path / "out", pairs, network).images)

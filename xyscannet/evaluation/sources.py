@@ -32,7 +32,10 @@ class Source(Protocol):
     identity: Mapping[str, Any]
 
     def restored(self, sample: Any) -> tuple[Photo, str | None, float | None]:
-        """The image, its file where there is one, and the seconds that restoring took. Raises InputError."""
+        """The image, its file where there is one, and the seconds that restoring took.
+
+        Raises InputError where this image fails, UnavailableError where a folder for restored ones cannot be written.
+        """
         ...
 
 
@@ -99,8 +102,11 @@ class Network:
         if self.keep is None:
             return photo, None, seconds
         path = self.keep / f"{sample.name}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(replace(photo, alpha=None), path, format="png", strip_metadata=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(replace(photo, alpha=None), path, format="png", strip_metadata=True)
+        except (InputError, OSError) as error:  # a full disk: no failure of this image
+            raise UnavailableError(f"the restored image cannot be kept: {error}") from error
         return photo, os.fspath(path), seconds
 
 
