@@ -54,6 +54,13 @@ def test_rows_stand_above_the_papers(table):
     assert notes[2:] == ["‡ 1 of 2 seeds.", "Mean ± standard deviation over 2 seeds."]
 
 
+def test_rows_that_miss_images_say_so(table):
+    first, *others = table.cells
+    partly = replace(table, cells=[replace(first, problems=("gopro, 1: broken",)), *others])
+    _, rows, notes = grids.text_rows(ablations.grid(partly))
+    assert rows[0][0] == "intra only‡" and notes[2] == "‡ in 1 of its cells images failed in part or whole."
+
+
 def test_a_row_that_the_paper_does_not_have_and_its_reference():
     cells = [cell("klff-mean", 0, None, study="fusion", values={"hide niqe": 3.5})]
     variant = Variant("klff-mean", "KLFF, mean gate", {}, {"GMACs": 2.189, "parameters (K)": 71.424})

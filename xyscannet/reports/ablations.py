@@ -153,6 +153,8 @@ def _measured(ablation: Ablation, variant: Variant, columns: Sequence[Column], n
     whole = sum(cell.failure is None for cell in cells)
     if whole != ablation.seeds:
         row.signs += notes.sign(f"{whole} of {ablation.seeds} seeds")
+    if partly := sum(bool(cell.problems) for cell in cells):
+        row.signs += notes.sign(f"in {partly} of its cells images failed in part or whole")
     return row
 
 
