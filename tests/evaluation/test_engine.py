@@ -136,12 +136,15 @@ def test_an_interrupted_run_goes_on(tmp_path, pairs, monkeypatch, states_every):
     assert again.images == whole.images and again.summaries == whole.summaries
 
 
-def test_a_killed_run_without_its_states_begins_again(tmp_path, pairs):
+@pytest.mark.parametrize("damage", [Path.unlink, Path.touch, lambda path: path.write_bytes(b"PK")])
+def test_a_killed_run_without_its_states_begins_again(tmp_path, pairs, damage):
     """Killed between two savings: images whose share is in no state are measured again, not counted twice."""
     measure(tmp_path / "out", pairs[:3], metrics=[error_metric(), Pixels()])
     with open(tmp_path / "out/journal.jsonl", "ab") as file:
         file.write(b'{"image": {"name": "s/3", "val')
-    (tmp_path / "out/pixels.npz").unlink()
+    state = tmp_path / "out/pixels.npz"
+    state.write_bytes(b"")
+    damage(state)
     again = measure(tmp_path / "out", pairs, metrics=[error_metric(), Pixels()])
     whole = measure(tmp_path / "whole", pairs, metrics=[error_metric(), Pixels()])
     assert again.images == whole.images and again.summaries == whole.summaries

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -90,12 +91,12 @@ class Journal:
             raise InputError(f"{error}; {_KEPT}") from None
 
     def state(self, name: str) -> tuple[dict[str, np.ndarray], int] | None:
-        """What `save_state` kept, and from how many images, the first ones of the journal."""
+        """What `save_state` kept, and from how many images, the first ones of the journal; None where it is damaged."""
         try:
             with np.load(self.folder / f"{name}.npz", allow_pickle=False) as held:
                 arrays = dict(held)
             return arrays, int(arrays.pop("images"))
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile):
             return None
 
     def forget_after(self, count: int) -> None:
