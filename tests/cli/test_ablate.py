@@ -79,6 +79,8 @@ def test_the_whole_table_and_it_again_from_the_folder(data, request):
     rebuilt = run("slices", "--from", "runs/ablation", "--json", "-")
     assert json.loads(rebuilt.stdout)["summary"] == record["summary"]
     assert run("slices", "--from", "runs/ablation").stdout == result.stdout
+    fewer = run("slices", "--from", "runs/ablation", "--variants", "intra-only")
+    assert rows(fewer.stdout) == ["method", *table[2:4]]
 
     told = run("slices", "--iterations", 3, "--seeds", 2, *SMALL, code=2).stderr
     assert "iterations: 2 there, 3 now" in " ".join(told.split())

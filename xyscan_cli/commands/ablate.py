@@ -147,10 +147,10 @@ def command(
 
     from xyscannet.analysis import ablation
 
+    chosen = _chosen(study.value, variants)
     if rebuild is not None:
-        table = ablation.collect(rebuild, study.value)
+        table = ablation.collect(rebuild, study.value, chosen)
     else:
-        chosen = _chosen(study.value, variants)
         place = pick_device(device)
         given_sets = ablation.parse_given(given or [])
         changed = [*(overrides or []), *options.perceptual_weights(perceptual_weights)]

@@ -72,15 +72,15 @@ def tabulate(
     )
 
 
-def collect(folder: str | os.PathLike[str], study: str) -> Ablation:
-    """The table of the cells that a folder holds, from whatever seeds there are.
+def collect(folder: str | os.PathLike[str], study: str, variants: Sequence[str] | None = None) -> Ablation:
+    """The table of the cells that a folder holds, of some variants or all, from whatever seeds there are.
 
     Raises UnavailableError where there is none, ConfigError where they were made with different settings.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise UnavailableError(f"{folder} is no folder of an ablation")
-    cells = [cell for variant in STUDIES[study].rows for cell in kept(folder, study, variant)]
+    cells = [cell for variant in variants or STUDIES[study].rows for cell in kept(folder, study, variant)]
     if not cells:
         raise UnavailableError(f"{folder} holds no cell of {study}: there is no VARIANT/seed-N/{study}.json")
     counts = [sum(cell.variant == variant for cell in cells) for variant in {cell.variant for cell in cells}]
