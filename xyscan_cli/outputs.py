@@ -15,10 +15,13 @@ def file(option: str, text: str | Path | None) -> Place | None:
     """Where the file of an option goes; None where it is not given.
 
     Raises:
-        ConfigError: its folder does not exist, it is a folder itself, or nothing can be written to such an address.
+        ConfigError: its folder does not exist, it is a folder itself or stdout, where another option than --json has no
+            place, or nothing can be written to such an address.
         UnavailableError: the address's bucket is missing, it cannot be reached, or its package is not installed.
     """
     place = folder(text)
+    if str(place) == "-" and option != "--json":
+        raise ConfigError(f"{option} -: only --json writes to stdout; name a file")
     if isinstance(place, Path) and not place.absolute().parent.is_dir():
         raise ConfigError(f"{option} {place}: its folder does not exist")
     is_folder = place.is_dir() if isinstance(place, Path) else str(place).endswith("/")

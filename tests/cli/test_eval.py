@@ -265,6 +265,7 @@ def test_one_image_has_no_interval(folder):
         (["--pairs", "blur", "sharp", "--metrics", "psnrr"], 2, "did you mean 'psnr'"),
         (["--pairs", "blur", "sharp", "--metrics", ","], 2, "one metric"),
         (["--pairs", "blur", "sharp", "--csv", "no/such/file"], 2, "does not exist"),
+        (["--pairs", "blur", "sharp", "--csv", "-"], 2, "--csv -: only --json writes to stdout"),
         (["a", "--pairs", "blur", "sharp", "--figures", "blur/0.png"], 2, "is a file; name a folder"),
         (["nowhere", "--pairs", "blur", "sharp"], 2, "nowhere"),
         (["a", "a", "--pairs", "blur", "sharp"], 2, "twice"),
