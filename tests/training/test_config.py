@@ -54,7 +54,11 @@ def test_unknown_key_names_the_nearest_known(key: str, nearest: str | None) -> N
         ("time_budget_minutes=5", "exactly one of iterations and time_budget_minutes"),
         ("iterations=null", "exactly one of iterations and time_budget_minutes"),
         ("data.scale=[0.9, 0.5]", "scale"),
+        ("data.pairs=[{split: test}]", "a dataset, a root, or blur and sharp"),
+        ("data.pairs=[{root: a, blur: b, sharp: c}]", "not both"),
+        ("data.pairs=[{root: a, blur: b}]", "give both"),
         ("stages=[{until: 0.5, patch: 64, batch: 2}]", "end at 1"),
+        ("stages=[{until: 1, patch: 64, batch: 2}, {until: 1, patch: 32, batch: 2}]", "must grow"),
         ("model=xyscannet-z", "xyscannet-"),
         ("model={widht: 8}", "width"),
         ("precision=fp8", "precision"),
@@ -66,6 +70,11 @@ def test_unknown_key_names_the_nearest_known(key: str, nearest: str | None) -> N
 def test_wrong_values_are_refused_with_their_key(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_config("smoke", [override])
+
+
+def test_there_is_one_set_to_validate_on() -> None:
+    with pytest.raises(ConfigError, match="validation.pairs, not both"):
+        load_config("smoke", ["data.validation=a", "validation.pairs={root: b}"])
 
 
 def test_overrides_change_single_values_of_a_named_network() -> None:
