@@ -248,6 +248,10 @@ def test_what_fails_is_told_and_the_rest_measured(tmp_path, pairs):
     assert "sizes" in failures["sizes"]["error"] and "nan" in failures["nan"]["error"]
     assert not failures["s/0"] and not failures["s/1"]
     assert found.summaries["error"].failed == 5 and found.summaries["error"].count == 2
+    assert found.summaries["pixels"].count == 4
+    alone = measure(tmp_path / "alone", bad[:1], metrics=[nan, Pixels()])
+    assert alone.columns[1].note == "no images" and alone.summaries["pixels"].mean is None
+    assert from_json(to_json(alone)) == alone
 
 
 @pytest.mark.parametrize("error", [MemoryError, torch.OutOfMemoryError])
