@@ -12,6 +12,7 @@ from xyscannet.training.config import OptimiserConfig
 from xyscannet.training.state import (
     STATE_VERSION,
     Ema,
+    Kept,
     learning_rate,
     load_state,
     save_state,
@@ -96,3 +97,13 @@ def test_the_newest_state_is_that_of_the_last_step(tmp_path: Path) -> None:
         os.utime(path, (written, written))
     (tmp_path / "state-best.pt").touch()
     assert states(tmp_path) == [state_path(tmp_path, step) for step in (10_000_000, 9_999_999, 5)]
+
+
+def test_what_was_given_up_is_removed_once(tmp_path: Path) -> None:
+    for step in (2, 4, 6):
+        state_path(tmp_path, step).touch()
+    kept = Kept(tmp_path, 2)
+    for step in (4, 6):
+        state_path(tmp_path, step).touch()  # written anew
+        kept.prune(step, 3, 0)
+    assert states(tmp_path) == [state_path(tmp_path, step) for step in (6, 4, 2)]
