@@ -9,7 +9,7 @@ import pytest
 from tests.training.conftest import DrawnPairs
 from xyscannet.training.config import TrainConfig
 from xyscannet.training.loop import Trainer
-from xyscannet.training.rates import measure
+from xyscannet.training.rates import Rates, measure
 from xyscannet.training.recipes import parse_config
 
 
@@ -39,3 +39,8 @@ def test_a_time_budget_is_measured_where_it_goes_on(tiny: dict, run_folder: Path
     rates = measure(trainer, steps=1, warmup=1)
     assert (rates.patch, rates.batch) == (24, 2)
     assert rates.device_crops_per_s == pytest.approx(2 / rates.step_seconds)
+
+
+def test_the_device_waits_for_a_slower_loader() -> None:
+    slower, faster = (Rates(16, 4, loader, 40.0, 0.1, None) for loader in (30.0, 50.0))
+    assert slower.to_dict()["data_wait"] == pytest.approx(0.25) and faster.data_wait == 0
