@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -90,6 +91,9 @@ def test_misfits_are_named():
 def test_only_real_numbers_are_convolved(dtype):
     with pytest.raises(TypeError, match="x is .*; real floating-point"):
         causal_conv1d_fn(torch.ones(1, 4, 3).to(dtype), torch.rand(4, 2))
+    for function in (causal_conv1d_fn, slice_conv1d):
+        with pytest.raises(TypeError, match="x is ndarray, not a tensor"):
+            function(np.ones((1, 4, 3)), torch.rand(4, 2))
 
 
 @pytest.mark.parametrize("name", ["weight", "bias"])

@@ -106,7 +106,7 @@ def test_tensors_of_other_devices_are_refused(name):
         selective_scan_fn(**{**given, name: given[name].to("meta")})
 
 
-@pytest.mark.parametrize("name", ["delta", "B", "C"])
+@pytest.mark.parametrize("name", ["u", "delta", "A", "B", "C"])
 def test_what_is_needed_must_be_there(name):
     with pytest.raises(TypeError, match=f"{name} is NoneType, not a tensor"):
         selective_scan_fn(**_arguments(**{name: None}))

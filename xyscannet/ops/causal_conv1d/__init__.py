@@ -18,7 +18,6 @@ __all__ = ["causal_conv1d_fn", "slice_conv1d"]
 def _run(x, weight, bias, activation, directions: str, channels_first: bool) -> Tensor:
     if activation not in (None, "silu", "swish"):
         raise ValueError(f"activation '{activation}' is unknown; known are None, 'silu' and 'swish'")
-    expect_alike(x=x, weight=weight, optional={"bias": bias})
     channels = x.shape[4]
     if weight.dim() != 2 or weight.shape[0] != channels or not weight.shape[1]:
         raise ValueError(f"weight has shape {tuple(weight.shape)}, expected ({channels}, width)")
@@ -44,6 +43,7 @@ def slice_conv1d(
     x's dtype; the sums are float32 (float64 if x is). Raises ValueError where shapes, devices or names do not
     fit, TypeError for what is no real tensor.
     """
+    expect_alike(x=x, weight=weight, optional={"bias": bias})
     if x.dim() != 5:
         raise ValueError(f"x must be (B, H, W, K, E), not {tuple(x.shape)}")
     return _run(x, weight, bias, activation, check_directions(directions, x.shape[3]), False)
@@ -65,6 +65,7 @@ def causal_conv1d_fn(
     """
     if seq_idx is not None:
         raise ValueError("causal_conv1d_fn takes no seq_idx: give each sequence a row of the batch")
+    expect_alike(x=x, weight=weight, optional={"bias": bias})
     if x.dim() != 3:
         raise ValueError(f"x must be (B, D, L), not {tuple(x.shape)}")
     image = x.transpose(1, 2)[:, None, :, None]  # (B, 1, L, 1, D)

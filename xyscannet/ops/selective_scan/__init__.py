@@ -83,12 +83,12 @@ def slice_scan(
     to left, "y" top down, "-y" bottom up, each row or column a sequence of its own. Returns (B, H, W, K, E)
     contiguous in u's dtype. Raises ValueError or TypeError where shapes, directions, devices or dtypes do not fit.
     """
+    expect_alike(u=u, delta=delta, A=A, B=B, C=C, optional={"D": D, "z": z, "delta_bias": delta_bias})
     if u.dim() != 5 or A.dim() not in (2, 3):
         raise ValueError(
             f"u must be (B, H, W, K, E) and A (E, N) or (K, E, N), not {tuple(u.shape)} and {tuple(A.shape)}"
         )
     branches, channels = u.shape[3:]
-    expect_alike(u=u, delta=delta, A=A, B=B, C=C, optional={"D": D, "z": z, "delta_bias": delta_bias})
     ways = check_directions(directions, branches)
     _expect("delta", delta, u.shape)
     _expect("z", z, u.shape)
@@ -138,9 +138,9 @@ def selective_scan_fn(
     first). Constant B or C run one channel per group, which is slow. Raises TypeError for what is no real tensor,
     ValueError where shapes or devices do not fit.
     """
+    expect_alike(u=u, delta=delta, A=A, B=B, C=C, optional={"D": D, "z": z, "delta_bias": delta_bias})
     if u.dim() != 3 or A.dim() != 2:
         raise ValueError(f"u must be (B, D, L) and A (D, N), not {tuple(u.shape)} and {tuple(A.shape)}")
-    expect_alike(u=u, delta=delta, A=A, B=B, C=C, optional={"D": D, "z": z, "delta_bias": delta_bias})
     (batch, channels, length), states = u.shape, A.shape[1]
     _expect("delta", delta, u.shape)
     _expect("z", z, u.shape)
