@@ -21,7 +21,7 @@ def kl_gated_sum(current: Tensor, first: Tensor, second: Tensor, gate: str = "el
         second: the same with a size of its own.
         gate: "element", a gate for every element, or "mean", one for every image.
 
-    Computed in float32 (float64 for float64) whatever the type of `current`, which is also the type of the result.
+    The kernels compute in float32 (float64 for float64) whatever the type of `current`, which the result has too.
 
     Raises:
         ValueError: batch or channels differ, or the gate is unknown.

@@ -15,8 +15,8 @@ __all__ = ["line_gate"]
 def line_gate(x: Tensor, down: Tensor, across: Tensor) -> Tensor:
     """The first half of x's channels times sigmoid(down), row by row; the second times sigmoid(across), by columns.
 
-    x: (B, C, H, W), any strides; down: (B, H, C/2); across: (B, W, C/2). Returns (B, C, H, W) in x's type,
-    in one pass in float32 (float64 for float64).
+    x: (B, C, H, W), any strides; down: (B, H, C/2); across: (B, W, C/2). Returns (B, C, H, W) in x's type;
+    the kernels compute it in one pass in float32 (float64 for float64).
 
     Raises:
         ValueError: the shapes do not fit.

@@ -46,7 +46,7 @@ def prepare(steps, width, soft, has_bias, u, delta, bias, du):
 
 @inner
 def magnitude(values, size):
-    """The greatest magnitude of the first `size` values; NaN where the first is."""
+    """The greatest magnitude of the first `size` values, NaN left out."""
     zero = splat(values, 0.0)
     reach = zero
     for i in range(0, size, LANES):
