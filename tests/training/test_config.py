@@ -107,6 +107,9 @@ def test_configuration_is_found_by_path_and_named_after_its_file(tmp_path: Path)
         load_config(tmp_path / "other.yaml")
     with pytest.raises(ConfigError, match="did you mean 'smoke'"):
         load_config("smok")
+    path.write_text("data: {patch: 32}\niterations: 5\ndata: {batch: 2}\n")
+    with pytest.raises(ConfigError, match="the key 'data' again(.|\n)*line 3"):
+        load_config(path)
     path.write_text("- 1\n")
     with pytest.raises(ConfigError, match="mapping"):
         load_config(path)

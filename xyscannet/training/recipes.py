@@ -19,6 +19,21 @@ from xyscannet.training.config import TrainConfig, network_config
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML whose mappings have no key twice, of which the last would count alone."""
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if str(key.value) in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key {key.value!r} again", problem_mark=key.start_mark
+                )
+            seen.add(str(key.value))
+        return node
+
+
 def recipes() -> list[str]:
     """Names of the recipes that come with the package."""
     return sorted(path.stem for path in RECIPES.glob("*.yaml"))
@@ -38,7 +53,7 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> TrainConfi
     """
     path = _find(source)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"cannot read the configuration {path}: {error}") from error
     values = {} if values is None else values
