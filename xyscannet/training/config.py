@@ -172,7 +172,6 @@ class TrainConfig(_Section):
     loss: LossConfig = Field(default_factory=LossConfig)
     precision: Literal["auto", "fp32", "bf16"] = "fp32"
     """bf16 is by autocast, weights stay fp32; auto takes it where the device multiplies it fast."""
-    channels_last: bool = True
     compile: bool = False
     cuda_graphs: bool = True
     """On one GPU, replay training steps from CUDA graphs; not with `compile` or `accumulate`."""

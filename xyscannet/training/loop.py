@@ -92,8 +92,7 @@ class Trainer:
         model, weights = parts.make_model(config, self.network_config, start=state is None)
         self._weights = weights if state is None else None
         self._saved: int | None = None  # the step of the last state
-        layout = torch.channels_last if config.channels_last else torch.contiguous_format
-        self.model = model.to(self.device, torch.float32, memory_format=layout).train()
+        self.model = model.to(self.device, torch.float32, memory_format=torch.channels_last).train()
         device_use = threading.Lock()
         self.update = Update(config, self.model, self.processes, device_use)
         self.ema, self.optimiser = self.update.ema, self.update.optimiser

@@ -107,8 +107,7 @@ class Update:
                 else self._processes.no_sync(self._distributed)
             )
             with waiting:
-                if self._config.channels_last:
-                    blurred = blurred.contiguous(memory_format=torch.channels_last)
+                blurred = blurred.contiguous(memory_format=torch.channels_last)
                 with self.autocast():
                     restored = self._forward(blurred)
                 with torch.autocast(self._device.type, enabled=False):
