@@ -271,6 +271,9 @@ def test_oversized_blocks_leave_a_jpeg_with_a_note(tmp_path):
         "colour profile dropped: it is larger than a JPEG file can hold",
     )
     assert read(tmp_path / "x.jpg").metadata.icc is None
+    iptc = b"8BIM" + struct.pack(">HHI", 1028, 0, 150_000) + bytes(150_000)
+    assert write(Photo(picture(), metadata=Metadata(photoshop=iptc)), tmp_path / "y.jpg") == ()
+    assert read(tmp_path / "y.jpg").metadata.photoshop == iptc  # in several segments, as Photoshop writes it
 
 
 def test_iptc_and_comments_of_a_jpeg(tmp_path):

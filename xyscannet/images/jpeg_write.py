@@ -27,12 +27,13 @@ def encode(photo: Photo, quality: int | None) -> tuple[bytes, list[str]]:
     for marker, lead, content, name in (
         (0xE1, EXIF, metadata.exif, "EXIF block"),
         (0xE1, XMP, metadata.xmp, "XMP block"),
-        (0xED, PHOTOSHOP, metadata.photoshop, "IPTC and Photoshop block"),
     ):
         if content is not None and len(lead) + len(content) <= _MAX_SEGMENT:
             parts.append(segment(marker, lead + content))
         elif content is not None:
             notes.append(f"{name} dropped: it is larger than a JPEG file can hold")
+    photoshop = _pieces(metadata.photoshop, _MAX_SEGMENT - len(PHOTOSHOP))
+    parts += [segment(0xED, PHOTOSHOP + piece) for piece in photoshop]
     parts += _icc_segments(metadata.icc, notes)
     parts += [segment(0xFE, comment) for comment in metadata.comments]
     return b"".join([*parts, body[first:]]), notes
@@ -69,9 +70,13 @@ def _saved(image: Image.Image, options: dict) -> bytes:
 
 
 def _icc_segments(icc: bytes | None, notes: list[str]) -> list[bytes]:
-    room = _MAX_SEGMENT - len(ICC) - 2
-    pieces = [icc[i : i + room] for i in range(0, len(icc), room)] if icc else []
+    pieces = _pieces(icc, _MAX_SEGMENT - len(ICC) - 2)
     if len(pieces) > 255:
         notes.append("colour profile dropped: it is larger than a JPEG file can hold")
         return []
     return [segment(0xE2, ICC + bytes([i, len(pieces)]) + piece) for i, piece in enumerate(pieces, 1)]
+
+
+def _pieces(content: bytes | None, size: int) -> list[bytes]:
+    content = content or b""
+    return [content[i : i + size] for i in range(0, len(content), size)]
