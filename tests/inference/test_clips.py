@@ -151,6 +151,23 @@ def test_frames_go_through_the_scales_asked_for(tmp_path: Path, scales: str | in
     assert seen == sizes  # both frames together
 
 
+class Smear(Gain):
+    """Averages rows."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.avg_pool2d(x, (5, 1), 1, (2, 0), count_include_pad=False)
+
+
+def test_fields_of_a_frame_know_nothing_of_each_other(tmp_path: Path) -> None:
+    frames = np.zeros((3, 32, 48, 3), np.uint8)
+    frames[:, ::2], frames[:, 1::2] = (200, 40, 60), (30, 90, 220)
+    settings = {"codec": "ffv1", "pixel_format": "yuv444p", "fields": "tff", "sound": False}
+    source = clips.write(tmp_path / "a.mkv", frames, **settings)
+    restored(source, tmp_path / "b.mkv", Smear())
+    before, after = (clips.read(tmp_path / name)["pixels"].astype(int) for name in ("a.mkv", "b.mkv"))
+    assert np.abs(before - after).max() <= 1
+
+
 def test_a_damaged_clip_is_told_with_its_frame(tmp_path: Path) -> None:
     source = clips.write(tmp_path / "a.mkv", clips.pan(30, 64, 96), codec="ffv1", sound=False)
     clip = video.plan_clip(source)

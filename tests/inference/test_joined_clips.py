@@ -86,7 +86,7 @@ def test_interlaced_clips_stay_so_with_a_note(tmp_path: Path, name: str, codec: 
         info = video.probe(path)
         assert info.bottom_first and decode.first_frame(info).interlaced_frame
     (note,) = video.choose_coding(clip, f"b.{name}").notes
-    assert note.startswith("interlaced: frames are restored with both fields woven")
+    assert note.startswith("interlaced: each field is restored by itself")
 
 
 @pytest.mark.parametrize("start", [0.0, 0.1])

@@ -94,6 +94,21 @@ def test_chroma_moves_nowhere() -> None:
     assert torch.allclose(out[5:8], out[9:12].flip(0), atol=1e-6)
 
 
+def test_fields_have_chroma_of_their_own() -> None:
+    samples = Samples(pixels.layout("yuv420p"), 1, False, 16, fields=True)
+    planes = [torch.zeros(1, *size, dtype=torch.uint8) for size in ((16, 8), (8, 4), (8, 4))]
+    for plane, (top, bottom) in zip(planes, ((63, 180), (102, 140), (240, 110))):
+        plane[:, ::2], plane[:, 1::2] = top, bottom
+    rgb = samples.to_rgb(planes)
+    assert rgb.shape == (1, 3, 16, 8) and rgb[..., ::2, :].std((2, 3)).max() < 1e-5
+    assert torch.allclose(rgb[0, :, 0, 0], torch.tensor([1.0, 0.0, 0.0]), atol=0.006)
+    change = torch.zeros_like(rgb)
+    change[:, 0, 1::2] = 0.1
+    after = samples.changed(planes, change)
+    for one, other in zip(planes, after):
+        assert torch.equal(one[:, ::2], other[:, ::2]) and (one[:, 1::2] != other[:, 1::2]).all()
+
+
 def test_rgb_becomes_yuv_by_the_matrix_that_the_height_decides_and_back() -> None:
     pytest.importorskip("av")
     for height, yuv in ((96, (91, 104, 198)), (720, (80, 112, 198))):

@@ -18,7 +18,7 @@ from xyscannet.inference.plan import ImagePlan, plan_for
 from xyscannet.inference.scales import restore_at_scales
 from xyscannet.inference.stages import Ahead, Behind
 from xyscannet.video import Clip, Coding, Segment, SegmentWriter, decode, pixels
-from xyscannet.video.colour import Samples
+from xyscannet.video.colour import Samples, stretch, woven
 from xyscannet.video.deflicker import WARM_UP, Deflicker
 
 BATCH_PIXELS = {"cpu": 500_000, "cuda": 4_000_000}  # of frames that go through the network together
@@ -78,7 +78,11 @@ def restore_segment(
     started = time.perf_counter()
     plan, together = plan_frames(clip, model, dtype, tile, sharing)
     samples = Samples(
-        coding.layout, coding.colour[3], coding.colour[0] == pixels.FULL_RANGE, clip.info.height
+        coding.layout,
+        coding.colour[3],
+        coding.colour[0] == pixels.FULL_RANGE,
+        clip.info.height,
+        coding.by_field,
     )
     warm_up = min(WARM_UP, segment.first - clip.segments[0].first) if clip.options.deflicker else 0
     done = -warm_up
@@ -178,7 +182,25 @@ def _restored(planes: Planes, model: nn.Module, samples: Samples, plan: ImagePla
     with torch.inference_mode():
         coded = [torch.from_numpy(_signed(plane)).to(device) for plane in planes]
         rgb = samples.to_rgb(coded).clamp(0, 1)
+        if samples.fields:
+            return _Restored(coded, rgb, _by_field(model, rgb, plan, **how) - rgb)
         return _Restored(coded, rgb, restore_at_scales(model, rgb, plan, **how)[0] - rgb)
+
+
+def _by_field(
+    model: nn.Module, frames: Tensor, plan: ImagePlan, *, progress: Callable[[float], None] | None, **how
+) -> Tensor:
+    """Frames (B, 3, H, W) whose fields are restored by themselves, with rows interpolated in place of the other's.
+
+    Where something moves, frames have combs, which the network would take for detail.
+    """
+    fields = []
+    for k in (0, 1):
+        picture = stretch(frames[:, :, k::2], 2, frames.shape[2], 2, k)
+        part = progress and (lambda share, k=k: progress((k + share) / 2))
+        restored, _ = restore_at_scales(model, picture, plan, progress=part, **how)
+        fields.append(restored[:, :, k::2])
+    return woven(*fields)
 
 
 def _deflickered(

@@ -113,14 +113,15 @@ def choose_coding(clip: Clip, output: str | os.PathLike[str]) -> Coding:
     if encoder.name == "dnxhd" and (info.profile or "").startswith("DNXHR"):
         more["profile"] = info.profile.lower().replace(" ", "_")
     pixel_format, notes = _pixel_format(encoder, clip)
+    layout = pixels.planar(load().VideoFormat(pixel_format))
     first = decode.first_frame(info)
+    interlaced = first is not None and first.interlaced_frame
     fields = encode.NONE
-    if first is not None and first.interlaced_frame:
-        if info.bottom_first is not None:
-            fields = encode.BOTTOM_FIRST if info.bottom_first else encode.TOP_FIRST
-        notes += (
-            "interlaced: frames are restored with both fields woven; deinterlaced first, they gain more",
-        )
+    if interlaced and info.bottom_first is not None:
+        fields = encode.BOTTOM_FIRST if info.bottom_first else encode.TOP_FIRST
+    by_field = interlaced and info.height % (2 * layout.down) == 0
+    if by_field:
+        notes += ("interlaced: each field is restored by itself, which takes twice the time",)
     metadata = None if first is None or info.colour[2] != hdr.PQ else hdr.of_frame(first)
     if metadata is not None:
         added = metadata.options(encoder.name)
@@ -136,11 +137,12 @@ def choose_coding(clip: Clip, output: str | os.PathLike[str]) -> Coding:
         encoder=encoder.name,
         codec=encoder.canonical_name,
         pixel_format=pixel_format,
-        layout=pixels.planar(load().VideoFormat(pixel_format)),
+        layout=layout,
         colour=pixels.colour_in(pixel_format, info.pixel_format, info.colour, info.height),
         rate=_rate(encoder, info.rate),
         gop=_gop(clip),
         fields=fields,
+        by_field=by_field,
         options=more,
         notes=notes,
     )

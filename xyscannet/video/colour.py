@@ -23,10 +23,13 @@ class Samples:
         matrix: number of the matrix in ITU-T H.273; unknown ones go by the picture's height.
         full_range: samples use all values; else luma has 219 steps above 16 and chroma 224 around 128, at 8 bit.
         height: rows of the picture.
+        fields: rows of chroma belong to the two fields in turn, as rows of luma do.
     """
 
-    def __init__(self, layout: Layout, matrix: int, full_range: bool, height: int) -> None:
-        self.layout = layout
+    def __init__(
+        self, layout: Layout, matrix: int, full_range: bool, height: int, fields: bool = False
+    ) -> None:
+        self.layout, self.fields = layout, fields
         self.red, self.blue = LUMA[matrix_of(matrix, height)]
         unit = 2 ** (layout.bits - 8)
         full = full_range or layout.kind == "rgb"
@@ -36,6 +39,11 @@ class Samples:
 
     def to_rgb(self, planes: Sequence[Tensor]) -> Tensor:
         """RGB (B, 3, H, W), float32, of planes (B, h, w) of integers; black is 0 and white 1, not clipped."""
+        if self.fields:
+            return woven(*(self._to_rgb([plane[:, k::2] for plane in planes]) for k in (0, 1)))
+        return self._to_rgb(planes)
+
+    def _to_rgb(self, planes: Sequence[Tensor]) -> Tensor:
         if self.layout.kind == "rgb":
             green, blue, red = (plane.float() / self.luma for plane in planes[:3])
             return torch.stack((red, green, blue), 1)
@@ -60,6 +68,12 @@ class Samples:
         Returns:
             (B, h, w), rounded and clipped to the layout's values: uint8, or int32 for more than 8 bits.
         """
+        if self.fields:
+            parts = (self._changed([p[:, k::2] for p in planes], change[:, :, k::2]) for k in (0, 1))
+            return list(map(woven, *parts))
+        return self._changed(planes, change)
+
+    def _changed(self, planes: Sequence[Tensor], change: Tensor) -> list[Tensor]:
         red, green, blue = change.unbind(1)
         if self.layout.kind == "rgb":
             parts = [part * self.luma for part in (green, blue, red)]
@@ -76,8 +90,8 @@ class Samples:
     def _up(self, plane: Tensor, height: int, width: int) -> Tensor:
         """Chroma at every luma sample, between neighbours on a line; sited left, and between rows."""
         across, down = self.layout.across, self.layout.down
-        plane = _stretch(plane, 2, width, across, 0.0)
-        return _stretch(plane, 1, height, down, (down - 1) / 2)
+        plane = stretch(plane, 2, width, across, 0.0)
+        return stretch(plane, 1, height, down, (down - 1) / 2)
 
     def _down(self, plane: Tensor) -> Tensor:
         """The mean over the luma samples around each chroma sample, weighted as `_up` weighs that one."""
@@ -95,7 +109,12 @@ class Samples:
         return plane[:, 0]
 
 
-def _stretch(plane: Tensor, axis: int, length: int, factor: int, offset: float) -> Tensor:
+def woven(top: Tensor, bottom: Tensor) -> Tensor:
+    """(..., H, W) of its even and its odd rows."""
+    return torch.stack((top, bottom), -2).flatten(-3, -2)
+
+
+def stretch(plane: Tensor, axis: int, length: int, factor: int, offset: float) -> Tensor:
     """Linear interpolation along an axis to `length` samples; sample i lies at (i - offset) / factor."""
     if factor == 1:
         return plane

@@ -47,7 +47,8 @@ class Coding:
         colour: what their samples mean; see `ClipInfo`.
         rate: frames per second that the encoder counts with.
         gop: frames between key frames at most.
-        fields: in which order the fields of interlaced frames are shown.
+        fields: in which order the fields of interlaced frames are shown, where that is marked.
+        by_field: each field of a frame is restored by itself.
         scale: what the quality is given by: "crf" (constant rate factor), "qscale" (fixed quantiser) or nothing.
         quality: on this scale; the lower, the better.
         options: further options of the encoder.
@@ -63,6 +64,7 @@ class Coding:
     rate: Fraction
     gop: int
     fields: int = NONE
+    by_field: bool = False
     scale: str = ""
     quality: float = 0.0
     options: dict[str, str] = field(default_factory=dict)
