@@ -97,6 +97,20 @@ def test_two_folders_one_of_them_here(memory, box: Path) -> None:
     assert mixed.root == box / "blurry"
 
 
+def test_a_folder_in_an_archive(box: Path) -> None:
+    miniature.put(box, "set/test/blur/1.png", "set/test/sharp/1.png", "set/test/blur/lonely 2.png")
+    archive = shutil.make_archive(str(box / "all"), "zip", box, "set")
+
+    def inside(place: str) -> Address:
+        return Address(f"zip://{place}::{archive}")
+
+    for place in ("set", "set/test"):
+        (found,) = seen(datasets.recognise, inside(place))
+        assert found.root == inside("set/test") and found.samples[0].blur == inside("set/test/blur/1.png")
+        blur, sharp = inside("set/test/blur/lonely 2.png"), inside("set/test/sharp")
+        assert found.problems[0] == f"{blur} has no partner in {sharp}"
+
+
 def test_keys_that_no_file_here_can_have_are_problems(memory, box: Path, tmp_path: Path, monkeypatch) -> None:
     long, up, below = f"set/blur/{'x' * 300}.png", "set/blur/../../../up.png", "set/blur/1.png/2.png"
     keys = [
@@ -178,17 +192,22 @@ def test_a_web_servers_folder(tmp_path: Path) -> None:
         ".hidden.png",
         "mailto:me",
     ]
+    miniature.put(tmp_path, "web/twice/blur/a.png", "web/twice/sharp/a.png")
+    twice = "".join(f'<a href="{link}">x</a>' for link in links[:2])
+    (tmp_path / "web/twice/blur/index.html").write_text(twice)
     (tmp_path / "web/page/index.html").write_text("".join(f'<a href="{link}">x</a>' for link in links))
     with serving(tmp_path / "web") as server:
         (found,) = seen(datasets.recognise, place_of(f"{server}/my%20set"))
         assert [each.name for each in found.samples] == ["a b"] and found.name == "my set"
         assert found.samples[0].blur == Address(f"{server}/my%20set/blur/a%20b.png")
-        assert found.problems[0].startswith(f"{server}/my%20set/sharp/100%.png has no partner")
+        assert found.problems[0].startswith(f"{server}/my%20set/sharp/100%25.png has no partner")
         with pytest.raises(UnavailableError, match="no page that links to files"):
             listing(Address(f"{server}/empty"))
         listed = [each for each in listing(Address(f"{server}/page")) if each.place.suffix == ".png"]
         assert [str(each.place) for each in listed] == ["a.png", "a.png"]
         assert listed[0].address == Address(f"{server}/page/a.png")
+        (found,) = seen(datasets.recognise, Address(f"{server}/twice"))
+        assert found.samples[0].blur == Address(f"{server}/twice/blur/a.png")
         shutil.rmtree(tmp_path / "web/my set")
         with pytest.raises(UnavailableError, match="there is no such file or folder"):
             seen(datasets.recognise, place_of(f"{server}/my%20set"))

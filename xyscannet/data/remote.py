@@ -72,14 +72,12 @@ class _Skeleton:
     """Trees of addresses in a folder.
 
     Attributes:
-        files: the address of each file.
-        folders: the path of each tree, and of what it lies in, as text, with its address.
+        names: the address of each file and folder, by its path as text.
         problems: keys that are left out.
     """
 
     folder: Path
-    files: dict[Path, Address] = field(default_factory=dict)
-    folders: list[tuple[str, str]] = field(default_factory=list)
+    names: dict[str, Address] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
     def of(self, address: Address, with_beside: bool) -> Path:
@@ -89,33 +87,37 @@ class _Skeleton:
         """
         parts = [part for part in address.readable.parts if part.strip("./")]
         above, name = [address.scheme, address.scheme, *parts][-2:]
-        root = self.folder / str(len(self.folders)) / above / name
-        self.folders += [
-            (str(root), address.text.rstrip("/")),
-            (str(root.parent), address.parent.text.rstrip("/")),
-        ]
         try:
+            root = Path(tempfile.mkdtemp(dir=self.folder)) / above / name
             root.mkdir(parents=True)
-            self._grow(root, listing(address))
+            self._grow(root, address, listing(address))
             if with_beside:
                 self._grow_beside(root, address)
         except OSError as error:
-            raise UnavailableError(f"the temporary folder {root} cannot be made: {error.strerror}") from None
+            raise UnavailableError(
+                f"the temporary folder {self.folder} cannot be written: {error.strerror}"
+            ) from None
         except InputError as error:  # of a list file
             raise UnavailableError(str(error)) from error
+        self._name(root.parent, address.parent)
         return root
 
-    def _grow(self, root: Path, listed: list[Listed]) -> None:
-        for address, place, _ in listed:
+    def _name(self, folder: Path, address: Address) -> None:
+        text = address.text if address.text.endswith("://") else address.text.rstrip("/")
+        self.names[os.fspath(folder)] = Address(text)
+
+    def _grow(self, root: Path, address: Address, listed: list[Listed]) -> None:
+        self._name(root, address)
+        for file, place, _ in listed:
             try:
-                self._place(address, root, place)
+                self._place(file, root, place)
             except (OSError, ValueError) as error:
                 reason = getattr(error, "strerror", None) or error
                 if isinstance(error, OSError) and error.errno not in _NO_NAME:
                     raise UnavailableError(
                         f"the temporary folder {self.folder} cannot be written: {reason}"
                     ) from None
-                self.problems.append(f"{address} is left out: no file here can have its name ({reason})")
+                self.problems.append(f"{file} is left out: no file here can have its name ({reason})")
 
     def _place(self, address: Address, root: Path, place: PurePosixPath) -> None:
         if ".." in place.parts or place.is_absolute():
@@ -128,7 +130,12 @@ class _Skeleton:
                 shutil.copyfile(copy, path)
         elif path.suffix.lower() in SUFFIXES:
             path.touch(exist_ok=False)
-            self.files[path] = address
+        else:
+            return
+        self.names[os.fspath(path)] = address
+        for inside in place.parents[:-1]:
+            if (folder := os.fspath(root / inside)) not in self.names:
+                self.names[folder] = self.names[os.fspath(root)] / inside
 
     def _grow_beside(self, root: Path, address: Address) -> None:
         """The sharp images of HIDE and the list files of RealBlur."""
@@ -140,26 +147,26 @@ class _Skeleton:
             return
         for child, is_folder in beside:
             if is_folder and child.name.lower() == "gt" and child.name != root.name:
-                self._grow(root.parent / child.name, listing(child))
+                self._grow(root.parent / child.name, child, listing(child))
             elif not is_folder and LIST_FILE.fullmatch(child.name):
-                self._grow(root.parent, [Listed(child, PurePosixPath(child.name), "")])
+                self._grow(root.parent, address.parent, [Listed(child, PurePosixPath(child.name), "")])
 
     def named(self, text: str) -> str:
-        """Text with addresses for the paths here."""
-        for path, address in self.folders:
-            text = text.replace(path, address)
-        return text
+        """Text with addresses for the paths here: wherever one begins, for the longest that is known."""
+        before, here, rest = text.partition(os.fspath(self.folder))
+        path = next((p for n in range(len(rest), 0, -1) if (p := here + rest[:n]) in self.names), None)
+        if path is None:
+            return text
+        return f"{before}{self.names[path]}{self.named(rest[len(path) - len(here) :])}"
 
     def translated(self, found: Dataset) -> Dataset:
-        root = self.named(os.fspath(found.root))
-        problems = (*self.problems, *map(self.named, found.problems))
         return replace(
             found,
-            root=found.root if root == os.fspath(found.root) else Address(root),
+            root=self.names.get(os.fspath(found.root), found.root),
             samples=tuple(map(self._sample, found.samples)),
-            problems=problems,
+            problems=(*self.problems, *map(self.named, found.problems)),
         )
 
     def _sample(self, sample: Sample) -> Sample:
-        blur, sharp = (self.files.get(file, file) for file in (sample.blur, sample.sharp))
+        blur, sharp = (self.names.get(file and os.fspath(file), file) for file in (sample.blur, sample.sharp))
         return replace(sample, blur=blur, sharp=sharp)
