@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import sys
@@ -16,6 +17,7 @@ from tests.web import serving
 from xyscan_cli.app import app
 from xyscannet.addresses import Address, existing, exists, fetched, place_of, stored
 from xyscannet.errors import ConfigError, InputError, UnavailableError
+from xyscannet.inference.found import Found, find
 
 
 @pytest.fixture
@@ -151,6 +153,21 @@ def test_existing_outputs_and_single_files(deblur, memory) -> None:
     assert memory.modified("/out/there.png") == before and memory.exists("/out/a.png")
     result = deblur("memory://box/*.png", "memory://out", "--exist", "skip")
     assert result.exit_code == 0 and "none to restore (2 already there and skipped)" in result.stderr
+
+
+def test_names_that_look_like_patterns(memory) -> None:
+    for key in ("/box/set [1]/a[b].png", "/box/set [1]/c.png", "/box/set 1/d.png"):
+        memory.pipe_file(key, b"")
+    for text, places in (
+        ("memory://box/set [1]/a[b].png", ["a[b].png"]),
+        ("memory://box/set [1]", ["a[b].png", "c.png"]),
+        ("memory://box/set [12]", []),
+        ("memory://box/set [12]/*", ["d.png"]),
+    ):
+        found = Found()
+        with pytest.raises(ConfigError, match="no file") if not places else contextlib.nullcontext():
+            find(text, found)
+        assert [place.name for _, place in found.files] == places
 
 
 @pytest.mark.parametrize(

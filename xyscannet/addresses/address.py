@@ -170,9 +170,9 @@ class Address:
 
     @property
     def is_pattern(self) -> bool:
-        """Whether it holds wildcards; in http's a ? begins the query."""
+        """Whether it holds wildcards, and is not the name of something; in http's a ? begins the query."""
         wild = "*[" if self.scheme in _WEB else "*?["
-        return any(character in self._parts[0] for character in wild)
+        return any(character in self._parts[0] for character in wild) and not self.exists()
 
     def refuse_writing(self) -> None:
         """Raises, where it is known before anything is written, that no file can be.

@@ -54,9 +54,9 @@ def seen(look: Callable[..., Found], *places: Path | Address | None) -> Found:
 
 def listing(address: Address) -> list[Listed]:
     """All files below an address; hidden ones are left out. Raises as `seen` does."""
-    if address.is_pattern:
-        raise ConfigError(f"{address} is a pattern; give the address of a folder")
     try:
+        if address.is_pattern:
+            raise ConfigError(f"{address} is a pattern; give the address of a folder")
         listed = address.files()
     except InputError as error:
         raise UnavailableError(str(error)) from error

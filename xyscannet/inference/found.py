@@ -67,15 +67,16 @@ def find(text: str, found: Found) -> None:
 
 def _find_address(address: Address, found: Found) -> None:
     known = address.suffix.lower() in SUFFIXES or is_clip(address)
-    if not address.is_pattern and (known or not address.is_dir()):
+    pattern = address.is_pattern
+    if not pattern and (known or not address.is_dir()):
         if not address.exists():
             raise ConfigError(f"input does not exist: {shown(address)}")
         found.files.append((address, Path(address.name)))
         return
     matches = address.files()
-    if address.is_pattern and not matches:
+    if pattern and not matches:
         raise ConfigError(f"no file matches the pattern {shown(address)}")
-    found.addresses += [] if address.is_pattern else [address]
+    found.addresses += [] if pattern else [address]
     for file, place, _ in matches:
         if ".." in place.parts or place.is_absolute():  # a key of a store may be any text
             inside = Path(*(part for part in place.parts if part not in ("/", "//", "..")))
