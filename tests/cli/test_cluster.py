@@ -98,6 +98,17 @@ def test_results_may_ask_for_more(workers: Cluster) -> None:
     assert found == {unit: unit * 2 for unit in (10, 11, 12, 20, 21, 22)}
 
 
+def test_what_is_not_wanted_any_more_is_not_done(workers: Cluster) -> None:
+    found: dict = {}
+    workers.run(
+        lambda: lambda unit, losses: unit,
+        list(range(40)),
+        finished=found.__setitem__,
+        wanted=lambda unit: unit % 2 == 0 and not found,
+    )
+    assert found and set(found) <= {0, 2, 4, 6}  # what two workers are given at once
+
+
 def test_each_unit_is_done_by_workers_of_the_size(workers: Cluster) -> None:
     def make():
         import torch

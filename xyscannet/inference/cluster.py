@@ -161,9 +161,10 @@ class Cluster:
         *,
         finished: Callable[[Any, Any], Iterable[Any] | None],
         lost: Callable[[Any], None] = lambda unit: None,
+        wanted: Callable[[Any], bool] = lambda unit: True,
         folder: str | None = None,
     ) -> None:
-        """Do every unit at least once.
+        """Do every unit that is wanted, at least once.
 
         An interruption or an error ends the run: units that are at work are interrupted, what still ends is reported.
 
@@ -172,6 +173,7 @@ class Cluster:
             finished: called in this thread with a unit and its result, as they come; the result is None where a unit
                 lost MOST_LOSSES workers. It may return further units, which come next.
             lost: called in this thread with a unit whose worker was lost, which begins anew.
+            wanted: called in this thread with a unit that is next, which is dropped where this says no.
             folder: each worker's current folder.
 
         Raises:
@@ -195,8 +197,9 @@ class Cluster:
                     looked, room = time.monotonic(), max(self.workers, 1) * WINDOW
                 while waiting and len(at_work) < room:
                     unit, losses = waiting.popleft()
-                    at_work[remote.remote(order, unit, losses)] = unit, losses
-                for done in self._ray.wait(list(at_work), timeout=_REFRESH)[0]:
+                    if wanted(unit):
+                        at_work[remote.remote(order, unit, losses)] = unit, losses
+                for done in self._ray.wait(list(at_work), timeout=_REFRESH)[0] if at_work else ():
                     unit, losses = at_work.pop(done)
                     try:
                         result = self._result(done)

@@ -128,6 +128,7 @@ def run_on_cluster(
             [Opening(job) if _in_segments(job) else Whole(job) for job in run.left.values()],
             finished=run.take,
             lost=run.lost,
+            wanted=run.wanted,
             folder=os.getcwd() if relative else None,
         )
     except KeyboardInterrupt:
@@ -164,10 +165,14 @@ class _Run:
         if isinstance(unit.job.output, Path):
             remove_leftovers(unit.job.output.parent)
 
+    def wanted(self, unit: Unit) -> bool:
+        """Whether its job is not over yet, as a clip's is when a segment fails."""
+        return unit.job.output in self.left
+
     def take(self, unit: Unit, result: Any) -> list[Unit] | None:
         """A unit's result; returns the units that it makes possible."""
         job, key = unit.job, unit.job.output
-        if key not in self.left:  # another segment of its clip failed
+        if not self.wanted(unit):
             return None
         if result is None:
             reason = f"given up: {MOST_LOSSES} workers were lost over it, perhaps for want of memory"
