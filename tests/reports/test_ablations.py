@@ -61,6 +61,14 @@ def test_rows_that_miss_images_say_so(table):
     assert rows[0][0] == "intra only‡" and notes[2] == "‡ in 1 of its cells images failed in part or whole."
 
 
+def test_a_time_for_which_there_was_too_little_memory(table):
+    first, second = table.variants
+    short = replace(first, figures=dict.fromkeys(["inference time (s)", "inference memory (GB)"]))
+    rows = ablations.grid(replace(table, variants=(short, second))).rows
+    assert rows[0].texts["inference time (s)"] == "out of memory"
+    assert "inference memory (GB)" not in rows[0].texts and "inference time (s)" not in rows[2].texts
+
+
 def test_a_row_that_the_paper_does_not_have_and_its_reference():
     cells = [cell("klff-mean", 0, None, study="fusion", values={"hide niqe": 3.5})]
     variant = Variant("klff-mean", "KLFF, mean gate", {}, {"GMACs": 2.189, "parameters (K)": 71.424})

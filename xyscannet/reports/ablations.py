@@ -59,7 +59,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Variant:
-    """A row: its label in the paper's table, and what is the same for every seed: parameters, time, memory."""
+    """A row: its label in the paper's table, and what is the same for every seed: parameters, time, memory.
+
+    A time is None where there was too little memory.
+    """
 
     name: str
     label: str
@@ -149,6 +152,8 @@ def _measured(ablation: Ablation, variant: Variant, columns: Sequence[Column], n
         elif (figure := variant.figures.get(column.name)) is not None:
             row.values[column.name] = figure
             row.texts[column.name] = _figure(column.name, figure)
+        elif column.name.endswith("time (s)") and column.name in variant.figures:
+            row.texts[column.name] = "out of memory"
     cells = [cell for cell in ablation.cells if cell.variant == variant.name]
     whole = sum(cell.failure is None for cell in cells)
     if whole != ablation.seeds:
