@@ -157,8 +157,10 @@ def test_not_in_strips_where_these_would_leave_a_hook_out(network: XYScanNet) ->
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
         MemoryError(),
         torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     ],
-    ids=lambda error: type(error).__name__,
+    ids=str,
 )
 def test_out_of_memory_goes_on_in_strips(
     network: XYScanNet, error: Exception, monkeypatch: pytest.MonkeyPatch

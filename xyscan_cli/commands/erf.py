@@ -186,7 +186,7 @@ def exact(scan: options.Scan, device: torch.device) -> Iterator[None]:
 @contextmanager
 def out_of_memory(size: int) -> Iterator[None]:
     """Raises InputError where memory runs out."""
-    from xyscannet.analysis.timing import memory_is_out
+    from xyscannet.inference.memory import memory_is_out
 
     try:
         yield

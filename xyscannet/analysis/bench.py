@@ -25,8 +25,9 @@ from xyscannet.analysis.cases import (
     trainable,
 )
 from xyscannet.analysis.complexity import Complexity, ScanShape, count
-from xyscannet.analysis.timing import Once, Timing, memory_is_out, peak_memory, time_in_turn
+from xyscannet.analysis.timing import Once, Timing, peak_memory, time_in_turn
 from xyscannet.errors import UnavailableError
+from xyscannet.inference.memory import memory_is_out
 from xyscannet.models import XYScanNet, zoo
 from xyscannet.ops import slice_scan, use_backend
 

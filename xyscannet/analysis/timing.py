@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 
 from xyscannet.errors import UnavailableError
-from xyscannet.inference import available_memory
+from xyscannet.inference.memory import available_memory, memory_is_out
 
 _DATA = ("VmData", "RssAnon")
 
@@ -52,14 +52,6 @@ class Once:
         if self._call is None:
             self._call = self.build()
         return self._call()
-
-
-def memory_is_out(error: BaseException) -> bool:
-    """Whether the error says that there is too little memory, of the GPU or of the machine."""
-    told = ("out of memory", "can't allocate memory", "_STATUS_ALLOC_FAILED")
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and any(text in str(error) for text in told)
-    )
 
 
 @contextmanager

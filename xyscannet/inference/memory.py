@@ -132,6 +132,14 @@ def mebibytes(count: int) -> str:
     return f"{max(count / MIB, 1):.0f} MiB" if count < 1000 * MIB else f"{count / MIB / 1024:.1f} GiB"
 
 
+def memory_is_out(error: BaseException) -> bool:
+    """Whether the error says that there is too little memory, of the GPU or of the machine."""
+    told = ("out of memory", "not enough memory", "allocate memory", "_STATUS_ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and any(text in str(error) for text in told)
+    )
+
+
 def available_memory(device: torch.device | str) -> int:
     """Bytes that can be allocated on a device now."""
     device = torch.device(device)

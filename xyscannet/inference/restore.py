@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from xyscannet.errors import ConfigError, InputError
 from xyscannet.inference.graphs import CudaGraphs, without_graphs
-from xyscannet.inference.memory import mebibytes
+from xyscannet.inference.memory import mebibytes, memory_is_out
 from xyscannet.inference.plan import OVERLAP, ImagePlan, allowance, plan_for, spans
 from xyscannet.inference.precision import arithmetic
 from xyscannet.models.strips import Strips, may_be_taken_apart
@@ -24,7 +24,6 @@ logger = logging.getLogger("xyscannet.inference")
 
 ENSEMBLE = 8  # the flips and rotations of a square
 SMALLEST_TILE = 2 * OVERLAP  # pixels; the last resort where memory runs out
-_CPU_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "allocate memory")
 
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -88,7 +87,7 @@ def restore(
                 with kept():
                     return _in_parts(run, image, plan, at_once, progress)
             except (RuntimeError, MemoryError) as error:
-                if not _out_of_memory(error):
+                if not memory_is_out(error):
                     raise
             if isinstance(model, CudaGraphs):
                 model.forget()
@@ -124,12 +123,6 @@ def _halved(
         f"memory ran out in {plan.describe()}, estimated at {mebibytes(plan.memory_bytes)}, and {last}: free some "
         "memory or take a smaller network"
     )
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    return any(words in str(error) for words in _CPU_OUT_OF_MEMORY)
 
 
 class _Pass:
