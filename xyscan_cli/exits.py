@@ -29,12 +29,17 @@ TERMINATED = 143  # 128 + SIGTERM
 _CLICK_EXCEPTION = typer.BadParameter.__mro__[2]
 
 
+_arrived = False  # an interrupt at a command, which ends
+
+
 class Terminated(KeyboardInterrupt):
     """SIGTERM or SIGHUP arrived: what Ctrl-C does, with another exit code."""
 
 
 def interrupted(interrupt: KeyboardInterrupt) -> int:
     """Say that the run was interrupted; return its exit code."""
+    global _arrived
+    _arrived = True
     terminated = isinstance(interrupt, Terminated)
     console.error("terminated" if terminated else "interrupted")
     return TERMINATED if terminated else INTERRUPTED
@@ -42,6 +47,8 @@ def interrupted(interrupt: KeyboardInterrupt) -> int:
 
 def exit_code_of(run: Callable[[], Any]) -> int:
     """Run a command; print what went wrong as one message; return the exit code (the table is at the top)."""
+    global _arrived
+    _arrived = False
     console.begin()
     set_up()
     try:
@@ -110,15 +117,18 @@ def _usage(failure: Any) -> int:
 def _signals() -> Iterator[None]:
     """The first signal to end raises in the main thread; later ones are ignored while the work is wound up.
 
+    What is raised may be lost in foreign code, as in torch while it imports numpy: then the next one raises again.
     They are those of `ENDING` but for what whoever started us has ignored, as `nohup` does, and a shell for what it
     starts in the background.
     """
     watched = [each for each in ENDING if signal.getsignal(each) != signal.SIG_IGN]
 
     def stop(number: int, frame: Any) -> None:
-        for each in watched:
-            signal.signal(each, signal.SIG_IGN)
-        raise KeyboardInterrupt if number == signal.SIGINT else Terminated
+        failure = sys.exc_info()[1]
+        while failure is not None and not isinstance(failure, KeyboardInterrupt):
+            failure = failure.__context__
+        if failure is None and not _arrived:
+            raise KeyboardInterrupt if number == signal.SIGINT else Terminated
 
     try:
         before = [(each, signal.signal(each, stop)) for each in watched]

@@ -188,6 +188,29 @@ sys.exit(exits.exit_code_of(work))
         assert done.stderr.count("\n") == 1
 
 
+def test_an_interrupt_that_is_lost_does_not_make_deaf() -> None:
+    code = """
+import os, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGTERM, signal.SIG_DFL)
+from xyscan_cli import exits
+def work():
+    try:
+        os.kill(os.getpid(), signal.SIGINT); time.sleep(5)
+    except KeyboardInterrupt:  # as torch does while it imports numpy
+        pass
+    try:
+        os.kill(os.getpid(), signal.SIGTERM); time.sleep(5)
+    except KeyboardInterrupt as interrupt:
+        exits.interrupted(interrupt)
+    os.kill(os.getpid(), signal.SIGTERM); time.sleep(0.1)
+    return 7
+sys.exit(exits.exit_code_of(work))
+"""
+    done = python(code)
+    assert (done.returncode, done.stderr) == (7, "error: terminated\n")
+
+
 @pytest.mark.parametrize(
     ("line", "code"), [('console.data({"x": 1})', 0), ('print("x" * 99, flush=True)', 1)]
 )
