@@ -21,7 +21,7 @@ def show(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[i
         table.add_row(*[Text(shown(cell)) for cell in row])
     console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
-        console.width = 400
+        console.width = 100_000
     with console.capture() as capture:
         console.print(table)
     sys.stdout.write("".join(line.rstrip() + "\n" for line in capture.get().splitlines()))

@@ -22,7 +22,7 @@ import typer
 from typer.testing import CliRunner
 
 from xyscan_cli import app as frame
-from xyscan_cli import console, exits
+from xyscan_cli import console, exits, tables
 from xyscan_cli.app import COMMANDS, app
 from xyscan_cli.progress import Progress, duration
 from xyscannet import __version__, environment
@@ -174,7 +174,7 @@ import os, signal, sys, time
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # whatever the tests were started under
     signal.signal(number, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from xyscan_cli import console, exits
+from xyscan_cli import console, exits, tables
 def work():
     try:
         os.kill(os.getpid(), NUMBER); time.sleep(5)
@@ -217,7 +217,7 @@ sys.exit(exits.exit_code_of(work))
 def test_a_reader_that_leaves_is_no_traceback(line: str, code: int) -> None:
     program = f"""
 import sys
-from xyscan_cli import console, exits
+from xyscan_cli import console, exits, tables
 def work():
     for _ in range(20_000):
         {line}
@@ -236,7 +236,7 @@ sys.exit(exits.exit_code_of(work))
 def test_the_work_goes_on_without_streams(tmp_path: Path, shell: str) -> None:
     program = """
 import sys
-from xyscan_cli import console, exits
+from xyscan_cli import console, exits, tables
 def work():
     for n in range(2000):
         console.warn("x" * 99) if n < 1000 else console.data(n)
@@ -272,7 +272,7 @@ def test_signals_that_were_ignored_stay_so(name: str) -> None:
     code = f"""
 import os, signal, sys
 signal.signal(signal.{name}, signal.SIG_IGN)
-from xyscan_cli import console, exits
+from xyscan_cli import console, exits, tables
 sys.exit(exits.exit_code_of(lambda: os.kill(os.getpid(), signal.{name})))
 """
     done = python(code)
@@ -307,10 +307,16 @@ sys.exit(exits.exit_code_of(lambda: tables.show(["PSNR ↑"], [["32.11 ± 0.05"]
     assert (done.returncode, done.stdout.split("\n")[0]) == (0, "PSNR \\u2191"), done.stderr
 
 
+def test_a_row_of_a_table_is_one_line_where_stdout_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    row = ["a" * 300, "undefined symbol: " + "_ZN3c104cuda " * 30 + "end"]
+    tables.show(["package", "reason"], [row])
+    assert capsys.readouterr().out.splitlines()[1:] == ["  ".join(row)]
+
+
 def test_data_that_stdout_cannot_take_is_an_error(tmp_path: Path) -> None:
     program = """
 import sys
-from xyscan_cli import console, exits
+from xyscan_cli import console, exits, tables
 def work():
     console.data(1); console.data(2); console.say("went on")
 sys.exit(exits.exit_code_of(work))
