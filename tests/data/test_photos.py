@@ -62,9 +62,11 @@ def test_memory_bound_leaves_photographs_out_and_says_so(
 ) -> None:
     for i in range(3):
         write(tmp_path / f"{i}.png", picture(100, 100, i))
+    for i in range(9):  # these are never decoded
+        (tmp_path / f"x{i}.png").write_bytes(b"no image")
     with caplog.at_level(logging.WARNING, "xyscannet"):
         photos = SharpPhotos([tmp_path], cache_megapixels=0.025)
-    assert len(photos) == 2 and "1 photographs left out" in caplog.text
+    assert len(photos) == 2 and "2.png and those after it are left out: 2 photographs fill" in caplog.text
     with pytest.raises(ConfigError, match="cache_megapixels"):
         SharpPhotos([tmp_path], cache_megapixels=0.001)
 

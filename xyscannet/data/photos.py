@@ -101,7 +101,8 @@ def sharp_tiles(photo: np.ndarray) -> np.ndarray:
 class SharpPhotos:
     """Photographs of folders, .tar archives and single files, held in memory as uint8 RGB.
 
-    `cache_megapixels` bounds the memory (3 bytes a pixel): photographs beyond it are left out, with a warning.
+    `cache_megapixels` bounds the memory (3 bytes a pixel): the first photograph beyond it, and all that come after, are
+    left out unread, with a warning.
     Raises ConfigError for sources without images, InputError for one that cannot be decoded.
     """
 
@@ -110,24 +111,22 @@ class SharpPhotos:
     ) -> None:
         self.photos: list[np.ndarray] = []
         self.names: list[str] = []
-        pixels, left_out = 0, 0
+        pixels = 0
         limit = float("inf") if cache_megapixels is None else cache_megapixels * 1e6
         for name, photo in _ordered(lambda named: (named[0], _decode(named)), _encoded(sources), threads):
             if pixels + photo.shape[0] * photo.shape[1] > limit:
-                left_out += 1
-                continue
+                _log.warning(
+                    "%s and those after it are left out: %d photographs fill the %g megapixels of cache_megapixels",
+                    name,
+                    len(self),
+                    cache_megapixels,
+                )
+                break
             pixels += photo.shape[0] * photo.shape[1]
             self.photos.append(photo)
             self.names.append(name)
         if not self.photos:
             raise ConfigError(f"no photograph fits into cache_megapixels = {cache_megapixels}; raise it")
-        if left_out:
-            _log.warning(
-                "%d photographs left out: %d fill the %g megapixels allowed",
-                left_out,
-                len(self),
-                cache_megapixels,
-            )
         self.megapixels = pixels / 1e6
         with ThreadPoolExecutor(threads) as pool:
             self.tiles = list(pool.map(sharp_tiles, self.photos))
