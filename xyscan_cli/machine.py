@@ -130,7 +130,9 @@ def _is_found(module: str) -> bool:
 def import_elsewhere(modules: list[str]) -> Callable[[], dict[str, str | None]]:
     """Begin to import modules in another process; what is returned waits, and tells why each fails, or None."""
     code = (
-        "import gc, importlib, json, os, sys\n"
+        "import sys\n"
+        "sys.path[:] = filter(None, sys.path)\n"  # not where we are, which `-c` puts first
+        "import gc, importlib, json, os\n"
         "gc.disable()\n"  # it would look through all that is imported, which stays
         "out = os.fdopen(os.dup(1), 'w')\n"
         "os.dup2(os.open(os.devnull, os.O_WRONLY), 1)\n"

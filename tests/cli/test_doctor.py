@@ -139,6 +139,12 @@ def test_optional_packages_are_imported_while_the_rest_is_looked_at(monkeypatch)
     assert events == [["skimage"], "checked", "told"]
 
 
+def test_files_of_the_working_directory_are_not_imported(monkeypatch, tmp_path):
+    (tmp_path / "skimage.py").write_text("raise ImportError('a script of the user')")
+    monkeypatch.chdir(tmp_path)
+    assert import_elsewhere(["skimage"])() == {"skimage": None}
+
+
 def test_imports_that_go_wrong(monkeypatch, tmp_path):
     (tmp_path / "fine_one.py").write_text("import os; print('noise'); os.write(2, b'\\xff noise')")
     (tmp_path / "raising.py").write_text("raise ImportError('undefined symbol: x\\nmore')")

@@ -101,8 +101,8 @@ def sharp_tiles(photo: np.ndarray) -> np.ndarray:
 class SharpPhotos:
     """Photographs of folders, .tar archives and single files, held in memory as uint8 RGB.
 
-    `cache_megapixels` bounds the memory (3 bytes a pixel): the first photograph beyond it, and all that come after, are
-    left out unread, with a warning.
+    `cache_megapixels` bounds the memory (3 bytes a pixel): the first photograph beyond it and all that come after are
+    left out, with a warning.
     Raises ConfigError for sources without images, InputError for one that cannot be decoded.
     """
 
