@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,13 @@ def test_16_bits_are_the_nearest_8(pairs: Path) -> None:
     for path in pairs.glob("*/*.png"):
         images.write(images.Photo(images.read(path).rgb.astype(np.uint16) * 257 + 128), path)
     assert all(torch.equal(one, other) for one, other in zip(of_8, given(), strict=True))
+
+
+def test_crops_reach_the_edges(pairs: Path) -> None:
+    source = source_of(config(patch=40, pairs=[{"root": str(pairs)}]), CPU)
+    origins = [name for step in range(20) for name in source.make(step, 40, 6, range(6)).origins]
+    places = {tuple(map(int, re.findall(r"[xy] (\d+)", name))) for name in origins}
+    assert places == {(x, 0) for x in range(11)}
 
 
 @pytest.mark.parametrize("kind", ["photos", "pairs", "both"])
