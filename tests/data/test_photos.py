@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 import tarfile
 import threading
 import time
@@ -82,6 +83,9 @@ def test_sources_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     (tmp_path / "x.tar").write_bytes(b"no archive")
     with pytest.raises(InputError, match=r"x\.tar"):
         SharpPhotos([tmp_path / "x.tar"])
+    tarfile.open(tmp_path / "x.tar", "w").close()
+    with pytest.raises(ConfigError, match=r"no images .* in the archive .*x\.tar"):
+        SharpPhotos([tmp_path / "x.tar"])
 
 
 def test_sources_that_cannot_be_read_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,6 +136,15 @@ def test_crops_prefer_sharp_tiles(photos: SharpPhotos) -> None:
         return np.mean([crops.crop(i).std() > 1 for i in range(200)])
 
     assert share(1.0) > 0.95 > share(0.0) + 0.1
+
+
+def test_crops_on_tiles_lie_within_the_photograph(tmp_path: Path) -> None:
+    write(tmp_path / "a.png", picture(256, 300))
+    crops = Crops(SharpPhotos([tmp_path]), 1, 64, sharp_share=1)
+    told = [re.search(r"x (\d+), y (\d+), (\d+) px", crops.origin(i)) for i in range(200)]
+    x, y, window = np.array([found.groups() for found in told], int).T
+    assert window.min() >= 64 and window.max() <= 128 and len(set(window)) > 20
+    assert (x.min(), y.min(), (y + window).max()) == (0, 0, 256) and (x + window).max() <= 300
 
 
 def test_unscaled_crops_are_the_photograph_in_all_eight_orientations(tmp_path: Path) -> None:

@@ -129,10 +129,13 @@ def test_layouts_are_recognised_and_the_split_taken(tmp_path: Path) -> None:
 def test_what_a_set_lacks_is_told(pairs: Path, photos: Path, caplog: pytest.LogCaptureFixture) -> None:
     (pairs / "sharp" / "2.png").unlink()
     picture(photos / "small.png", size=(40, 40))
+    for role in ("blur", "sharp"):
+        picture(pairs / role / "3.png", size=(15, 40))
     source_of(config(pairs=[{"root": str(pairs)}], photos=[str(photos)]), CPU)
     told = " ".join(caplog.messages)
     assert "2.png" in told and "`xyscan data check` lists all 1 problems" in told
     assert "1 of 3 photographs are smaller than a crop" in told
+    assert f"1 pairs of {pairs} are smaller than 16 pixels and left out" in told
 
 
 @pytest.mark.parametrize("kind", ["photos", "pairs", "both"])
