@@ -8,7 +8,7 @@ import pytest
 from skimage.metrics import peak_signal_noise_ratio
 
 from xyscannet.errors import InputError
-from xyscannet.metrics import alignment, registry
+from xyscannet.metrics import alignment, distortion, registry
 
 HOMOGRAPHY = np.array([[1.004, 0.003, -2.3], [-0.002, 0.997, 1.6], [4e-6, -3e-6, 1]])
 
@@ -87,6 +87,14 @@ def test_only_the_mask_counts() -> None:
     assert alignment.ssim(kept) == pytest.approx(1, abs=1e-4)
     everything = alignment.Aligned(broken, clean.sharp, clean.mask, clean.homography, clean.scale)
     assert alignment.ssim(everything) < 0.9
+
+
+def test_over_a_whole_mask_they_are_the_plain_metrics() -> None:
+    restored, sharp = displaced()
+    x, z = (image.astype(np.float32) / 255 for image in (sharp, restored))
+    whole = alignment.Aligned(z, x, np.ones(x.shape[:2], bool), np.eye(3), 1.0)
+    assert alignment.psnr(whole) == pytest.approx(distortion.psnr(restored, sharp), abs=1e-4)
+    assert alignment.ssim(whole) == pytest.approx(distortion.ssim(restored, sharp), abs=1e-4)
 
 
 def test_psnr_and_ssim_share_one_alignment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
 import cv2
@@ -109,6 +110,9 @@ def test_clean_fid_reads_the_same_from_folders(tmp_path: Path) -> None:
     expected = clean.kernel_distance(*found, num_subsets=20, max_subset_size=5)
     kid = metric(KID, images, subsets=20, subset_size=5, seed=7)
     assert kid.compute()["kid"] == pytest.approx(expected, rel=1e-3)
+    taken = inspect.signature(clean.kernel_distance).parameters
+    subsets, size = (taken[name].default for name in ("num_subsets", "max_subset_size"))
+    assert DistributionSettings() == DistributionSettings(None, subsets, size, seed=0)
 
 
 def test_the_seed_decides_the_subsets_and_the_global_generator_is_left_alone() -> None:
@@ -132,6 +136,7 @@ def test_patches_are_compared_one_by_one() -> None:
     patches = metric(FID, images, patch=20)
     assert patches.compute()["fid"] == pytest.approx(whole.compute()["fid"], rel=1e-4)
     assert "patches of 20×20, 12 restored and 12 sharp" in patches.note and "whole images" in whole.note
+    assert "patches of 40×40, 3 restored and 3 sharp" in metric(FID, images, patch=40).note
     with pytest.raises(InputError, match="56×40 pixels holds no patch of 41×41"):
         patches = metric(FID, images, patch=41)
 
