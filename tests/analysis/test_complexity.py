@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from xyscannet.analysis.complexity import ScanShape, count
+import sys
+
+import pytest
+
+from xyscannet.analysis.complexity import ScanShape, _count_configured, count
 from xyscannet.models import XYScanNetConfig
+from xyscannet.ops import active_backend, backends
 
 
 def test_less_runs_than_is_defined():
@@ -33,3 +38,14 @@ def test_counts_grow_with_batch_and_pixels():
     one = count(config, 32, 32)
     assert count(config, 32, 32, batch=3).executed_macs == 3 * one.executed_macs
     assert one.parameters == count(config, 64, 32).parameters
+
+
+def test_nothing_runs_to_be_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numba may be missing."""
+    config = XYScanNetConfig(width=8, encoder_blocks=(1, 1, 1), decoder_blocks=(1, 1, 1))
+    expected, module = count(config, 12, 12), sys.modules[backends.__module__]
+    _count_configured.cache_clear()
+    for name, value in (("_TABLE", module._TABLE), ("_active", dict(module._active)), ("_tried", False)):
+        monkeypatch.setattr(module, name, value)
+    monkeypatch.setitem(sys.modules, "numba", None)
+    assert count(config, 12, 12) == expected and active_backend("cpu") == "reference"

@@ -105,7 +105,13 @@ def _count(network: nn.Module, height: int, width: int, batch: int) -> Complexit
         name: (x.shape, x.dtype) for name, x in chain(network.named_parameters(), network.named_buffers())
     }
     counter = FlopCounterMode(display=False, custom_mapping=operators)
-    with _fusions(network) as fusions, torch.no_grad(), use_backend("cpu"), FakeTensorMode(), counter:
+    with (
+        _fusions(network) as fusions,
+        torch.no_grad(),
+        use_backend("cpu", shapes_alone=True),
+        FakeTensorMode(),
+        counter,
+    ):
         fake = {name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in tensors.items()}
         torch.func.functional_call(network, fake, torch.empty(batch, 3, height, width))
 

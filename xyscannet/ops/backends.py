@@ -175,13 +175,15 @@ class use_backend:
 
     A backend that serves only some devices leaves the others as they are by default.
     Raises UnavailableError with the reason if the name is unknown or the backend cannot run here.
+
+    With `shapes_alone` any backend is taken, for every device: for fake tensors, which ask operators for nothing else.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, shapes_alone: bool = False) -> None:
         global _chosen
         if name == "cpu":
             _try_numba()
-        resolved = _resolve(name)
+        resolved = dict.fromkeys(_DEVICES, name) if shapes_alone else _resolve(name)
         self._before = _chosen
         _chosen = name
         _active.update(resolved)
