@@ -11,7 +11,7 @@ import yaml
 
 from tests.training.conftest import DrawnPairs
 from xyscannet import checkpoint
-from xyscannet.errors import ConfigError
+from xyscannet.errors import ConfigError, InputError
 from xyscannet.training.config import TrainConfig
 from xyscannet.training.loop import DivergedError, Interrupted, Trainer
 from xyscannet.training.recipes import load_config, parse_config
@@ -27,6 +27,13 @@ def drawn_validation() -> ValidationSet:
         tuple((image * 255).round().to(torch.uint8) for image in batch.blur),
         tuple((image * 255).round().to(torch.uint8) for image in batch.sharp),
     )
+
+
+class Spoilt(ValidationSet):
+    def item(self, index: int) -> tuple[str, torch.Tensor, torch.Tensor]:
+        if index == 1:
+            raise InputError("second.png: truncated")
+        return super().item(index)
 
 
 def newest(folder: Path) -> dict:

@@ -12,7 +12,7 @@ import torch
 
 from tests.limits import FullDisk
 from tests.training.conftest import DrawnPairs, full_between
-from tests.training.test_loop import assert_same, log_of, newest
+from tests.training.test_loop import Spoilt, assert_same, drawn_validation, log_of, newest
 from xyscan_cli.commands._train_report import draw_curves
 from xyscannet import checkpoint
 from xyscannet.errors import ConfigError, InputError
@@ -88,8 +88,6 @@ def test_resume_from_another_runs_state(tiny_config: TrainConfig, tmp_path: Path
 
 
 def test_best_is_remembered_across_resumes(tiny_config: TrainConfig, run_folder: Path) -> None:
-    from tests.training.test_loop import drawn_validation
-
     first = Trainer(tiny_config, run_folder, samples=DrawnPairs(), validation=drawn_validation())
     first._should_stop = lambda: first.step == 3
     with pytest.raises(Interrupted):
@@ -159,10 +157,19 @@ def test_a_kill_after_a_state_costs_no_stages_weights(tiny: dict, run_folder: Pa
     assert checkpoint.read(run_folder / "stage-1.safetensors").metadata["step"] == "3"
 
 
+def test_a_validation_that_fails_costs_no_stages_weights(tiny: dict, run_folder: Path) -> None:
+    stages = [{"until": 0.5, "patch": 16, "batch": 2}, {"until": 1, "patch": 32, "batch": 2}]
+    spoilt = Spoilt(**vars(drawn_validation()))
+    with pytest.raises(InputError, match="truncated"):
+        Trainer(
+            parse_config({**tiny, "stages": stages}), run_folder, samples=DrawnPairs(), validation=spoilt
+        ).run()
+    assert newest(run_folder)["step"] == 3
+    assert checkpoint.read(run_folder / "stage-1.safetensors").metadata["step"] == "3"
+
+
 def test_tensorboard_gets_numbers_and_restored_images(tiny: dict, run_folder: Path) -> None:
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    from tests.training.test_loop import drawn_validation
-
     config, validation = parse_config({**tiny, "tensorboard": True}), drawn_validation()
     validation = replace(validation, names=("first", "\udcff.png"))  # one is no text
     Trainer(config, run_folder, samples=DrawnPairs(), validation=validation).run()
@@ -195,8 +202,6 @@ def test_a_disk_too_full_for_tensorboard_does_not_stop_the_run(
     tiny: dict, run_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     pytest.importorskip("tensorboard")
-    from tests.training.test_loop import drawn_validation
-
     config = parse_config({**tiny, "tensorboard": True, "iterations": 9})
     trainer = Trainer(config, run_folder, samples=DrawnPairs(), validation=drawn_validation())
     with full_between(trainer, 1, 7, size=100):

@@ -12,14 +12,13 @@ import torch
 
 from tests.training.conftest import DrawnPairs
 from tests.training.test_going_on import Broken, names, stop_at
-from tests.training.test_loop import drawn_validation
-from xyscannet.errors import ConfigError, InputError
+from tests.training.test_loop import Spoilt, drawn_validation
+from xyscannet.errors import ConfigError
 from xyscannet.training.config import TrainConfig
 from xyscannet.training.loop import Trainer
 from xyscannet.training.processes import Processes
 from xyscannet.training.recipes import parse_config
 from xyscannet.training.state import find_state, save_state
-from xyscannet.training.validate import ValidationSet
 
 
 class Together(Processes):
@@ -82,13 +81,6 @@ def test_a_file_that_one_finds_damaged_costs_no_step_that_was_done(
 
     assert [str(error) for error in together(monkeypatch, train)] == ["photo.png: truncated"] * 2
     assert "state-0000004.pt" in names(run_folder, "state-*.pt")
-
-
-class Spoilt(ValidationSet):
-    def item(self, index: int) -> tuple[str, torch.Tensor, torch.Tensor]:
-        if index == 1:
-            raise InputError("second.png: truncated")
-        return super().item(index)
 
 
 def test_a_file_that_one_cannot_validate_on_costs_no_step_that_was_done(

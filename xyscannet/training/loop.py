@@ -184,11 +184,11 @@ class Trainer:
                 if self.step % config.log_every == 0 or self.step == done + 1:
                     speed = rates(record["crops"], seconds, waited, batch.seconds, config.data.workers)
                     self._emit("step", **record, **speed)
+                ended, stage = stage, config.stage_at(self.progress())
+                if stage != ended:  # before any state, from which these weights cannot be made
+                    self._keep_weights(f"stage-{ended + 1}.safetensors")
                 if self.step % config.validation.every == 0:
                     figures, validated = self._validate(), self.step
-                ended, stage = stage, config.stage_at(self.progress())
-                if stage != ended:  # before the state, from which these weights cannot be made
-                    self._keep_weights(f"stage-{ended + 1}.safetensors")
                 if self.step % config.save_every == 0:
                     self.save()
                 if self.processes.any(self._should_stop()):
