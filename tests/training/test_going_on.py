@@ -65,6 +65,21 @@ def test_another_runs_folder_is_not_gone_on_in(tiny_config: TrainConfig, tmp_pat
         Trainer(tiny_config, tmp_path / "second", samples=DrawnPairs(), resume=tmp_path / "first")
 
 
+def test_files_of_others_are_not_written_over(tiny_config: TrainConfig, run_folder: Path):
+    run_folder.mkdir()
+    (run_folder / "config.yaml").write_text("# written by hand")
+    for resume in (None, "auto"):
+        with pytest.raises(ConfigError, match="config.yaml would be written over"):
+            Trainer(tiny_config, run_folder, samples=DrawnPairs(), resume=resume)
+    (run_folder / "config.yaml").unlink()
+    Trainer(tiny_config, run_folder, samples=DrawnPairs()).run()
+    for state in run_folder.glob("state-*.pt"):  # to save room
+        state.unlink()
+    with pytest.raises(ConfigError, match="last.safetensors would be written over"):
+        Trainer(tiny_config, run_folder, samples=DrawnPairs())
+    assert Trainer(tiny_config, run_folder, samples=DrawnPairs(), resume="auto").step == 0
+
+
 def test_changed_settings_are_told_and_kept(tiny: dict, run_folder: Path):
     heard: list[dict] = []
     first = Trainer(parse_config(tiny), run_folder, samples=DrawnPairs(), validation=drawn_validation())

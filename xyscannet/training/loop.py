@@ -24,13 +24,12 @@ from xyscannet.training.diverging import DivergedError, diverged, has_diverged
 from xyscannet.training.feed import Feed, Ready, rates, rendered_together
 from xyscannet.training.processes import Processes
 from xyscannet.training.record import Event, Report
-from xyscannet.training.resuming import BEST, begun_with, check_alike, step_of_best
+from xyscannet.training.resuming import BEST, LAST, begun_with, check_alike, check_output, step_of_best
 from xyscannet.training.samples import Batch, SampleSource, source_of
 from xyscannet.training.state import (
     STATE_VERSION,
     Kept,
     find_state,
-    is_of,
     learning_rate,
     rng_state,
     save_state,
@@ -83,10 +82,7 @@ class Trainer:
         self._should_stop = should_stop
         self._states = states(self.output)  # before one of them is read: what comes later is another run's
         state = None if resume is None else find_state(resume, self.output)
-        if self._states and (resume is None or not is_of(resume, self.output)):
-            raise ConfigError(
-                f"{self.output} holds a run already: --resume auto goes on with it, --output elsewhere"
-            )
+        check_output(self.output, resume)
         torch.manual_seed(config.seed)
         self.network_config = network_config(config.model)
         model, weights = parts.make_model(config, self.network_config, start=state is None)
@@ -215,7 +211,7 @@ class Trainer:
         path = state_path(self.output, self.step)
         try:
             save_state(path, self._state())
-            self._save_weights("last.safetensors")
+            self._save_weights(LAST)
             if self.config.keep_last:
                 self._save_weights(f"step-{self.step:07d}.safetensors")
         except InputError as error:

@@ -21,6 +21,7 @@ from xyscannet.training.config import TrainConfig
 
 _logger = logging.getLogger("xyscannet.training")
 Event = dict[str, Any]
+CONFIG, STARTS = "config.yaml", "run.json"
 
 
 class RunFolder:
@@ -47,7 +48,7 @@ class RunFolder:
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            starts = json.loads((self.folder / "run.json").read_text(encoding="utf-8")) if step else []
+            starts = json.loads((self.folder / STARTS).read_text(encoding="utf-8")) if step else []
         except FileNotFoundError:
             starts = []
         except (OSError, ValueError) as error:
@@ -69,8 +70,8 @@ class RunFolder:
         }
         starts = [*(starts if isinstance(starts, list) else [starts]), entry]
         try:
-            write_text(self.folder / "run.json", json.dumps(starts, indent=2, ensure_ascii=False) + "\n")
-            write_text(self.folder / "config.yaml", config.to_yaml())
+            write_text(self.folder / STARTS, json.dumps(starts, indent=2, ensure_ascii=False) + "\n")
+            write_text(self.folder / CONFIG, config.to_yaml())
             kept = self._log.read_text(encoding="utf-8").splitlines() if step and self._log.exists() else []
             write_text(self._log, "".join(line + "\n" for line in kept if _step_of(line) <= step))
         except (OSError, InputError) as error:

@@ -13,8 +13,29 @@ from xyscannet.errors import ConfigError, XYScanError
 from xyscannet.training.config import TrainConfig, network_config
 from xyscannet.training.processes import Processes
 from xyscannet.training.recipes import parse_config
+from xyscannet.training.record import CONFIG, STARTS
+from xyscannet.training.state import is_of, states
 
-BEST = "best.safetensors"
+BEST, LAST = "best.safetensors", "last.safetensors"
+
+
+def check_output(folder: Path, resume: str | Path | None) -> None:
+    """Raises ConfigError where a run would write over another's files, or over a configuration that is no run's."""
+    if resume is None or not is_of(resume, folder):
+        if states(folder):
+            raise ConfigError(
+                f"{folder} holds a run already: --resume auto goes on with it, --output elsewhere"
+            )
+        for weights in (folder / BEST, folder / LAST):
+            if weights.exists():
+                raise ConfigError(
+                    f"{weights} would be written over, and no state to go on from is there: --output elsewhere, or "
+                    "move it away"
+                )
+    if (folder / CONFIG).exists() and not (folder / STARTS).exists():
+        raise ConfigError(
+            f"{folder / CONFIG} would be written over, and is no run's: --output elsewhere, or another name"
+        )
 
 
 def begun_with(state: dict[str, Any], config: TrainConfig) -> TrainConfig:
