@@ -32,6 +32,23 @@ def memory():
     fs.store.clear(), fs.pseudo_dirs.clear()
 
 
+@pytest.fixture(scope="module")
+def ray_here():
+    """Ray on this machine, with two processors; its start takes about ten seconds, a worker's about three."""
+    ray = pytest.importorskip("ray", reason="ray is not installed")
+    store = 80 * 2**20
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        object_store_memory=store,
+        log_to_driver=False,
+        logging_level="ERROR",
+    )
+    yield ray
+    ray.shutdown()
+
+
 _FOLDER, _TURNS = pytest.StashKey[Path](), pytest.StashKey[Turns]()
 
 

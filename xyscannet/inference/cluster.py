@@ -3,8 +3,6 @@ their results on, and gives those of a lost worker to another."""
 
 from __future__ import annotations
 
-import importlib
-import logging
 import os
 import secrets
 import signal
@@ -18,13 +16,13 @@ from typing import Any
 
 from xyscannet import environment
 from xyscannet.errors import ConfigError, UnavailableError, XYScanError
+from xyscannet.inference.connecting import connect, last_line, load_ray
 
 MOST_CPUS = 4  # of a worker, where nothing else is asked for: more threads help one image little
 MOST_LOSSES = 5  # workers that one unit may take down before it is given up
 WINDOW = 2  # units that Ray holds for each worker: the one at work and the next
 _GRACE = 60.0  # seconds that units at work have to end after an interruption
 _REFRESH = 10.0  # seconds between two looks at the cluster's machines
-_STORE_BYTES = 512 * 2**20  # of the object store, where the cluster is started here
 
 Work = Callable[
     [Any, int], Any
@@ -77,16 +75,6 @@ def pause_point(*_: Any) -> None:
         raise KeyboardInterrupt
 
 
-def load_ray() -> Any:
-    """The package ray. Raises UnavailableError where it is not installed."""
-    try:
-        return importlib.import_module("ray")
-    except ImportError as error:
-        raise UnavailableError(
-            f'Ray cannot be imported ({error}): pip install "xyscannet[cluster]"'
-        ) from None
-
-
 class Cluster:
     """Workers of one size on a Ray cluster, for the length of a `with` block.
 
@@ -117,7 +105,7 @@ class Cluster:
     def __enter__(self) -> Cluster:
         self._owned = not self._ray.is_initialized()
         if self._owned:
-            _connect(self._ray, self._address)
+            connect(self._ray, self._address)
         try:
             self._measure()
         except BaseException:
@@ -233,7 +221,7 @@ class Cluster:
                 raise cause from None
             if "failed to import" in str(error) or isinstance(cause, ImportError):
                 raise UnavailableError(
-                    f"the cluster's machines cannot import what this one has ({_last_line(error)}): install the same "
+                    f"the cluster's machines cannot import what this one has ({last_line(error)}): install the same "
                     "xyscannet there"
                 ) from None
             raise
@@ -296,52 +284,3 @@ def _environment() -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name.startswith("XYSCAN_")}
     pages = "THP_MEM_ALLOC_ENABLE"
     return kept | {pages: os.environ.get(pages, environment.DEFAULTS[pages])}
-
-
-def _last_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[-1].strip()
-
-
-def _connect(ray: Any, address: str) -> None:
-    named = os.environ.get("RAY_ADDRESS") if address == "auto" else address
-    if named not in (None, "", "auto", "local"):
-        _refuse_dead(named)
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    try:
-        handler = signal.getsignal(signal.SIGTERM)
-        try:
-            ray.init(address=address, **quiet)
-        except ConnectionError:
-            if address != "auto" or os.environ.get("RAY_ADDRESS"):
-                raise
-            ray.init(address="local", include_dashboard=False, object_store_memory=_STORE_BYTES, **quiet)
-        finally:
-            _handle_termination(handler)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        where = os.environ.get("RAY_ADDRESS", address) if address == "auto" else address
-        raise UnavailableError(
-            f"no Ray cluster answers at {where} ({_last_line(error)}): start one there with `ray start --head`"
-        ) from None
-
-
-def _refuse_dead(address: str) -> None:
-    """Raises ConfigError for what is no address, UnavailableError where nobody listens: Ray would wait for minutes."""
-    host, _, port = address.rpartition(":")
-    if not host or "/" in host or not port.isdecimal():
-        raise ConfigError(f"a cluster's address is auto or HOST:PORT, not {address!r}")
-    try:
-        socket.create_connection((host, int(port)), timeout=10).close()
-    except (OSError, OverflowError) as error:
-        raise UnavailableError(
-            f"no Ray cluster answers at {address} ({error}): start one there with `ray start --head`"
-        ) from None
-
-
-def _handle_termination(handler: Any) -> None:
-    """Put back the handler of SIGTERM, which Ray replaces by its own."""
-    try:
-        signal.signal(signal.SIGTERM, handler)
-    except ValueError:  # not in the main thread, where Ray replaces nothing
-        pass
