@@ -112,6 +112,20 @@ def test_two_fields_are_a_frame(tmp_path: Path, rate: Fraction) -> None:
     assert np.array_equal(np.stack(read), written)
 
 
+def test_frames_before_the_first_key_frame_are_left_out_with_a_note(tmp_path: Path) -> None:
+    """A transport stream may begin anywhere."""
+    source = clips.write(tmp_path / "a.ts", clips.pan(60, 64, 96), sound=False)
+    whole = video.plan_clip(source).index
+    data = source.read_bytes()
+    source.write_bytes(data[len(data) // 188 // 6 * 188 :])
+    clip = video.plan_clip(source)
+    assert clip.index.keys[0] == 0 and 0 < clip.index.headless < 12 and not clip.cut
+    assert clip.times == whole.times[-clip.frames :] and clip.times[0] in {whole.times[k] for k in whole.keys}
+    assert sum(1 for _ in decode.frames(clip.info, clip.index, 0, clip.frames)) == clip.frames
+    (note,) = video.choose_coding(clip, "b.ts").notes
+    assert note.startswith(f"the first {clip.index.headless} frames left out: not to be decoded")
+
+
 def test_what_is_no_clip(tmp_path: Path, source: Path) -> None:
     data = source.read_bytes()
     for name, content, words in (

@@ -89,6 +89,7 @@ class FrameIndex:
         seek: for each of these, the time stamp to seek to.
         sizes: bytes of each frame's packet.
         end: the time stamp at which the last frame is over.
+        headless: number of frames before these that cannot be decoded, as what they refer to was cut off.
     """
 
     times: tuple[int, ...]
@@ -96,6 +97,7 @@ class FrameIndex:
     seek: tuple[int, ...]
     sizes: tuple[int, ...]
     end: int
+    headless: int = 0
 
     def between(self, start: float, end: float, time_base: Fraction) -> range:
         """Numbers of the frames that are shown from `start` on and before `end`, in seconds from the first."""
@@ -105,6 +107,13 @@ class FrameIndex:
         ]
         first, last = (bisect_left(self.times, at) for at in ticks)
         return range(first, last)
+
+    def without(self, headless: int) -> FrameIndex:
+        """The same without its first frames, none of which is a key."""
+        keys = tuple(key - headless for key in self.keys)
+        return FrameIndex(
+            self.times[headless:], keys, self.seek, self.sizes[headless:], self.end, self.headless + headless
+        )
 
     def key_before(self, number: int) -> int:
         """Position in `keys` of the last one at or before a frame; -1 where there is none."""

@@ -113,6 +113,9 @@ def choose_coding(clip: Clip, output: str | os.PathLike[str]) -> Coding:
     if encoder.name == "dnxhd" and (info.profile or "").startswith("DNXHR"):
         more["profile"] = info.profile.lower().replace(" ", "_")
     pixel_format, notes = _pixel_format(encoder, clip)
+    if count := clip.index.headless:
+        which = "the first frame" if count == 1 else f"the first {count} frames"
+        notes += (f"{which} left out: not to be decoded without what came before the clip",)
     layout = pixels.planar(load().VideoFormat(pixel_format))
     first = decode.first_frame(info)
     interlaced = first is not None and first.interlaced_frame

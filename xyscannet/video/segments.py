@@ -11,10 +11,12 @@ import itertools
 import json
 import math
 import os
+from bisect import bisect_left
 from dataclasses import asdict, dataclass
 
 from ..errors import InputError
 from ..files import shown
+from . import decode
 from .clip import ClipInfo, FrameIndex, probe, read_index
 
 SHORTEST, LONGEST = 48, 240  # frames of a segment: from the first key frame after so many, cut at so many
@@ -89,13 +91,17 @@ class Clip:
 
 
 def plan_clip(path: str | os.PathLike[str], options: ClipOptions | None = None) -> Clip:
-    """Read a clip's packets (all of them, none is decoded) and cut it into segments.
+    """Read a clip's packets (all of them, hardly any is decoded) and cut it into segments.
+
+    Frames at the beginning that refer to ones before it, as where a broadcast was cut, are left out.
 
     Raises InputError for what `probe` and `read_index` refuse and where no frame lies between start and end.
     """
     options = options or ClipOptions()
     info = probe(path)
     index = read_index(info)
+    if index.keys and index.keys[0] > 0 and (shown_first := decode.first_frame(info)) is not None:
+        index = index.without(min(bisect_left(index.times, shown_first.pts), index.keys[0]))
     chosen = index.between(options.start, options.end, info.time_base)
     if not chosen:
         length = float((index.end - index.times[0]) * info.time_base)
