@@ -145,6 +145,19 @@ def test_what_the_container_does_not_hold_is_told(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(("matrix", "lost"), [(1, True), (6, False)])
+def test_colours_that_players_cannot_know_are_told(tmp_path: Path, matrix: int, lost: bool) -> None:
+    """Small pictures without tags are taken for BT.601."""
+    source = clips.write(
+        tmp_path / "a.mp4", clips.pan(3, 32, 48), colour=(1, matrix, matrix, matrix), sound=False
+    )
+    clip = video.plan_clip(source, video.ClipOptions(codec="mpeg4"))
+    coding = video.choose_coding(clip, "b.avi")
+    restore_segment(clip, clip.segments[0], coding, tmp_path / "part", Gain())
+    notes = video.join(clip, coding, [tmp_path / "part"], tmp_path / "b.avi")
+    assert ("colour tags left out: avi does not hold it" in notes) is lost
+
+
 def test_a_variable_frame_rate_in_mpeg4(tmp_path: Path) -> None:
     """Whose mean no codec can count with."""
     times = [0, 2977, 6011, 8989, 11997]

@@ -13,14 +13,16 @@ from typing import Any
 
 from ..errors import InputError
 from ..files import replacing, shown
-from .clip import is_cover, probe, video_stream
+from .clip import ClipInfo, is_cover, probe, video_stream
 from .decode import display_matrix
 from .encode import TICK, Coding, tag_colour
+from .pixels import FULL_RANGE, is_rgb, matrix_of
 from .pyav import keeping_bytes, load, opened, telling
 from .segments import Clip
 
 _TIMED_PACKETS = (".m2ts", ".mts")  # of MPEG-TS, each with its time before it, as Blu-ray and AVCHD have them
 _PICTURES = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
+_HDR = (16, 18)  # numbers of the transfer functions in ITU-T H.273: PQ, HLG
 _TELLING_TAGS = ("prores", "utvideo", "magicyuv")  # of codecs that tell the profile or the pixel format by it
 _OWN_KEYS = ("com.apple.", "com.android.")  # of metadata that MP4 keeps only where it is asked to
 _CONTAINERS_KEYS = (
@@ -114,9 +116,11 @@ class _Joined:
                 out.mux(packet)
 
     def compare(self, path: Path) -> None:
-        """Note what of the rotation, the chapters and the metadata is not in the file."""
-        lost = []
-        if display_matrix(self._clip.info) is not None and display_matrix(probe(path)) is None:
+        """Note what of the colours, the rotation, the chapters and the metadata is not in the file."""
+        lost, found = [], probe(path)
+        if _shown_as(self._coding.colour, found) != _shown_as(found.colour, found):
+            lost.append("colour tags")
+        if display_matrix(self._clip.info) is not None and display_matrix(found) is None:
             lost.append("rotation")
         with opened(path) as container:
             if len(container.chapters()) < len(self._kept):
@@ -280,6 +284,13 @@ class _Joined:
                     {**chapter, "start": round(max(start, 0) / base), "end": round(min(stop, end) / base)}
                 )
         return kept
+
+
+def _shown_as(colour: tuple[int, ...], info: ClipInfo) -> tuple[object, ...]:
+    """What players take from tags of colour: the range and matrix of YUV, and whether it is HDR."""
+    if is_rgb(info.pixel_format):
+        return ()
+    return colour[0] == FULL_RANGE, matrix_of(colour[3], info.height), colour[2] in _HDR
 
 
 def _check(clip: Clip, path: Path, output: Path) -> None:
