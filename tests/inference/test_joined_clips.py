@@ -123,7 +123,8 @@ def test_a_time_code_is_kept_or_told(tmp_path: Path, suffix: str, notes: tuple) 
     import av
 
     source, output = tmp_path / "a.mov", tmp_path / f"b.{suffix}"
-    clips.write(source, clips.pan(6, 32, 48), sound=False, timecode="10:00:00:12", codec="mpeg4")
+    settings = {"timecode": "10:00:00:12", "codec": "mpeg4", "colour": (0, 2, 2, 2)}
+    clips.write(source, clips.pan(6, 32, 48), sound=False, **settings)
     clip = video.plan_clip(source)
     coding = video.choose_coding(clip, output)
     restore_segment(clip, clip.segments[0], coding, tmp_path / "part", Gain())
