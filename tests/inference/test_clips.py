@@ -48,12 +48,14 @@ def test_what_the_network_leaves_alone_comes_out_bit_for_bit(
     ("before", "options", "after", "colour"),
     [
         (("png", "rgb24", (2, 1, 1, 0)), {"codec": "h264"}, "yuv444p", (1, 1, 1, 6)),
-        (("png", "rgb24", (2, 1, 1, 0)), {"codec": "mjpeg"}, "yuvj444p", (2, 1, 1, 6)),
+        (("png", "rgb24", (2, 1, 1, 0)), {"codec": "mjpeg"}, "yuvj444p", (2, 1, 1, 5)),
+        (("libx264", "yuv444p", (1, 1, 1, 1)), {"codec": "mjpeg"}, "yuvj444p", (2, 1, 1, 5)),
+        (("libx264", "yuv444p", (1, 1, 1, 1)), {"pixel_format": "yuvj444p"}, "yuvj444p", (2, 1, 1, 1)),
         (("libx264rgb", "rgb24", (2, 1, 1, 0)), {}, "gbrp", (2, 1, 1, 0)),
         (("libx264", "yuv444p", (1, 1, 1, 1)), {"codec": "libx264rgb"}, "gbrp", (2, 1, 1, 0)),
     ],
 )
-def test_rgb_and_yuv_have_the_same_colours(
+def test_rgb_and_yuv_of_either_range_have_the_same_colours(
     tmp_path: Path, before: tuple, options: dict, after: str, colour: tuple
 ) -> None:
     reds = np.zeros((3, 32, 48, 3), np.uint8) + np.array([200, 40, 90], np.uint8)

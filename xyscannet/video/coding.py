@@ -113,10 +113,15 @@ def choose_coding(clip: Clip, output: str | os.PathLike[str]) -> Coding:
     if encoder.name == "dnxhd" and (info.profile or "").startswith("DNXHR"):
         more["profile"] = info.profile.lower().replace(" ", "_")
     pixel_format, notes = _pixel_format(encoder, clip)
+    if encoder.name == "mjpeg" and options.pixel_format is None:  # which has full range only
+        pixel_format = pixel_format.replace("yuv4", "yuvj4")
+    colour = pixels.colour_in(pixel_format, info.pixel_format, info.colour, info.height)
     if count := clip.index.headless:
         which = "the first frame" if count == 1 else f"the first {count} frames"
         notes += (f"{which} left out: not to be decoded without what came before the clip",)
     layout = pixels.planar(load().VideoFormat(pixel_format))
+    if encoder.name == "mjpeg" and info.codec != "mjpeg":  # nor has it another matrix
+        layout, colour = replace(layout, matrix=pixels.JPEG_MATRIX), (*colour[:3], pixels.JPEG_MATRIX)
     first = decode.first_frame(info)
     interlaced = first is not None and first.interlaced_frame
     fields = encode.NONE
@@ -141,7 +146,7 @@ def choose_coding(clip: Clip, output: str | os.PathLike[str]) -> Coding:
         codec=encoder.canonical_name,
         pixel_format=pixel_format,
         layout=layout,
-        colour=pixels.colour_in(pixel_format, info.pixel_format, info.colour, info.height),
+        colour=colour,
         rate=_rate(encoder, info.rate),
         gop=_gop(clip),
         fields=fields,

@@ -30,6 +30,7 @@ LUMA = {
 
 _HD = 720  # rows from which a clip without a matrix is BT.709, as players have it
 LIMITED_RANGE, FULL_RANGE = 1, 2  # numbers of the ranges of samples
+JPEG_MATRIX = 5
 
 
 def matrix_of(number: int, height: int) -> int:
@@ -48,6 +49,7 @@ class Layout:
         across, down: luma samples per chroma sample.
         alpha: a last plane holds the opacity.
         full: YUV has full range by its name.
+        matrix: number of the matrix that YUV is made with, whatever the source's; 0 keeps that.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Layout:
     down: int = 1
     alpha: bool = False
     full: bool = False
+    matrix: int = 0
 
     @property
     def dtype(self) -> type:
@@ -106,25 +109,30 @@ def planar(format: Any) -> Layout:
 def to_planes(frame: Any, wanted: Layout) -> list[np.ndarray]:
     """The planes of a frame in the wanted layout: (h, w) arrays that share the frame's memory where they can.
 
-    Colours stay as they are coded, matrix and range do not change, unless one of the two is RGB; see `colour_in`.
+    Colours stay as they are coded, matrix and range do not change, unless one of the two is RGB or the layout says so;
+    see `colour_in`.
     """
-    if frame.format.name.replace("yuvj", "yuv") != wanted.name:
-        frame = converted(frame, wanted.name, wanted.full)
+    recoded = wanted.full and (_range(frame) != FULL_RANGE or wanted.matrix)
+    if recoded or frame.format.name.replace("yuvj", "yuv") != wanted.name:
+        frame = converted(frame, wanted.name, wanted.full, wanted.matrix)
     return [_array(plane, wanted.dtype) for plane in frame.planes]
 
 
-def converted(frame: Any, name: str, full: bool = False) -> Any:
-    """A frame in another pixel format; matrix and range stay. RGB becomes YUV of full range or not."""
-    kept = FULL_RANGE if frame.format.name.startswith("yuvj") else frame.color_range
-    becomes = (FULL_RANGE if full else LIMITED_RANGE) if is_rgb(frame.format.name) else kept
-    matrix = matrix_of(frame.colorspace, frame.height)
+def converted(frame: Any, name: str, full: bool = False, matrix: int = 0) -> Any:
+    """A frame in another pixel format; range and matrix of YUV stay, unless they are to become full, and `matrix`."""
+    kept, made_with = _range(frame), matrix_of(frame.colorspace, frame.height)
+    becomes = FULL_RANGE if full else LIMITED_RANGE if is_rgb(frame.format.name) else kept
     return frame.reformat(
         format=name,
-        src_colorspace=matrix,
-        dst_colorspace=matrix,
+        src_colorspace=made_with,
+        dst_colorspace=matrix or made_with,
         src_color_range=kept,
         dst_color_range=becomes,
     )
+
+
+def _range(frame: Any) -> int:
+    return FULL_RANGE if frame.format.name.startswith("yuvj") else frame.color_range
 
 
 def is_rgb(name: str) -> bool:
@@ -138,7 +146,7 @@ def is_rgb(name: str) -> bool:
 def colour_in(name: str, source: str, colour: tuple[int, ...], height: int) -> tuple[int, ...]:
     """What samples of the pixel format `name` mean that are made of `source`: numbers as in `ClipInfo.colour`."""
     if is_rgb(name) == is_rgb(source):
-        return colour
+        return FULL_RANGE if name.startswith("yuvj") else colour[0], *colour[1:]
     if is_rgb(name):
         return FULL_RANGE, *colour[1:3], 0
     full = name.startswith(("yuvj", "gray", "ya"))
