@@ -256,6 +256,14 @@ def test_what_the_container_does_not_take_is_told_before_the_work(tmp_path: Path
         video.choose_coding(clip, tmp_path / "b.mxf")
 
 
+def test_what_the_container_would_not_give_back_is_told_before_the_work(tmp_path: Path) -> None:
+    """Transport streams take any codec."""
+    clip = video.plan_clip(clips.write(tmp_path / "a.mp4", clips.pan(3, 32, 48), sound=False))
+    clip = replace(clip, options=video.ClipOptions(codec="vp9"))
+    with pytest.raises(InputError, match=r"a\.mp4: mpegts does not hold vp9: choose another --codec"):
+        video.choose_coding(clip, "b.ts")
+
+
 @pytest.mark.parametrize(
     ("name", "times", "even"),
     [("a.mp4", None, True), ("a.mkv", None, True), ("a.mp4", [0, 3000, 9000], False)],

@@ -238,15 +238,17 @@ def _gop(clip: Clip) -> int:
 
 
 def _try(clip: Clip, coding: Coding) -> None:
-    """Open the encoder, and look whether the container takes a frame that it codes, before any work."""
+    """Open the encoder, and look whether the container keeps a frame that it codes, before any work."""
     av = load()
-    with av.open(io.BytesIO(), "w", format=coding.container) as container:
+    trial = io.BytesIO()
+    unheld = InputError(
+        f"{shown(clip.info.path)}: {coding.container} does not hold {coding.codec}: choose another --codec"
+    )
+    with av.open(trial, "w", format=coding.container) as container:
         try:
             stream = container.add_stream(coding.encoder, rate=coding.rate)
         except ValueError:
-            raise InputError(
-                f"{shown(clip.info.path)}: {coding.container} does not hold {coding.codec}: choose another --codec"
-            ) from None
+            raise unheld from None
         configure(stream.codec_context, clip, coding)
         stream.time_base = clip.info.time_base  # as the clip's
         try:
@@ -268,6 +270,20 @@ def _try(clip: Clip, coding: Coding) -> None:
                 f"{shown(clip.info.path)}: {coding.container} does not take its {coding.codec}: choose another --codec "
                 f"or another suffix of the output"
             ) from error
+    if _codec_in(trial) != coding.codec:
+        raise unheld
+
+
+def _codec_in(file: io.BytesIO) -> str | None:
+    """The codec of the video in a file, as far as it can be told."""
+    av = load()
+    file.seek(0)
+    try:
+        with av.open(file) as container:
+            context = next((stream.codec_context for stream in container.streams.video), None)
+            return None if context is None else context.codec.canonical_name
+    except av.error.FFmpegError:
+        return None
 
 
 def _as_source(clip: Clip, coding: Coding, encoder: _Encoder) -> float:
