@@ -81,8 +81,10 @@ def measure(
                 seconds = timings[name].median
                 parts = at.accumulate if kind == "step" else 1
                 made[name][f"{kind} seconds"] = None if seconds is None else seconds * parts
-                tell(f"memory of {name}")
-                made[name][f"{kind} bytes"] = peak_of(case, device, tell) if at.memory and seconds else None
+                made[name][f"{kind} bytes"] = None
+                if at.memory and seconds:
+                    tell(f"memory of {name}")
+                    made[name][f"{kind} bytes"] = peak_of(case, device, tell)
     for figures in made.values():
         figures |= _in_columns(figures, at)
     return made
