@@ -36,11 +36,12 @@ def test_costs_are_measured_anew_under_other_conditions(gopro, tmp_path, monkeyp
 
 
 def test_costs_of_variants_that_are_measured_one_by_one_are_kept_together(gopro, tmp_path, monkeypatch):
-    measured = []
+    measured, memory = [], []
 
     def measure(networks, conditions, tell):
         measured.append((*networks,))
-        return {name: {"step seconds": len(measured)} for name in networks}
+        seconds = {"step seconds": len(measured), "inference seconds": memory.pop(0) if memory else 1}
+        return dict.fromkeys(networks, seconds)
 
     monkeypatch.setattr(costs, "measure", measure)
     plan = make_plan(gopro, tmp_path)
@@ -55,6 +56,10 @@ def test_costs_of_variants_that_are_measured_one_by_one_are_kept_together(gopro,
     }
     record = ablation.profile(replace(plan, variants=["xyscannet"]), (16, 24))
     assert set(record["figures"]) == {"xyscannet"}
+    memory.append(None)  # too little of it, which another run may have
+    for _ in range(3):
+        ablation.profile(plan, (16, 32))
+    assert len(measured) == 5
 
 
 def test_parts_of_a_step_are_counted(monkeypatch):

@@ -24,6 +24,7 @@ from xyscannet.models import XYScanNetConfig, zoo
 EPOCH = 2103
 """Images of GoPro's training split: what an epoch of the paper's ablations is."""
 COUNTED_AT = (256, 256)
+KINDS = ("step", "inference")
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def measure(
         torch.default_generator.manual_seed(cases.SEED)  # and no GPU's
         for name, network in networks.items():
             checkpoint.save(Path(folder, f"{name}.safetensors"), zoo.build(network), network)
-        for kind in ("step", "inference"):
+        for kind in KINDS:
             run = {name: _case(Path(folder, f"{name}.safetensors"), at, kind) for name in networks}
             tell(f"time of a training {kind}" if kind == "step" else f"time of an {kind}")
             calls = {n: Once(partial(cases.call, cases.load(c.model, device)[0], c)) for n, c in run.items()}
@@ -131,10 +132,11 @@ def read(path: Path) -> dict[str, Any] | None:
 
 
 def holds(record: Mapping[str, Any], networks: Mapping[str, XYScanNetConfig], conditions: Conditions) -> bool:
-    """Whether a record has these networks under these conditions."""
-    kept = record["networks"]
+    """Whether a record has all times of these networks under these conditions."""
+    kept, figures = record["networks"], record["figures"]
     return record["conditions"] == asdict(conditions) and all(
-        kept.get(name) == network.to_dict() for name, network in networks.items()
+        kept.get(name) == network.to_dict() and all(figures[name][f"{kind} seconds"] for kind in KINDS)
+        for name, network in networks.items()
     )
 
 
