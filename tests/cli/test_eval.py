@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from xyscan_cli.app import app
 from xyscan_cli.commands.eval import Protocol, _protocol
 from xyscannet import checkpoint
-from xyscannet.errors import InputError
+from xyscannet.errors import InputError, UnavailableError
 from xyscannet.models import XYScanNet, XYScanNetConfig
 from xyscannet.reports.results import from_json
 
@@ -126,6 +126,15 @@ def test_what_cannot_be_measured_is_refused_before_the_first_is(folder, tiny):
     assert sum(path.stat().st_size for path in Path("out").glob("a/*")) == 0
     shown = run(*command, "--metrics", "psnr", tiny, "b").stderr
     assert shown.index("measuring a") < shown.index("measuring tiny") < shown.index("4 images were measured")
+
+
+def test_figures_without_matplotlib_are_refused_before_the_first_image(folder, monkeypatch):
+    def missing():
+        raise UnavailableError("figures need matplotlib")
+
+    monkeypatch.setattr("xyscannet.reports.figures.canvas.check_matplotlib", missing)
+    run("a", "--pairs", "blur", "sharp", "--out", "out", "--figures", "f", code=3)
+    assert not Path("out").exists() and not Path("f").exists()
 
 
 def test_images_that_were_kept_for_a_report_are_kept_on(folder, tiny):

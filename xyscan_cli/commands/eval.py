@@ -194,6 +194,10 @@ def command(
     drawings = outputs.folder(figures)
     if isinstance(drawings, Path) and drawings.exists() and not drawings.is_dir():
         raise ConfigError(f"--figures {drawings}: is a file; name a folder")
+    if drawings is not None:
+        from xyscannet.reports.figures import canvas
+
+        canvas.check_matplotlib()
     named = [*(sources or []), *([weights] if weights else [])]
     if paired and len(named) != 2:
         raise ConfigError(f"--paired compares two sources, not {len(named)}")
