@@ -196,6 +196,18 @@ def test_images_that_cannot_be_measured_are_told(gopro, tmp_path, monkeypatch):
     assert "no image could be measured" in cell.failure
 
 
+def test_an_empty_column_has_the_reason_of_its_own_metric(gopro, tmp_path, monkeypatch):
+    def fail(restored, sharp):
+        raise ValueError("no luck")
+
+    for name in ("psnr", "ssim"):
+        monkeypatch.setattr(f"xyscannet.metrics.distortion.{name}", fail)
+    plan = make_plan(gopro, tmp_path / "runs", variants=("xyscannet",))
+    both = {"gopro psnr": "psnr", "gopro ssim": "ssim"}
+    (cell,) = ablation.run(replace(plan, sets=[replace(plan.sets[0], metrics=both)]))
+    assert {column: cell.gaps[column].split(": ")[1] for column in both} == both
+
+
 def test_the_recipe_is_scaled_and_counted_in_iterations():
     short = ablation.recipe(200, ["data.patch=32"], CPU)
     assert (short.iterations, short.save_every, short.data.patch) == (200, 20, 32)

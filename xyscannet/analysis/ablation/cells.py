@@ -239,22 +239,19 @@ def _measured(plan: Plan, home: Path, cell: Cell, watcher: Watcher) -> Cell:
     values, gaps, notes, problems = {}, dict(cell.gaps), {}, []
     for test in plan.sets:
         found = _evaluation(plan, home, test, source, watcher)
-        broken = {image.name: reason for image in found.images for reason in image.failures.values()}
+        failed = [(image.name, *each) for image in found.images for each in image.failures.items()]
         for column, metric in test.metrics.items():
             values[column] = found.summaries[metric].mean
             notes[column] = found.column(metric).note
             if values[column] is None:
-                gaps[column] = next(iter(broken.values()), notes[column])
-        if any(values[column] is not None for column in test.metrics):
-            computed = {metric for column, metric in test.metrics.items() if values[column] is not None}
-            problems += [
-                f"{test.name}, {image.name}: {reason}"
-                for image in found.images
-                for metric, reason in image.failures.items()
-                if metric in computed | {"image"}
-            ]
-        elif any("image" in image.failures for image in found.images):
-            raise InputError(f"{test.name}: no image could be measured: {next(iter(broken.values()))}")
+                reasons = [reason for _, name, reason in failed if name in (metric, "image")]
+                gaps[column] = reasons[0] if reasons else notes[column]
+        computed = {metric for column, metric in test.metrics.items() if values[column] is not None}
+        told = [(image, reason) for image, name, reason in failed if name in computed | {"image"}]
+        if computed:
+            problems += [f"{test.name}, {image}: {reason}" for image, reason in told]
+        elif told:
+            raise InputError(f"{test.name}: no image could be measured: {told[0][1]}")
     images = {test.name: len(test.dataset.samples) for test in plan.sets}
     return replace(cell, values=values, gaps=gaps, notes=notes, problems=problems, images=images)
 
