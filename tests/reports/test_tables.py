@@ -87,7 +87,7 @@ def test_failures_and_infinities_are_marked():
     _, rows, notes = tables.terminal_rows(
         [evaluation(images=images, expected=None, summaries={"psnr": summary})], paper=False
     )
-    assert rows[0][1:] == ["inf", "-"]
+    assert rows[0][1:] == ["∞", "-"]
     assert any("1 of 2 images failed" in n for n in notes) and any(
         "leave out 1 images equal" in n for n in notes
     )

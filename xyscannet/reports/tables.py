@@ -59,7 +59,7 @@ def grid(evaluations: Sequence[Evaluation], paper: bool = True) -> Grid:
 def value_text(name: str, summary: Summary) -> str:
     """`28.91 [28.71, 29.10]`: the mean and its interval."""
     if summary.mean is None:
-        return "inf" if summary.infinite else "-"
+        return "∞" if summary.infinite else "-"
     text = number(name, summary.mean)
     if summary.low is None or summary.high is None:
         return text
