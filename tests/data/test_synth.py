@@ -123,6 +123,7 @@ def test_an_interrupted_run_leaves_whole_files_and_can_be_finished(photos: Path,
     next(running)
     running.close()
     assert not json.loads((tmp_path / "out/manifest.json").read_text())["complete"]
+    (tmp_path / "out/test/a/sharp/.0123456789abcdef.part").touch()  # of a run that was killed
     results = list(Synthesis(photos, tmp_path / "out", settings, exist="skip").run())
     assert [result.kept for result in results] == [1, 0]
     run(photos, tmp_path / "whole", crop=32, strength="small")

@@ -28,7 +28,7 @@ from xyscannet.data.layouts import may_be_sequence
 from xyscannet.data.pairs import image_files
 from xyscannet.data.photos import sharp_tiles
 from xyscannet.errors import ConfigError, InputError, XYScanError
-from xyscannet.files import held, write_text
+from xyscannet.files import held, remove_leftovers, write_text
 from xyscannet.images import SUFFIXES, Photo, read, write
 
 MANIFEST = "manifest.json"
@@ -169,6 +169,8 @@ class Synthesis:
             self._write_manifest(pairs, complete=True)
 
     def _make(self, name: str, source: Path, result: SynthResult) -> None:
+        for path in self._paths(name, 0):
+            remove_leftovers(path.parent)
         photo = read(source)
         rgb = photo.rgb if photo.bit_depth == 8 else np.rint(photo.to_float() * 255).astype(np.uint8)
         for number in range(self.settings.count):
