@@ -63,7 +63,7 @@ def test_memory_bound_leaves_photographs_out_and_says_so(
 ) -> None:
     for i in range(3):
         write(tmp_path / f"{i}.png", picture(100, 100, i))
-    for i in range(9):  # these are never decoded
+    for i in range(9):  # of these no error is told
         (tmp_path / f"x{i}.png").write_bytes(b"no image")
     with caplog.at_level(logging.WARNING, "xyscannet"):
         photos = SharpPhotos([tmp_path], cache_megapixels=0.025)
