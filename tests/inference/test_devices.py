@@ -54,6 +54,7 @@ class Meeting(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self.calls += 1
+        self.threads = torch.get_num_threads()
         if self.calls == 1:
             self.barrier.wait(30)
         return x * self.gain
@@ -65,7 +66,6 @@ def test_two_networks_give_the_files_of_one(here: Path) -> None:
     models = [XYScanNet(config).eval() for _ in range(2)]
     nn.init.normal_(models[0].output.weight, std=0.05)
     models[1].load_state_dict(models[0].state_dict())
-    threads = torch.get_num_threads()
     run(models[0], "one")
     seen: list[tuple[str, float]] = []
     records = run(models, "two", progress=lambda job, share: seen.append((job.input.name, share)))
@@ -73,14 +73,21 @@ def test_two_networks_give_the_files_of_one(here: Path) -> None:
     assert all(record.status == "done" and record.plan.whole for record in records)
     assert contents("one") == contents("two") and len(contents("one")) == len(NAMES)
     assert sorted({name for name, share in seen if share == 1}) == NAMES
-    assert torch.get_num_threads() == threads and not network_threads()
+    assert not network_threads()
 
 
-def test_they_work_at_the_same_time(here: Path) -> None:
+def test_they_work_at_the_same_time_and_share_the_processor(here: Path) -> None:
     barrier = threading.Barrier(2)
     models = [Meeting(barrier), Meeting(barrier)]
-    assert [record.status for record in run(models)] == ["done"] * 8
+    before = torch.get_num_threads()
+    torch.set_num_threads(5)
+    try:
+        assert [record.status for record in run(models)] == ["done"] * 8
+        assert torch.get_num_threads() == 5
+    finally:
+        torch.set_num_threads(before)
     assert min(model.calls for model in models) > 0 and sum(model.calls for model in models) == 8
+    assert [model.threads for model in models] == [2, 2]
 
 
 def test_an_interruption_keeps_what_is_complete(here: Path) -> None:
