@@ -16,6 +16,7 @@ from xyscannet import video
 from xyscannet.errors import InputError
 from xyscannet.inference import Settings, make_jobs, restore_segment, run_jobs
 from xyscannet.inference import clips as inference_clips
+from xyscannet.inference.clip_runs import ClipTimes, restore_clip
 from xyscannet.metrics.temporal import flicker
 from xyscannet.models import XYScanNet, XYScanNetConfig
 from xyscannet.video import segments
@@ -102,6 +103,22 @@ def test_a_segment_is_restored_once_and_whole_or_not_at_all(tmp_path: Path) -> N
     content = file.read_bytes()
     assert restore_segment(clip, clip.segments[0], coding, file, Gain(0.5)).frames == 0
     assert file.read_bytes() == content and list(file.parent.iterdir()) == [file]
+
+
+def test_progress_is_the_share_of_all_segments(tmp_path: Path) -> None:
+    source = clips.write(tmp_path / "a.mkv", clips.pan(100, 16, 24), codec="ffv1", gop=20)
+    seen: list[float] = []
+    options = {"tell": pytest.fail, "progress": seen.append}
+    times = restore_clip(source, tmp_path / "b.mkv", Gain(), Settings(), **options)
+    assert times.segments == 2 and seen == sorted(seen) and seen[-1] == 1 and 0.6 in seen
+    assert ClipTimes(100, 40, 2, 6.0, 1.5).to_dict() == {
+        "frames": 100,
+        "frames_found": 40,
+        "segments": 2,
+        "frames_per_second": 10,
+        "waiting_share": 0.25,
+    }
+    assert ClipTimes(100, 100, 2, 0.0, 0.0).to_dict()["frames_per_second"] is None
 
 
 def test_frames_do_not_depend_on_those_beside_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
