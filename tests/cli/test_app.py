@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -385,3 +386,11 @@ def test_that_kernels_are_compiled_is_said_unless_quiet(capsys):
         message.info("quiet")
         console.begin()
     assert capsys.readouterr().err == "kernels\n"
+
+
+def test_what_the_library_warns_of_is_a_warning(capsys):
+    with exits._library_messages():
+        logging.getLogger("xyscannet.training").warning("lost")
+        warnings.warn("old", stacklevel=1)
+    logging.getLogger("xyscannet.training").warning("afterwards")
+    assert capsys.readouterr().err == "warning: lost\nwarning: old\n"
