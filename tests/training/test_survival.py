@@ -27,7 +27,7 @@ def test_a_full_disk_keeps_the_last_good_state_and_training_goes_on(tiny: dict, 
     heard: list[dict] = []
     config = parse_config({**tiny, "iterations": 10, "save_every": 3, "log_every": 5})
     trainer = Trainer(config, run_folder, samples=DrawnPairs(), on_event=heard.append)
-    with full_between(trainer, 3, 7, size=20_000):  # less than a state
+    with full_between(trainer, 3, 7, size=100_000):  # less than a state
         trainer.run()
     assert [(e["event"], e["step"]) for e in heard if "saved" in e["event"]] == [
         ("saved", 3),
@@ -45,9 +45,10 @@ def test_a_last_state_that_cannot_be_written_is_an_error_and_the_one_before_stay
 ) -> None:
     heard: list[dict] = []
     trainer = Trainer(tiny_config, run_folder, samples=DrawnPairs(), on_event=heard.append)
-    with full_between(trainer, 4, size=20_000), pytest.raises(InputError, match="saved before is untouched"):
+    with full_between(trainer, 4, size=100_000), pytest.raises(InputError, match="saved before is untouched"):
         trainer.run()
     assert newest(run_folder)["step"] == 3
+    assert checkpoint.read(run_folder / "last.safetensors").metadata["step"] == "6"  # there is room for these
     assert [event["step"] for event in heard if event["event"] == "not saved"] == [
         6
     ]  # not once more after the error

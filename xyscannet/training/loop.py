@@ -210,8 +210,8 @@ class Trainer:
             return
         path = state_path(self.output, self.step)
         try:
+            self._save_weights(LAST)  # first, as it is the smaller
             save_state(path, self._state())
-            self._save_weights(LAST)
             if self.config.keep_last:
                 self._save_weights(f"step-{self.step:07d}.safetensors")
         except InputError as error:
