@@ -168,6 +168,14 @@ def test_what_validation_needs_is_missed_before_the_first_step(
     assert not run_folder.exists()
 
 
+def test_a_missing_tensorboard_is_told_before_the_run(
+    tiny: dict, run_folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(UnavailableError, match="tensorboard is not installed.*--set tensorboard=false"):
+        Trainer(parse_config({**tiny, "tensorboard": True}), run_folder, samples=DrawnPairs())
+
+
 def test_best_weights_that_do_not_fit_on_the_disk_end_nothing(tiny: dict, run_folder: Path):
     config = parse_config(
         {**tiny, "stages": [{"until": 0.5, "patch": 24, "batch": 2}, {"until": 1, "patch": 24, "batch": 2}]}

@@ -3,31 +3,39 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from xyscannet.errors import UnavailableError
 from xyscannet.files import shown
 
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
 _STEP = ("loss", "charbonnier", "edge", "contrastive", "lpips", "lr", "grad_norm", "crops_per_s", "data_wait")
 _VALIDATION = ("psnr", "ssim", "psnr_blur", "ssim_blur", "psnr_sharp_input", "worse")
+
+
+def summary_writer() -> type[SummaryWriter]:
+    """What writes event files. Raises UnavailableError where the package tensorboard is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UnavailableError(
+            "tensorboard is not installed: pip install 'xyscannet[train]', or --set tensorboard=false"
+        ) from error
+    return SummaryWriter
 
 
 class Board:
     """Event files in a run's folder `tensorboard`; what a run before has recorded after `step` is forgotten.
 
-    Raises UnavailableError where the package tensorboard is not installed.
+    Raises as `summary_writer` does.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise UnavailableError(
-                "tensorboard is not installed: pip install 'xyscannet[train]', or --set tensorboard=false"
-            ) from error
-        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+        self._writer = summary_writer()(str(folder / "tensorboard"), purge_step=step + 1)
 
     def add(self, record: dict[str, Any]) -> None:
         """Take in a record of the run's log."""

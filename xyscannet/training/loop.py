@@ -17,7 +17,7 @@ from xyscannet.errors import ConfigError, InputError, XYScanError
 from xyscannet.files import held
 from xyscannet.metrics.distortion import scikit_image
 from xyscannet.training import parts
-from xyscannet.training.board import centre
+from xyscannet.training.board import centre, summary_writer
 from xyscannet.training.config import TrainConfig, changes, network_config, validates_alike
 from xyscannet.training.deterministic import deterministic
 from xyscannet.training.diverging import DivergedError, diverged, has_diverged
@@ -83,6 +83,8 @@ class Trainer:
         self._states = states(self.output)  # before one of them is read: what comes later is another run's
         state = None if resume is None else find_state(resume, self.output)
         check_output(self.output, resume)
+        if config.tensorboard and self.processes.main:
+            summary_writer()  # not to miss it when all is loaded
         torch.manual_seed(config.seed)
         self.network_config = network_config(config.model)
         model, weights = parts.make_model(config, self.network_config, start=state is None)
