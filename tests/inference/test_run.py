@@ -224,6 +224,26 @@ def test_an_interruption_while_the_writer_is_behind_keeps_what_waits(
 
 
 @pytest.mark.parametrize("thread", ["xyscan reader", "xyscan writer"])
+def test_an_interruption_at_the_start_leaves_no_thread(
+    thread: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, started = threading.Thread.start, []
+
+    def interrupt(self: threading.Thread) -> None:
+        start(self)
+        started.append(self)
+        if self.name == thread:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(make_jobs(["in"], "out").jobs)
+    for each in started:
+        each.join(5)
+    assert not own_threads() and not Path("out").exists()
+
+
+@pytest.mark.parametrize("thread", ["xyscan reader", "xyscan writer"])
 def test_an_interruption_at_the_end_leaves_no_thread_and_no_half_file(
     thread: str, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

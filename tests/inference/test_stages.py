@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 
@@ -94,3 +95,19 @@ def test_an_error_behind_arrives_at_the_next_item_or_the_end() -> None:
         behind.put(0)
         behind.finish()
     assert "test behind" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_an_interruption_leaves_no_item_half_done() -> None:
+    """A signal that interrupts a wait for a thread."""
+    through: list[int] = []
+
+    def slowly(item: int) -> None:
+        time.sleep(0.1)  # until it is waited for
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        time.sleep(0.1)
+        through.append(item)
+
+    with pytest.raises(KeyboardInterrupt), Behind(slowly, "test behind") as behind:
+        behind.put(1)
+        behind.finish()
+    assert through == [1]

@@ -16,7 +16,7 @@ from xyscannet.inference.clip_runs import ClipTimes, refuse_existing
 from xyscannet.inference.jobs import Job
 from xyscannet.inference.plan import ImagePlan
 from xyscannet.inference.records import Record, Settings, explained
-from xyscannet.inference.stages import put
+from xyscannet.inference.stages import Worker, put
 
 
 @dataclass
@@ -53,30 +53,39 @@ class Pipeline:
         networks: int,
     ) -> None:
         self._jobs, self._settings, self._finished = jobs, settings, finished
-        self._stop, self._over = threading.Event(), False
+        self._stop = threading.Event()
         self._to_restore: queue.Queue[Item | None] = queue.Queue(networks)
         self._to_write: queue.SimpleQueue[Item | None] = queue.SimpleQueue()
         self._room = threading.Semaphore(networks)  # for items that wait to be written
         self._records: queue.SimpleQueue[Record] = queue.SimpleQueue()
-        self._reader = threading.Thread(target=self._read_ahead, name="xyscan reader")
-        self._writer = threading.Thread(target=self._write_behind, name="xyscan writer")
+        self._reader = Worker(self._read_ahead, "xyscan reader")
+        self._writer = Worker(self._write_behind, "xyscan writer")
 
     def __enter__(self) -> Pipeline:
-        self._reader.start()
-        self._writer.start()
+        try:
+            self._reader.start()
+            self._writer.start()
+        except BaseException:  # a signal's, which comes once: it is not to leave a thread or half a file
+            self._let_go()
+            raise
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.stop()
         try:
-            self._reader.join()
-            self._to_write.put(None)
-            self._writer.join()
-        finally:  # a signal, which may come in each of these, is not to leave a thread or half a file
-            self._over = True
-            self._reader.join()
-            self._writer.join()
-            self.report()
+            self._end()
+        except BaseException:
+            self._end()
+            raise
+
+    def _let_go(self) -> None:
+        self.stop()
+        self._to_write.put(None)
+
+    def _end(self) -> None:
+        self._let_go()
+        self._reader.wait()
+        self._writer.wait()
+        self.report()
 
     @property
     def stopped(self) -> bool:
@@ -129,16 +138,8 @@ class Pipeline:
                 return
         put(self._to_restore, None, self._stop.is_set)
 
-    def _next_to_write(self) -> Item | None:
-        while True:
-            try:
-                return self._to_write.get(timeout=0.1)
-            except queue.Empty:
-                if self._over:
-                    return None
-
     def _write_behind(self) -> None:
-        while (item := self._next_to_write()) is not None:
+        while (item := self._to_write.get()) is not None:
             self._room.release()
             if item.photo is not None and not item.error:
                 try:

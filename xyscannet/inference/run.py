@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import queue
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import nn
@@ -22,6 +22,7 @@ from xyscannet.inference.plan import ImagePlan, plan_for
 from xyscannet.inference.precision import arithmetic
 from xyscannet.inference.records import Record, Settings
 from xyscannet.inference.scales import restore_at_scales
+from xyscannet.inference.stages import Worker
 from xyscannet.video import probe as probe_clip
 
 
@@ -107,7 +108,7 @@ def _side_by_side(
         except BaseException as error:
             told.put(error)
 
-    threads = [threading.Thread(target=work, args=(model,), name="xyscan network") for model in models]
+    threads = [Worker(partial(work, model), "xyscan network") for model in models]
     processor = torch.get_num_threads()
     on_cpu = sum(next(model.parameters()).device.type == "cpu" for model in models)
     torch.set_num_threads(max(processor // max(on_cpu, 1), 1))
@@ -129,7 +130,7 @@ def _side_by_side(
             finally:
                 pipeline.stop()
                 for thread in threads:
-                    thread.join()
+                    thread.wait()
     finally:
         torch.set_num_threads(processor)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+S = TypeVar("S", bound="_Stage")
 _END = object()
 
 
@@ -23,6 +24,30 @@ def put(to: queue.Queue, item: object, given_up: Callable[[], bool]) -> bool:
     return False
 
 
+class Worker(threading.Thread):
+    """A thread that is waited for to its end: an interruption in the meantime goes on after it.
+
+    Python before 3.13 takes a thread for ended once a signal has interrupted its `join`.
+    """
+
+    def __init__(self, target: Callable[[], None], name: str) -> None:
+        super().__init__(target=target, name=name)
+        self._ended = threading.Event()
+
+    def run(self) -> None:
+        try:
+            super().run()
+        finally:
+            self._ended.set()
+
+    def wait(self) -> None:
+        try:
+            self._ended.wait()
+        finally:
+            self._ended.wait()
+            self.join()
+
+
 class _Stage:
     """A thread, the queue to or from it, and the seconds that the other side waited for it."""
 
@@ -31,10 +56,22 @@ class _Stage:
         self._queue: queue.Queue = queue.Queue(depth)
         self._stop = threading.Event()
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name=name)
+        self._thread = Worker(self._run, name)
 
     def _run(self) -> None:
         raise NotImplementedError
+
+    def __enter__(self: S) -> S:
+        try:
+            self._thread.start()
+        except BaseException:  # a signal's, which is not to leave a thread
+            self._stop.set()
+            raise
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stop.set()
+        self._thread.wait()
 
 
 class Ahead(_Stage, Generic[T]):
@@ -46,14 +83,6 @@ class Ahead(_Stage, Generic[T]):
     def __init__(self, items: Iterable[T], name: str, depth: int = 1) -> None:
         super().__init__(name, depth)
         self._items = items
-
-    def __enter__(self) -> Ahead[T]:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._stop.set()
-        self._thread.join()
 
     def __iter__(self) -> Iterator[T]:
         while True:
@@ -91,14 +120,6 @@ class Behind(_Stage, Generic[T]):
         super().__init__(name, depth)
         self._function = function
 
-    def __enter__(self) -> Behind[T]:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
     def put(self, item: T) -> None:
         """Hand an item over; waits while `depth` items wait."""
         started = time.perf_counter()
@@ -111,7 +132,7 @@ class Behind(_Stage, Generic[T]):
         """Wait until all items are through."""
         self.put(_END)
         started = time.perf_counter()
-        self._thread.join()
+        self._thread.wait()
         self.waited += time.perf_counter() - started
         if self._error is not None:
             raise self._error
