@@ -179,7 +179,10 @@ def _range(context: Any) -> int:
 def _bottom_first(context: Any) -> bool | None:
     if not hasattr(context, "field_order"):  # PyAV before 18.1
         return None
-    return context.field_order in _BOTTOM_FIRST
+    standard_dv = (
+        context.name == "dvvideo" and context.height < 720
+    )  # which does not tell, and knows one order only
+    return context.field_order in _BOTTOM_FIRST or standard_dv
 
 
 def _seconds(container: Any, stream: Any) -> float:
