@@ -144,6 +144,22 @@ def test_a_damaged_file_costs_no_step_that_was_done(tiny: dict, run_folder: Path
     Trainer(config, run_folder, samples=DrawnPairs(), resume="auto").run()
 
 
+def test_memory_that_runs_out_costs_no_step_that_was_done(tiny_config: TrainConfig, run_folder: Path):
+    trainer = Trainer(tiny_config, run_folder, samples=DrawnPairs())
+    update = trainer.update
+
+    def short(*arguments: object) -> dict[str, float]:
+        if trainer.step == 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return update(*arguments)
+
+    trainer.update = short
+    short.precision = update.precision
+    with pytest.raises(ConfigError, match="in a step of 2 crops of 24 pixels: raise accumulate"):
+        trainer.run()
+    assert find_state("auto", run_folder)["step"] == 4
+
+
 def test_a_damaged_file_before_any_step_leaves_the_folder_as_it_was(tiny: dict, run_folder: Path):
     config = parse_config({**tiny, "save_every": 2, "iterations": 8, "keep_states": 3})
     with pytest.raises(InputError, match="truncated"):

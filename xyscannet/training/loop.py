@@ -229,10 +229,17 @@ class Trainer:
         """One optimiser step on this process's part of a batch; the figures are means over all processes.
 
         Raises DivergedError where loss or gradient are not finite; the network and its average are lost then.
+        Raises ConfigError where memory runs out.
         """
         rate = learning_rate(self.config.optimiser, self.step, self.progress())
         ready.arrive()
-        found = self.update(ready.blur, ready.sharp, rate, self.step + 1)
+        try:
+            found = self.update(ready.blur, ready.sharp, rate, self.step + 1)
+        except torch.OutOfMemoryError as error:
+            raise ConfigError(
+                f"memory ran out in a step of {len(ready.sharp)} crops of {ready.sharp.shape[-1]} pixels: raise "
+                "accumulate, or take fewer or smaller ones (data.batch, data.patch, stages)"
+            ) from error
         if has_diverged(found):
             error = diverged(self.output, self.processes.rank, self.step, ready, found)
             self._emit("diverged", **found, origin=ready.batch.origins)
