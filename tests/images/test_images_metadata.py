@@ -259,6 +259,15 @@ def test_png_turned_by_exif_as_text_is_probed_upright(tmp_path):
         assert (found.width, found.height) == (photo.width, photo.height) == (31, 23)
 
 
+def test_png_whose_exif_has_the_mark_of_jpeg_files(tmp_path):
+    Image.fromarray(stored(picture(), 6)).save(tmp_path / "x.png")
+    data = (tmp_path / "x.png").read_bytes()
+    (tmp_path / "x.png").write_bytes(data[:33] + chunk(b"eXIf", b"Exif\0\0" + exif(6)) + data[33:])
+    found, photo = probe(tmp_path / "x.png"), read(tmp_path / "x.png")
+    np.testing.assert_array_equal(photo.rgb, picture())
+    assert (found.width, found.height) == (31, 23) and exif_block.orientation(photo.metadata.exif) == 1
+
+
 def test_oversized_blocks_leave_a_jpeg_with_a_note(tmp_path):
     photo = Photo(
         picture(), format="jpeg", metadata=Metadata(exif=exif(1) + bytes(70_000), xmp=b"x" * 70_000)

@@ -181,6 +181,11 @@ def blob_reader(blob: bytes) -> Reader:
     return lambda offset, size: blob[offset : offset + size]
 
 
+def bare(block: bytes) -> bytes:
+    """EXIF without the mark that it has in JPEG files, which some programs write in others, too."""
+    return block.removeprefix(b"Exif\0\0")
+
+
 def orientation(blob: bytes) -> int:
     """The orientation (1 to 8) an EXIF block gives; 1 when it gives none. Raises ValueError for a corrupt block."""
     layout, first = layout_of(blob[:16])

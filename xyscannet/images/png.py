@@ -86,7 +86,7 @@ def header(fp: BinaryIO) -> Header:
         elif kind == b"tRNS":
             found.has_alpha = True
         elif kind == b"eXIf" and intact:
-            exif = data
+            exif = exif_block.bare(data)
         elif kind in (b"tEXt", b"zTXt") and data.startswith(_RAW_EXIF) and intact:
             exif = exif or _raw_exif(kind, data)
         else:
@@ -127,7 +127,7 @@ def decode(data: bytes) -> Decoded:
             if kind == b"IDAT":
                 stream.append(content)
         elif kind == b"eXIf":
-            decoded.exif = content
+            decoded.exif = exif_block.bare(content)
         elif kind == b"iCCP":
             icc = _profile(content)
             if icc is None:
@@ -241,7 +241,7 @@ def _raw_exif(kind: bytes, content: bytes) -> bytes | None:
         block = bytes.fromhex(b"".join(lines[2:]).decode("ascii"))
     except ValueError:
         return None
-    return block.removeprefix(b"Exif\0\0") or None
+    return exif_block.bare(block) or None
 
 
 def _profile(content: bytes) -> bytes | None:

@@ -56,7 +56,7 @@ def header(fp: BinaryIO) -> Header:
                 check_size(result.width, result.height)
         elif kind == b"EXIF":
             try:
-                result.orientation = exif_block.orientation(_bare(data))
+                result.orientation = exif_block.orientation(exif_block.bare(data))
             except (ValueError, struct.error):
                 pass
     if result is None:
@@ -79,10 +79,6 @@ def _frame(kind: bytes, data: bytes) -> Header | None:
     return None
 
 
-def _bare(block: bytes) -> bytes:
-    return block[6:] if block.startswith(b"Exif\0\0") else block
-
-
 def decode(data: bytes) -> Decoded:
     """The whole picture. Raises BadImage for a truncated, damaged or animated file."""
     found = header(io.BytesIO(data))
@@ -91,7 +87,7 @@ def decode(data: bytes) -> Decoded:
         chunks.setdefault(kind, content)
     decoded = Decoded(np.empty(0))
     if b"EXIF" in chunks:
-        decoded.exif = _bare(chunks[b"EXIF"])
+        decoded.exif = exif_block.bare(chunks[b"EXIF"])
     decoded.metadata = replace(
         decoded.metadata,
         icc=chunks.get(b"ICCP"),
