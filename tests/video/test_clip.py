@@ -92,16 +92,6 @@ def test_no_times(text: str) -> None:
         clip_module.seconds_of(text)
 
 
-def test_dv_shows_the_lower_field_first(tmp_path: Path) -> None:
-    import av
-
-    if not hasattr(av.codec.CodecContext.create("libx264", "w"), "field_order"):
-        pytest.skip("this PyAV does not tell the order of fields")
-    frames = np.full((1, 576, 720, 3), 90, np.uint8)
-    source = clips.write(tmp_path / "a.avi", frames, codec="dvvideo", sound=False)
-    assert video.probe(source).bottom_first
-
-
 @pytest.mark.parametrize("rate", [Fraction(25), Fraction(30000, 1001)])
 def test_two_fields_are_a_frame(tmp_path: Path, rate: Fraction) -> None:
     import av

@@ -36,7 +36,7 @@ SUFFIXES: dict[str, str] = {
 }
 """Suffixes of clips, and the container that is written under each."""
 
-_INTERLACED, _BOTTOM_FIRST = (2, 3, 4, 5), (3, 4)  # of FFmpeg's orders of fields
+_INTERLACED = (2, 3, 4, 5)  # of FFmpeg's orders of fields
 _SLACK = 1.0  # seconds that a whole file may end before its header says
 _TYPES_IN_TIME = ("video", "audio", "subtitle")
 
@@ -52,7 +52,6 @@ class ClipInfo:
         frames: number of frames, as far as the header tells or lets one guess; 0 where it does not.
         rate: average frames per second.
         time_base: seconds per tick of the time stamps.
-        bottom_first: where frames are interlaced, the lower field is shown first; None where PyAV does not tell.
         colour: numbers of range, primaries, transfer and matrix in ITU-T H.273.
     """
 
@@ -67,7 +66,6 @@ class ClipInfo:
     rate: Fraction
     time_base: Fraction
     aspect: Fraction | None
-    bottom_first: bool | None
     colour: tuple[int, int, int, int]
 
     def part(self, start: float, end: float) -> ClipInfo:
@@ -155,7 +153,6 @@ def probe(path: str | os.PathLike[str]) -> ClipInfo:
             rate=rate,
             time_base=stream.time_base,
             aspect=stream.sample_aspect_ratio,
-            bottom_first=_bottom_first(context),
             colour=(_range(context), context.color_primaries, context.color_trc, context.colorspace),
         )
 
@@ -174,15 +171,6 @@ def is_cover(stream: Any) -> bool:
 
 def _range(context: Any) -> int:
     return FULL_RANGE if context.pix_fmt.startswith("yuvj") else context.color_range
-
-
-def _bottom_first(context: Any) -> bool | None:
-    if not hasattr(context, "field_order"):  # PyAV before 18.1
-        return None
-    standard_dv = (
-        context.name == "dvvideo" and context.height < 720
-    )  # which does not tell, and knows one order only
-    return context.field_order in _BOTTOM_FIRST or standard_dv
 
 
 def _seconds(container: Any, stream: Any) -> float:

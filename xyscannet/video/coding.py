@@ -125,8 +125,8 @@ def choose_coding(clip: Clip, output: str | os.PathLike[str]) -> Coding:
     first = decode.first_frame(info)
     interlaced = first is not None and first.interlaced_frame
     fields = encode.NONE
-    if interlaced and info.bottom_first is not None:
-        fields = encode.BOTTOM_FIRST if info.bottom_first else encode.TOP_FIRST
+    if interlaced and hasattr(load().VideoCodecContext, "field_order"):  # PyAV from 18.1 on
+        fields = encode.TOP_FIRST if decode.shows_top_first(first) else encode.BOTTOM_FIRST
     by_field = interlaced and info.height % (2 * layout.down) == 0
     if by_field:
         notes += ("interlaced: each field is restored by itself, which takes twice the time",)

@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import InputError
 from ..files import shown
 from .clip import ClipInfo, FrameIndex
-from .pyav import load, opened
+from .pyav import filtered, load, opened
 
 
 def frames(info: ClipInfo, index: FrameIndex, first: int, count: int) -> Iterator[Any]:
@@ -63,6 +63,11 @@ def _decoded(info: ClipInfo, time: int | None) -> Iterator[Any]:
 def first_frame(info: ClipInfo) -> Any:
     """The clip's first frame (`av.VideoFrame`); None where there is none."""
     return next(_decoded(info, None), None)
+
+
+def shows_top_first(frame: Any) -> bool:
+    """Whether the upper field of an interlaced frame is shown first, which PyAV tells by a filter only."""
+    return filtered(frame, "select", r"eq(interlace_type\,TOPFIRST)") is not None
 
 
 def display_matrix(info: ClipInfo) -> list[int] | None:

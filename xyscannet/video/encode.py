@@ -19,7 +19,7 @@ import numpy as np
 from ..errors import InputError
 from ..files import shown
 from . import pixels
-from .pyav import load, telling
+from .pyav import filtered, load, telling
 from .segments import Clip, Segment
 
 LEAD = 64  # time stamp of a segment's first frame in its file: no encoder reorders over so many frames
@@ -121,15 +121,7 @@ def frame_of(planes: Sequence[np.ndarray], number: int, coding: Coding) -> Any:
 
 def _with_fields(frame: Any, order: int) -> Any:
     """A frame that is marked as interlaced, as PyAV does by a filter only."""
-    graph = load().filter.Graph()
-    source = graph.add_buffer(
-        width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base
-    )
-    graph.link_nodes(
-        source, graph.add("setfield", "tff" if order == TOP_FIRST else "bff"), graph.add("buffersink")
-    ).configure()
-    graph.push(frame)
-    return graph.pull()
+    return filtered(frame, "setfield", "tff" if order == TOP_FIRST else "bff")
 
 
 def _segment_file(path: Path, coding: Coding) -> tuple[Any, Any]:

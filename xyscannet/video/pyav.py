@@ -54,6 +54,20 @@ def _version(av: ModuleType) -> tuple[int, ...]:
     return tuple(int(part) for part in av.__version__.split(".")[:2])
 
 
+def filtered(frame: Any, name: str, argument: str) -> Any:
+    """A frame (`av.VideoFrame`) behind one of FFmpeg's filters; None where that lets it not through."""
+    graph = load().filter.Graph()
+    source = graph.add_buffer(
+        width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base
+    )
+    graph.link_nodes(source, graph.add(name, argument), graph.add("buffersink")).configure()
+    graph.push(frame)
+    try:
+        return graph.pull()
+    except BlockingIOError:
+        return None
+
+
 @contextlib.contextmanager
 def telling(path: str | os.PathLike[str], done: str) -> Iterator[None]:
     """Turn errors of PyAV and of the system into InputError with the name of the file being `done` ("read")."""
