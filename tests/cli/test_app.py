@@ -388,9 +388,14 @@ def test_that_kernels_are_compiled_is_said_unless_quiet(capsys):
     assert capsys.readouterr().err == "kernels\n"
 
 
-def test_what_the_library_warns_of_is_a_warning(capsys):
+def test_what_the_library_warns_of_is_told_and_its_log_with_debug(capsys):
+    message = logging.getLogger("xyscannet.training")
     with exits._library_messages():
-        logging.getLogger("xyscannet.training").warning("lost")
+        message.warning("lost")
         warnings.warn("old", stacklevel=1)
-    logging.getLogger("xyscannet.training").warning("afterwards")
-    assert capsys.readouterr().err == "warning: lost\nwarning: old\n"
+        message.info("not for everybody")
+        console.set_debug(True)
+        message.info("step 1")
+        console.begin()
+    message.warning("afterwards"), message.info("afterwards")
+    assert capsys.readouterr().err == "warning: lost\nwarning: old\nxyscannet.training: step 1\n"
