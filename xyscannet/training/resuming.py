@@ -1,4 +1,4 @@
-"""What has to hold for a run to go on from a state."""
+"""What has to hold for a run to begin in a folder, or to go on from a state."""
 
 from __future__ import annotations
 
