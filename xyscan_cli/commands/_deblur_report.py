@@ -160,7 +160,8 @@ def _scan_in_words(device: torch.device) -> str:
     for backend in ops.backends():
         if backend.name == active:
             break
-        better.append(f"{backend.name}: {f'not for {device.type}' if backend.usable else backend.reason}")
+        if not backend.serves(device.type):
+            better.append(f"{backend.name}: {f'not for {device.type}' if backend.usable else backend.reason}")
     return active + (f" ({'; '.join(better)})" if better else "")
 
 
