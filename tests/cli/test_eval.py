@@ -81,6 +81,7 @@ def test_a_network_beside_the_blurred_input(folder, tiny):
 
 def test_a_run_goes_on_and_is_not_mixed_with_another(folder, tiny):
     first = run(tiny, "--pairs", "blur", "sharp", "--out", "out")
+    assert not [*Path("out").rglob("*.png")]
     again = run(tiny, "--pairs", "blur", "sharp", "--out", "out")
     assert "4 images were measured before" in again.stderr and again.stdout == first.stdout
     assert (
@@ -137,9 +138,10 @@ def test_figures_without_matplotlib_are_refused_before_the_first_image(folder, m
     assert not Path("out").exists() and not Path("f").exists()
 
 
-def test_images_that_were_kept_for_a_report_are_kept_on(folder, tiny):
+def test_images_that_were_kept_for_figures_are_kept_on(folder, tiny):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     command = [tiny, "--pairs", "blur", "sharp", "--out", "out"]
-    run(*command, "--limit", "4", "--report", "page.html")
+    run(*command, "--limit", "4", "--figures", "figures")
     again = run(*command, "--limit", "4")
     assert "4 images were measured before" in again.stderr
     assert "4 images were measured before" in run(*command, "--report", "page.html").stderr
