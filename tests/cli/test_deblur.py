@@ -175,10 +175,27 @@ def test_existing_outputs(deblur) -> None:
     assert Path("out/b.png").read_bytes() != before
 
 
+def test_metadata_are_kept_unless_they_are_to_be_left_out(deblur) -> None:
+    exif = Image.Exif()
+    exif[0x010F] = "a maker"
+    Path("in").mkdir()
+    Image.fromarray(picture("a.png")).save("in/a.jpg", exif=exif, quality=90, comment="a comment")
+    assert deblur("in", "kept").exit_code == deblur("in", "bare", "--strip-metadata").exit_code == 0
+    kept, bare = (Image.open(f"{folder}/a.jpg") for folder in ("kept", "bare"))
+    assert kept.getexif()[0x010F] == "a maker" and kept.info["comment"] == b"a comment"
+    assert not bare.getexif() and "comment" not in bare.info
+    assert kept.quantization == bare.quantization == Image.open("in/a.jpg").quantization
+
+
 def test_format_and_quality(deblur) -> None:
     picture("in/a.png")
     assert deblur("in", "out", "--format", "jpeg", "--quality", "50").exit_code == 0
-    assert Image.open("out/a.jpg").format == "JPEG"
+    Image.open("in/a.png").save("like.jpg", quality=50)
+    assert Image.open("out/a.jpg").quantization == Image.open("like.jpg").quantization
+    for format, suffix in (("png", ".png"), ("webp", ".webp"), ("tiff", ".tif"), ("bmp", ".bmp")):
+        assert deblur("in", format, "--format", format).exit_code == 0
+        (path,) = left_over(format)
+        assert path == f"{format}/a{suffix}" and Image.open(path).format == format.upper()
     result = deblur("in", "out2", "--format", "png", "--quality", "50")
     assert result.exit_code == 2 and "--quality" in result.stderr
 
