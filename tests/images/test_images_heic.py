@@ -143,6 +143,19 @@ def test_damaged_files(tmp_path):
             look(path)
 
 
+@pytest.mark.parametrize("tile", [0, 64])
+def test_what_was_never_written_is_missed(tmp_path, tile):
+    """Copies that were cut off may have the right length; the decoder conceals what it lacks."""
+    noise = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)
+    data, path = encoded(noise, exif=b"Exif\0\0" + exif(1), tile_size=tile), tmp_path / "x.heic"
+    path.write_bytes(data)
+    assert read(path).rgb.shape == noise.shape
+    for keep in range(len(data) // 8, len(data) * 15 // 16, len(data) // 8):
+        path.write_bytes(data[:keep] + bytes(len(data) - keep))
+        with pytest.raises(InputError, match="some of its pixels are missing"):
+            read(path)
+
+
 def test_without_the_package(tmp_path, monkeypatch):
     (tmp_path / "x.heic").write_bytes(encoded(smooth()))
     monkeypatch.setitem(sys.modules, "pillow_heif", None)

@@ -15,6 +15,7 @@ import numpy as np
 
 from .decoded import Decoded, Header, from_pillow, profile_space
 from .formats import BadImage, check_size
+from .heic_items import has_hole
 from .photo import HeicCoding, Photo
 
 DEFAULT_QUALITY = 80  # as near the pixels as a JPEG of 95
@@ -58,6 +59,8 @@ def header(fp: BinaryIO) -> Header:
 def decode(data: bytes) -> Decoded:
     """The main picture, which libheif turns upright. Raises BadImage."""
     opened = _opened(data)
+    if has_hole(data):
+        raise BadImage("the HEIC file is truncated or damaged: some of its pixels are missing")
     info, bits = opened.info, opened.info["bit_depth"]
     decoded = Decoded(np.empty(0), orientation=1)
     if len(opened) > 1 or info["aux"] or info["depth_images"]:
