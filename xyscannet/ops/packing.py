@@ -26,10 +26,10 @@ def filled_up(values: Tensor, dim: int) -> Tensor:
     return torch.cat([values, values.new_zeros(shape)], dim) if shape[dim] else values
 
 
-def parts_of(weight: Tensor, parts: tuple[int, ...], count: int = 2) -> list[Tensor]:
-    """So many of `count` equal parts of the weight's rows, flat."""
-    chunks = weight.detach().flatten(1).chunk(count)
-    return [chunks[part] for part in parts]
+def halves_of(weight: Tensor, which: tuple[int, ...]) -> list[Tensor]:
+    """Halves of the weight's rows, flat."""
+    halves = weight.detach().flatten(1).chunk(2)
+    return [halves[half] for half in which]
 
 
 def packed(weight: Tensor, parts: tuple[int, ...] = (0,), count: int = 1) -> np.ndarray:
@@ -54,7 +54,7 @@ def padded(parameter: Tensor, real: np.dtype) -> np.ndarray:
     parameter = parameter.detach()
     values = (parameter if parameter.dtype in _KNOWN_TO_NUMPY else parameter.float()).numpy()
     channels = values.shape[-1]
-    width = -(-channels // LANES) * LANES
+    width = whole_vectors(channels)
     if width == channels:
         return np.ascontiguousarray(values, real)
     wide = np.zeros((*values.shape[:-1], width), real)

@@ -10,7 +10,8 @@ from xyscannet.ops.blocks import cpu_kernels as kernels
 from xyscannet.ops.channels_last import together
 from xyscannet.ops.depthwise.cpu_tiles import RUN
 from xyscannet.ops.keeping import once
-from xyscannet.ops.packing import filled_up, lanes_there, packed, padded, parts_of, whole_vectors
+from xyscannet.ops.line_gate.cpu import opened
+from xyscannet.ops.packing import filled_up, halves_of, lanes_there, packed, padded, whole_vectors
 from xyscannet.ops.threads import run_tasks
 
 _FEWEST, _ROWS = 8, 32  # of a band, whose two neighbours are computed twice
@@ -28,7 +29,7 @@ def _taps(weight: Tensor, parts: tuple[int, ...]) -> np.ndarray:
     """(O, 1, 3, 3) as (9, parts, each filled up), flat."""
 
     def make() -> np.ndarray:
-        rows = torch.cat([filled_up(part, 0) for part in parts_of(weight, parts)])
+        rows = torch.cat([filled_up(part, 0) for part in halves_of(weight, parts)])
         return rows.t().contiguous().numpy().ravel()
 
     return once(weight, ("taps", parts), make)
@@ -102,18 +103,9 @@ def scan_outputs(
     one, two = first.shape[1], 0 if second is None else second.shape[1]
     gates = _NONE, _NONE
     if down is not None:
-        gates = tuple(filled_up(each, 2).contiguous().numpy() for each in _gates(down, across))
+        gates = opened(down, across, first)
     tile, rows, tasks = _tiles(images, height, columns, one + two)
     shape = height, columns, channels, tile, rows, one, two, int(down is not None), int(x is not None)
     maps = map(_map, (first, second, gate, x, out))
     arguments = (*maps, shape, *gates, packed(conv_out), packed(proj_out))
     run_tasks(kernels.scan_outputs, arguments, tasks, gate.numel() * channels)
-
-
-def _gates(down: Tensor, across: Tensor) -> tuple[Tensor, Tensor]:
-    """The gates of rows and columns, each over all channels: one where it does not gate."""
-    down, across = torch.sigmoid(down), torch.sigmoid(across)
-    return (
-        torch.cat([down, torch.ones_like(down)], dim=2),
-        torch.cat([torch.ones_like(across), across], dim=2),
-    )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 
+from xyscannet.ops.arguments import real_type
 from xyscannet.ops.channels_last import empty
 from xyscannet.ops.library import kernels, operator
 
 
 def _outputs(current, mean):
-    real = torch.float64 if current.dtype == torch.float64 else torch.float32
-    gates = current.new_empty((current.shape[0] if mean else 0, 2), dtype=real)
+    gates = current.new_empty((current.shape[0] if mean else 0, 2), dtype=real_type(current))
     return empty(current, current.shape[1]), gates
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from xyscannet.ops import arguments
 from xyscannet.ops.channels_last import CODES, real_type, rows
 from xyscannet.ops.compiling import compiled
 from xyscannet.ops.packing import padded
@@ -35,17 +37,24 @@ def _gate(maps, code, shape, down, across, first_task, last_task):
                 )
 
 
+def opened(down: Tensor, across: Tensor, x: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """The gates of x's rows (B, H, width) and columns (B, W, width), each over all channels, padded.
+
+    One where they do not gate: a pixel is then a run of whole vectors.
+    """
+    down, across = (torch.sigmoid(gate.to(arguments.real_type(x))) for gate in (down, across))
+    return (
+        padded(torch.cat([down, torch.ones_like(down)], dim=2), real_type(x)),
+        padded(torch.cat([torch.ones_like(across), across], dim=2), real_type(x)),
+    )
+
+
 def forward(x: Tensor, down: Tensor, across: Tensor, out: Tensor) -> None:
     """Fill `out` (B, C, H, W): x through the gates."""
     if not x.numel():
         return
     images, channels, height, columns = x.shape
-    real = real_type(x)
-    real_torch = torch.promote_types(x.dtype, torch.float32)
-    # Each over all channels, one where it does not gate: a pixel is then a run of whole vectors.
-    down, across = (torch.sigmoid(gate.to(real_torch)) for gate in (down, across))
-    vertical = padded(torch.cat([down, torch.ones_like(down)], dim=2), real)
-    horizontal = padded(torch.cat([torch.ones_like(across), across], dim=2), real)
+    vertical, horizontal = opened(down, across, x)
     pixels, target = rows(x), rows(out)
     maps = tuple((m.data_ptr(), m.stride(0) * m.element_size()) for m in (pixels, target))
     tasks = min(_TASKS, images * height)
@@ -57,12 +66,12 @@ def backward(
     grad: Tensor, x: Tensor, down: Tensor, across: Tensor, grads: tuple[Tensor, Tensor, Tensor]
 ) -> None:
     """Fill `grads`, the gradients of x, down and across."""
-    half, real = x.shape[1] // 2, torch.promote_types(x.dtype, torch.float32)
-    opened = [torch.sigmoid(gate.to(real)) for gate in (down, across)]
-    gates = opened[0].transpose(1, 2)[:, :, :, None], opened[1].transpose(1, 2)[:, :, None, :]
+    half, real = x.shape[1] // 2, arguments.real_type(x)
+    openings = [torch.sigmoid(gate.to(real)) for gate in (down, across)]
+    gates = openings[0].transpose(1, 2)[:, :, :, None], openings[1].transpose(1, 2)[:, :, None, :]
     parts = zip(x.split(half, 1), grad.split(half, 1), grads[0].split(half, 1), gates, strict=True)
     for (value, upper, target, gate), opening, length, along in zip(
-        parts, opened, grads[1:], (3, 2), strict=True
+        parts, openings, grads[1:], (3, 2), strict=True
     ):
         torch.mul(upper, gate, out=target)
         total = (upper.to(real) * value.to(real)).sum(along).transpose(1, 2)  # (B, H or W, C/2)

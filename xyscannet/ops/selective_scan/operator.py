@@ -11,12 +11,12 @@ from xyscannet.ops.arguments import real_type
 from xyscannet.ops.library import kernels, operator
 
 
-def empty_image(x: Tensor, channels_first: bool, dtype: torch.dtype | None = None) -> Tensor:
+def empty_image(x: Tensor, channels_first: bool) -> Tensor:
     """An empty tensor of x's shape (B, H, W, K, E); channels_first lays it out as (B, K, E, H, W)."""
     if not channels_first:
-        return x.new_empty(x.shape, dtype=dtype)
+        return x.new_empty(x.shape)
     b, h, w, k, e = x.shape
-    return x.new_empty((b, k, e, h, w), dtype=dtype).permute(0, 3, 4, 1, 2)
+    return x.new_empty((b, k, e, h, w)).permute(0, 3, 4, 1, 2)
 
 
 def rows_of(shape: Sequence[int], directions: Sequence[str]) -> int:

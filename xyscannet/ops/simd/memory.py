@@ -38,7 +38,7 @@ def _lane_mask(builder, count):
     return builder.icmp_signed("<", numbers, broadcast(builder, builder.trunc(count, I32)))
 
 
-def _memory_kind(code, real):
+def _memory_kind(code):
     return {F32: ir.FloatType(), BF16: I16, F64: ir.DoubleType()}[code]
 
 
@@ -84,7 +84,7 @@ def _memory_access(code):
     @intrinsic
     def read(typingctx, like, address):
         def codegen(context, builder, signature, args):
-            kind = lanes_of(_memory_kind(code, like.dtype))
+            kind = lanes_of(_memory_kind(code))
             value = builder.load(_pointer(builder, args[1], kind), align=2)
             return _widen(builder, value, code, lanes_of(real_of(like.dtype)))
 
@@ -93,7 +93,7 @@ def _memory_access(code):
     @intrinsic
     def read_some(typingctx, like, address, count):
         def codegen(context, builder, signature, args):
-            element = _memory_kind(code, like.dtype)
+            element = _memory_kind(code)
             kind = lanes_of(element)
             name = f"llvm.masked.load.v{LANES}{_suffix(element)}.p0"
             mask = _lane_mask(builder, args[2])
@@ -136,7 +136,7 @@ def _memory_access(code):
     @intrinsic
     def read_one(typingctx, like, address):
         def codegen(context, builder, signature, args):
-            value = builder.load(_pointer(builder, args[1], _memory_kind(code, like.dtype)))
+            value = builder.load(_pointer(builder, args[1], _memory_kind(code)))
             return _widen(builder, value, code, real_of(like.dtype))
 
         return like.dtype(like, types.int64), codegen
