@@ -118,16 +118,21 @@ def test_a_cover_that_the_container_does_not_hold_is_told(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("suffix", "notes"),
-    [("mov", ()), ("mp4", ()), ("avi", ("data stream 1 left out: avi does not hold it",))],
+    ("suffix", "start", "notes"),
+    [
+        ("mov", 0, ()),
+        ("mp4", 0, ()),
+        ("avi", 0, ("data stream 1 left out: avi does not hold it",)),
+        ("mov", 0.1, ("time code left out: it is that of the whole clip's beginning",)),
+    ],
 )
-def test_a_time_code_is_kept_or_told(tmp_path: Path, suffix: str, notes: tuple) -> None:
+def test_a_time_code_is_kept_or_told(tmp_path: Path, suffix: str, start: float, notes: tuple) -> None:
     import av
 
     source, output = tmp_path / "a.mov", tmp_path / f"b.{suffix}"
     settings = {"timecode": "10:00:00:12", "codec": "mpeg4", "colour": (0, 2, 2, 2)}
     clips.write(source, clips.pan(6, 32, 48), sound=False, **settings)
-    clip = video.plan_clip(source)
+    clip = video.plan_clip(source, video.ClipOptions(start=start))
     coding = video.choose_coding(clip, output)
     restore_segment(clip, clip.segments[0], coding, tmp_path / "part", Gain())
     assert video.join(clip, coding, [tmp_path / "part"], output) == notes

@@ -60,7 +60,7 @@ def join(
             joined.write(files, places)
         _check(clip, temporary, output)
         joined.compare(temporary)
-    return tuple(joined.notes)
+    return tuple(dict.fromkeys(joined.notes))
 
 
 def _places(clip: Clip, files: Sequence[Path]) -> list[list[int]]:
@@ -106,7 +106,7 @@ class _Joined:
             copied = self._streams(files[0])
             self._kept = self._chapters()
             out.set_chapters(self._kept)
-            out.metadata.update({} if self._strip else self._source.metadata)
+            out.metadata.update({} if self._strip else self._kept_of(self._source))
             ordered = heapq.merge(
                 self._video(files, places),
                 self._others(copied),
@@ -199,9 +199,19 @@ class _Joined:
         return 1 / rate if even else self._base
 
     def _like(self, stream: Any, new: Any) -> None:
-        kept = _NEEDED_KEYS if self._strip else stream.metadata
-        new.metadata.update({key: value for key, value in stream.metadata.items() if key in kept})
+        new.metadata.update(self._kept_of(stream))
         new.disposition = stream.disposition
+
+    def _kept_of(self, source: Any) -> dict[str, str]:
+        """The metadata of the clip or a stream that is not stripped; a part has not the time code of the beginning."""
+        kept = {
+            key: source.metadata[key] for key in source.metadata if not self._strip or key in _NEEDED_KEYS
+        }
+        if self._clip.segments[0].first > 0:
+            for key in [key for key in kept if key.lower() == "timecode"]:
+                del kept[key]
+                self.notes.append("time code left out: it is that of the whole clip's beginning")
+        return kept
 
     def _holds(self, stream: Any) -> bool:
         """Whether the output's container takes a copy of a stream, seen by trying."""
