@@ -188,7 +188,10 @@ def test_metadata_are_kept_unless_they_are_to_be_left_out(deblur) -> None:
 
 
 def test_format_and_quality(deblur) -> None:
-    picture("in/a.png")
+    picture("in/a.png"), picture("misnamed/b.png")
+    Path("misnamed/b.png").rename("misnamed/b.jpg")
+    assert deblur("misnamed", "named", "--format", "jpeg").exit_code == 0
+    assert Image.open("named/b.jpg").format == "JPEG"
     assert deblur("in", "out", "--format", "jpeg", "--quality", "50").exit_code == 0
     Image.open("in/a.png").save("like.jpg", quality=50)
     assert Image.open("out/a.jpg").quantization == Image.open("like.jpg").quantization
