@@ -92,7 +92,7 @@ def _upright(decoded: Decoded, format: str, path: Path) -> Photo:
     if block is not None:
         try:
             turned = exif.orientation(block)
-            exif.made_upright(block, 1, 1, True)  # raises where the real one below would
+            exif.made_upright(block, 1, 1)  # raises where the real one below would
         except (ValueError, struct.error):
             block = None
             notes.append("corrupt EXIF dropped")
