@@ -380,6 +380,15 @@ def test_segments_of_a_jpeg_are_known_by_their_names(tmp_path):
     assert [words in note for words, note in zip(told, photo.notes, strict=True)] == [True] * 4
 
 
+@pytest.mark.parametrize(("width", "told"), [(65535, 65535), (65536, 5)])
+def test_a_width_that_its_field_cannot_hold_is_left(width, told):
+    layout = exif_block.Layout("<")
+    block = b"II*\0\x08\0\0\0" + exif_block.pack_ifd({256: (3, 1, b"\5\0")}, layout, 8)
+    upright = exif_block.made_upright(block, width, 1)
+    fields, _ = exif_block.read_ifd(exif_block.blob_reader(upright), layout, 8)
+    assert exif_block.integers(fields[256], layout) == (told,)
+
+
 @pytest.mark.parametrize(("unit", "dpi"), [(0, None), (1, (300, 200)), (2, (762, 508))])
 def test_the_unit_of_a_jpegs_resolution(tmp_path, unit, dpi):
     (tmp_path / "x.jpg").write_bytes(JPEG[:13] + struct.pack(">BHH", unit, 300, 200) + JPEG[18:])
