@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import importlib.util
 import io
 import os
 import struct
@@ -28,6 +29,8 @@ VARIANTS = {
     "tiff-deflate": ("tiff", np.uint16, {"tiff_compression": "deflate"}),
     "bmp": ("bmp", np.uint8, {}),
 }
+if importlib.util.find_spec("pillow_heif"):
+    VARIANTS |= {"heic": ("heic", np.uint8, {})}
 
 
 def encoded(tmp_path, variant, size=(90, 120)):

@@ -134,7 +134,7 @@ def test_damaged_files(tmp_path):
     data, path = encoded(smooth()), tmp_path / "x.heic"
     for cut in (40, 200, len(data) // 2, len(data) - 10):
         path.write_bytes(data[:cut])
-        with pytest.raises(InputError, match="x.heic: the file is truncated or damaged"):
+        with pytest.raises(InputError, match="x.heic: the HEIC file is truncated or damaged .*[^\n]$"):
             read(path)
     size = data.index(b"ispe") + 8
     path.write_bytes(data[:size] + (30_000).to_bytes(4, "big") * 2 + data[size + 8 :])

@@ -6,7 +6,9 @@ and the colour space stay. Source: ISO/IEC 23008-12.
 
 from __future__ import annotations
 
+import contextlib
 import io
+from collections.abc import Iterator
 from dataclasses import replace
 from types import ModuleType
 from typing import Any, BinaryIO
@@ -41,9 +43,23 @@ def library() -> ModuleType:
     return pillow_heif
 
 
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+@contextlib.contextmanager
+def _telling() -> Iterator[None]:
+    """Turn what libheif raises into BadImage."""
+    try:
+        yield
+    except (ValueError, RuntimeError, EOFError, OSError) as error:
+        raise BadImage(f"the HEIC file is truncated or damaged ({_line(error)})") from error
+
+
 def _opened(data: bytes) -> Any:
     """The file, its size checked; nothing is decoded yet."""
-    opened = library().open_heif(io.BytesIO(data), convert_hdr_to_8bit=False)
+    with _telling():
+        opened = library().open_heif(io.BytesIO(data), convert_hdr_to_8bit=False)
     check_size(*opened.size)
     return opened
 
@@ -74,8 +90,10 @@ def decode(data: bytes) -> Decoded:
     if opened.premultiplied_alpha:
         if bits > 8:
             raise BadImage(f"premultiplied alpha of {bits} bits is not supported: convert it first")
-        return from_pillow(opened.to_pillow(), decoded)
-    pixels = np.array(opened)  # copied: the memory is the library's
+        with _telling():
+            return from_pillow(opened.to_pillow(), decoded)
+    with _telling():
+        pixels = np.array(opened)  # copied: the memory is the library's
     if bits > 8:  # they are the highest of 16
         pixels = pixels | pixels >> bits
     if opened.has_alpha:
@@ -116,6 +134,6 @@ def encode(photo: Photo, quality: int | None) -> tuple[bytes, list[str]]:
         )
     except RuntimeError as error:
         raise BadImage(
-            f"{photo.width}x{photo.height} cannot be encoded as HEIC ({error}): use PNG"
+            f"{photo.width}x{photo.height} cannot be encoded as HEIC ({_line(error)}): use PNG"
         ) from error
     return buffer.getvalue(), notes
