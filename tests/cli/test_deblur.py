@@ -162,6 +162,14 @@ def test_dry_run_writes_nothing(deblur) -> None:
     assert not Path("out").exists()
 
 
+def test_a_dry_run_tells_what_cannot_be_read_and_the_tiles(deblur) -> None:
+    picture("in/a.png", 20, 150), Path("in/broken.png").write_bytes(b"no image")
+    result = deblur("in", "out", "--dry-run", "--tile", "128", "--json", "-")
+    assert result.exit_code == 1 and "in/broken.png: " in result.stderr.split("1 failed:")[1]
+    planned, failed = map(json.loads, result.stdout.splitlines())
+    assert planned["plan"]["mode"] == "tiles" and "broken.png" in failed["error"]
+
+
 def test_existing_outputs(deblur) -> None:
     picture("in/a.png"), picture("in/b.png"), picture("out/b.png", seed=1)
     before = Path("out/b.png").read_bytes()
