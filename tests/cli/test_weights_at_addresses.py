@@ -123,7 +123,7 @@ def test_what_looks_into_networks(command: list[str], box: Path, gets: list[str]
 def test_bench(box: Path, gets: list[str]) -> None:
     quick = ["--sizes", "16x16", "--repeats", 1, "--no-memory", "--no-parity", "--device", "cpu"]
     result = run("bench", "--models", THERE, *quick)
-    assert "tiny.safetensors" in result.stdout and gets == ["/box/tiny.safetensors"]
+    assert "\ntiny " in result.stdout and gets == ["/box/tiny.safetensors"]
 
 
 def test_the_library(box: Path) -> None:
