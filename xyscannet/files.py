@@ -97,7 +97,7 @@ def _hidden(folder: Path) -> Iterator[Path]:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         try:
             with contextlib.suppress(OSError):  # a file system without locks
-                if not _locked(handle) or os.fstat(handle).st_nlink == 0:  # taken for a leftover just now
+                if not locked(handle) or os.fstat(handle).st_nlink == 0:  # taken for a leftover just now
                     continue
             yield path
             return
@@ -122,7 +122,7 @@ def _remove_if_abandoned(path: Path) -> None:
     with contextlib.suppress(OSError):  # gone already, or of another user
         handle = os.open(path, os.O_RDWR)
         try:
-            if _locked(handle):
+            if locked(handle):
                 path.unlink()
         finally:
             os.close(handle)
@@ -169,7 +169,7 @@ def held(folder: str | Path) -> Iterator[None]:
             with contextlib.suppress(OSError):  # a folder that may be written to and not read, say
                 handle = os.open(folder, os.O_RDONLY)
                 stack.callback(os.close, handle)
-                if not _locked(handle):
+                if not locked(handle):
                     raise ConfigError(
                         f"another run is writing to {folder}: wait until it has ended, or choose another folder"
                     )
@@ -178,8 +178,10 @@ def held(folder: str | Path) -> Iterator[None]:
         yield
 
 
-def _locked(handle: int) -> bool:
-    """Whether the lock is ours now; raises OSError where there are none."""
+def locked(handle: int) -> bool:
+    """Whether the lock on an open file is ours now; raises OSError where there are no locks."""
+    if fcntl is None:
+        raise OSError("the system has no such locks")
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

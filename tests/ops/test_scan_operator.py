@@ -209,16 +209,31 @@ def test_kept_kernels_depend_on_what_they_call(tmp_path):
 
 def test_the_first_compilation_of_a_process_is_told(monkeypatch, caplog):
     cache = object.__new__(compiling._KernelCache)
+    cache._cache_file = SimpleNamespace(claim=lambda key: None)
     compiling._tell.cache_clear()
+    monkeypatch.setattr(compiling._KernelCache, "_index_key", lambda *a: "key")
     monkeypatch.setattr(compiling.rtsys, "initialize", lambda context: None)
     caplog.set_level("INFO", compiling.FIRST_USE)
     for on_disk, told in (("kernel", 0), (None, 1), (None, 1)):
         monkeypatch.setattr(compiling.FunctionCache, "_load_overload", lambda *a, found=on_disk: found)
-        assert cache.load_overload("signature", None) == on_disk
+        assert cache.load_overload("signature", SimpleNamespace(codegen=lambda: None)) == on_disk
         assert (
             len([record for record in caplog.records if "compiled for this processor" in record.message])
             == told
         )
+
+
+def test_of_two_processes_one_compiles_a_kernel(tmp_path):
+    file = tmp_path / "one.py"
+    slow = "keep = compiling._KernelCache.save_overload\n"
+    slow += "compiling._KernelCache.save_overload = lambda *a: (__import__('time').sleep(2), keep(*a))"
+    file.write_text(_COMPILE_ONE.format(prepare=slow) + "\nprint(sum(one.stats.cache_hits.values()))")
+    kept_here = environment(NUMBA_CACHE_DIR=str(tmp_path))
+    both = [
+        subprocess.Popen([sys.executable, str(file)], env=kept_here, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    assert sorted(process.communicate(timeout=120)[0].strip() for process in both) == ["0", "1"]
 
 
 def kernel_files(folder) -> compiling._KernelFiles:
@@ -242,6 +257,18 @@ def test_each_kernel_has_a_file_whoever_else_keeps_one_at_that_moment(tmp_path, 
     files.save(key_of(), "plain")
     assert files.load(key_of()) == "plain" and files.load(key_of(cells="gated")) == "gated"
     assert files.load(key_of("(float64)")) is None and len(list(tmp_path.iterdir())) == 2
+
+
+def test_whoever_waits_too_long_for_a_kernel_compiles_it(tmp_path, monkeypatch):
+    files, other = kernel_files(tmp_path), kernel_files(tmp_path)
+    monkeypatch.setattr(compiling, "PATIENCE", 0.1)
+    held = files.claim(key_of())
+    assert files.load(key_of()) is None and other.claim(key_of()) is None
+    files.save(key_of(), "plain")
+    held.close()
+    with other.claim(key_of()):
+        assert other.load(key_of()) == "plain" and len(list(tmp_path.iterdir())) == 1
+    assert kernel_files(tmp_path / "missing").claim(key_of()) is None
 
 
 def test_a_kept_kernel_that_is_not_what_it_should_be_is_not_taken(tmp_path):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import pickle
+import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -14,8 +16,11 @@ from numba.core.caching import FunctionCache, IndexDataCacheFile
 from numba.core.runtime import rtsys
 
 from xyscannet.environment import FIRST_USE
+from xyscannet.files import locked
 from xyscannet.ops.simd import LANES
 
+PATIENCE = 60.0
+"""Seconds that a process waits for another one that compiles the kernel that it wants."""
 _logger = logging.getLogger("xyscannet")
 
 
@@ -62,6 +67,22 @@ class _KernelFiles(IndexDataCacheFile):
         digest, held = found[:32], found[32:]
         return pickle.loads(held) if digest == self._seal(key, held) else None
 
+    def claim(self, key):
+        """The file, open and locked, while its kernel is compiled: another process that wants it waits, and loads it.
+
+        None where there are no locks, and where another's compilation outlasts one's patience.
+        """
+        with contextlib.suppress(OSError):
+            file = open(self._path(key), "ab")  # noqa: SIM115 -- whoever keeps the kernel closes it
+            end = time.monotonic() + PATIENCE
+            while not locked(file.fileno()):
+                if time.monotonic() > end:
+                    file.close()
+                    return None
+                time.sleep(0.02)
+            return file
+        return None
+
     def _path(self, key):
         signature, machine, (_, closed_over), _ = key  # what does not change as the sources do
         name = hashlib.sha256(repr((signature, machine, closed_over)).encode()).hexdigest()
@@ -79,6 +100,7 @@ class _KernelCache(FunctionCache):
     """
 
     _sources = f"{_digest()} {LANES}"
+    _claimed = None
 
     def __init__(self, function):
         super().__init__(function)
@@ -93,7 +115,12 @@ class _KernelCache(FunctionCache):
         rtsys.initialize(target_context)
         found = self._load_overload(sig, target_context)
         if found is None:
-            _tell("kernels are compiled for this processor when they are used first, which takes a while")
+            self._claimed = self._cache_file.claim(self._index_key(sig, target_context.codegen()))
+            found = self._load_overload(sig, target_context)  # which another process has compiled by now
+            if found is not None:
+                self._let_go()
+            else:
+                _tell("kernels are compiled for this processor when they are used first, which takes a while")
         return found
 
     def save_overload(self, sig, data):
@@ -101,6 +128,13 @@ class _KernelCache(FunctionCache):
             super().save_overload(sig, data)
         except OSError as error:
             _tell_not_kept(error)
+        finally:
+            self._let_go()
+
+    def _let_go(self):
+        if self._claimed is not None:
+            self._claimed.close()
+            self._claimed = None
 
 
 def compiled(function: Callable) -> Callable:
