@@ -74,6 +74,12 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """With -n auto: one more than there are processors, for some tests wait for what they have started."""
+    return environment.cores() + 1
+
+
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
     """A file's tests run in one process, in the order of `pytest_collection_modifyitems`."""
     from xdist.scheduler import LoadFileScheduling
