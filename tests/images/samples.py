@@ -8,6 +8,8 @@ import struct
 import numpy as np
 from PIL import ImageCms
 
+from xyscannet.images import Metadata, Photo
+
 
 def picture(height: int = 23, width: int = 31, dtype: type = np.uint8, *, grey: bool = False) -> np.ndarray:
     """(H, W, 3) with smooth ramps, different in each channel, over the whole range of the dtype."""
@@ -25,6 +27,20 @@ def matte(height: int = 23, width: int = 31, dtype: type = np.uint8) -> np.ndarr
     return np.random.default_rng(3).integers(
         0, np.iinfo(dtype).max, (height, width), dtype=dtype, endpoint=True
     )
+
+
+def photo(
+    format: str,
+    dtype: type = np.uint8,
+    grey: bool = False,
+    alpha: bool = False,
+    size: tuple[int, int] = (23, 31),
+    **metadata: object,
+) -> Photo:
+    """`picture` as a photograph of a format, with `matte` where it has alpha; a WebP is lossless."""
+    metadata.setdefault("webp_lossless", True)
+    pixels = picture(*size, dtype, grey=grey)
+    return Photo(pixels, matte(*size, dtype) if alpha else None, grey, format, Metadata(**metadata))
 
 
 def exif(
