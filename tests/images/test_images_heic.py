@@ -13,6 +13,7 @@ from xyscannet.errors import InputError
 from xyscannet.images import Metadata, Photo, probe, read, write
 from xyscannet.images.exif import orientation
 from xyscannet.images.formats import BadImage, recognise
+from xyscannet.images.heic_items import has_hole
 from xyscannet.images.photo import HeicCoding
 
 pillow_heif = pytest.importorskip("pillow_heif", reason="pillow-heif is not installed")
@@ -109,6 +110,21 @@ def test_colours_of_high_dynamic_range_are_kept_or_told(tmp_path):
     assert any("primaries 9, curve 16" in note for note in write(photo, tmp_path / "x.jpg"))
 
 
+@pytest.mark.parametrize("bits", [8, 10])
+def test_premultiplied_alpha_becomes_straight(tmp_path, bits):
+    straight, half = np.full((64, 64, 3), 200, np.uint8), np.full((64, 64, 1), 128, np.uint8)
+    pixels = np.concatenate([straight // 2, half], axis=2).astype(np.uint16 if bits > 8 else np.uint8)
+    data = encoded(pixels << bits - 8, "RGBa" if bits == 8 else f"RGBa;{bits}", chroma=444)
+    (tmp_path / "x.heic").write_bytes(data)
+    if bits > 8:
+        with pytest.raises(InputError, match="premultiplied alpha of 10 bits is not supported"):
+            read(tmp_path / "x.heic")
+        return
+    photo = read(tmp_path / "x.heic")
+    assert photo.notes == ("premultiplied alpha converted to straight alpha",)
+    assert np.abs(photo.rgb.astype(int) - 199).max() <= 4 and np.abs(photo.alpha.astype(int) - 128).max() <= 2
+
+
 def test_pictures_beside_the_main_one_are_told(tmp_path):
     first, second = (pillow_heif.from_bytes("RGB", (128, 96), smooth().tobytes()) for _ in range(2))
     first.save(tmp_path / "x.heic", append_images=list(second), primary_index=0)
@@ -154,6 +170,13 @@ def test_what_was_never_written_is_missed(tmp_path, tile):
         path.write_bytes(data[:keep] + bytes(len(data) - keep))
         with pytest.raises(InputError, match="some of its pixels are missing"):
             read(path)
+
+
+def test_where_pictures_lie_otherwise_nothing_is_said_of_holes():
+    data = encoded(smooth())
+    for lost in (b"meta", b"iloc", b"iinf"):
+        assert not has_hole(data.replace(lost, b"free").ljust(9000, b"\0"))
+    assert has_hole(data[: len(data) * 3 // 4] + bytes(len(data) - len(data) * 3 // 4))
 
 
 def test_without_the_package(tmp_path, monkeypatch):

@@ -24,8 +24,14 @@ SUFFIXES: dict[str, str] = {
 }
 FORMATS: tuple[str, ...] = ("png", "jpeg", "webp", "tiff", "bmp", "heic")
 LOSSY = ("jpeg", "webp", "heic")
-NAMES: dict[str, str] = {"png": "PNG", "jpeg": "JPEG", "webp": "WebP", "tiff": "TIFF", "bmp": "BMP"}
-NAMES["heic"] = "HEIC"
+NAMES: dict[str, str] = {
+    "png": "PNG",
+    "jpeg": "JPEG",
+    "webp": "WebP",
+    "tiff": "TIFF",
+    "bmp": "BMP",
+    "heic": "HEIC",
+}
 SUPPORTED = "PNG, JPEG, WebP, TIFF, BMP and HEIC are supported"
 
 MAX_PIXELS = 400_000_000

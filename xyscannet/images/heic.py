@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from . import exif as exif_block
 from .decoded import Decoded, Header, from_pillow, profile_space
 from .formats import BadImage, check_size
 from .heic_items import has_hole
@@ -82,7 +83,7 @@ def decode(data: bytes) -> Decoded:
     if len(opened) > 1 or info["aux"] or info["depth_images"]:
         decoded.notes.append("pictures beside the main one (HDR gain map, depth or others) are not kept")
     if info["exif"]:
-        decoded.exif = info["exif"].removeprefix(b"Exif\0\0")
+        decoded.exif = exif_block.bare(info["exif"])
     colours = tuple((name, info[name]) for name in _COLOURS if name in info)
     icc, xmp = info.get("icc_profile") or None, info.get("xmp")
     coding = HeicCoding(info.get("chroma", 420), bits, colours)

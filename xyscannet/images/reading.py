@@ -19,8 +19,14 @@ from .photo import Metadata, Photo, PhotoInfo
 
 _MOST_DPI = 100_000  # more than any device has, and what every format can hold
 
-_CODECS: dict[str, ModuleType] = {"png": png, "jpeg": jpeg, "webp": webp, "tiff": tiff, "bmp": bmp}
-_CODECS["heic"] = heic
+_CODECS: dict[str, ModuleType] = {
+    "png": png,
+    "jpeg": jpeg,
+    "webp": webp,
+    "tiff": tiff,
+    "bmp": bmp,
+    "heic": heic,
+}
 
 
 def probe(path: str | os.PathLike[str]) -> PhotoInfo:

@@ -91,8 +91,8 @@ def make_jobs(inputs: Sequence[str], output: str, *, format: str | None = None, 
         ConfigError: a name is empty, an input is missing, no image is found, the output lies in an input folder or is
             an input, a result would lie outside the output folder, two inputs go to one output, or outputs exist and
             `exist` is "error".
-        UnavailableError: all inputs are clips, or one is an address, and the package for them is missing; the output's
-            bucket is.
+        UnavailableError: all inputs are clips, or one is an address, and the package for them is missing, or that for
+            the format; the output's bucket is.
     """
     try:
         return _make_jobs(inputs, output, format, exist)
